@@ -1,0 +1,60 @@
+# Every target sets up .venv and builds what it needs; a second run takes seconds. `make help` lists them.
+PYTHON ?= python3
+TEST_JOBS ?= 2
+
+VENV := .venv
+PY := $(VENV)/bin/python
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench lint format wheel build clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: build ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM side by side
+	$(PY) examples/char_lm.py
+
+test: build ## The tests, but for those marked slow
+	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow"
+
+test-all: build ## All tests
+	$(PY) -m pytest -n $(TEST_JOBS)
+
+bench: build ## Compare the speed with torch.nn.LSTM's
+	$(PY) -m bench
+
+lint: $(VENV)/requirements.stamp ## Check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
+	$(PY) -m mypy
+
+format: $(VENV)/requirements.stamp ## Put Python and C++ in the project's style
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+wheel: build ## Build dist/*.whl, then install and run it in an environment of its own
+	rm -rf dist build/lib* build/bdist*
+	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(PY) tools/check_wheel.py dist/*.whl
+
+build: $(VENV)/editable.stamp ## Compile what has changed
+	@$(PY) setup.py --quiet build_ext --inplace
+
+clean: ## Remove what was built, but not .venv
+	rm -rf build dist *.egg-info lstm_fused/*.so lstm_fused/_build.json
+
+$(VENV)/editable.stamp: $(VENV)/requirements.stamp pyproject.toml
+	@$(PY) setup.py --quiet build_ext --inplace # here rather than inside pip, which would hide its progress
+	$(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# Where the machine has no CUDA toolkit the compiler comes from PyPI; LSTM_FUSED_CUDA=0 does without.
+$(VENV)/requirements.stamp: requirements-dev.txt requirements-cuda.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --requirement requirements-dev.txt
+	@$(PY) tools/toolchain.py || $(PY) -m pip install --requirement requirements-cuda.txt
+	@touch $@

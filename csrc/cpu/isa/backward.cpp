@@ -1,0 +1,260 @@
+// Backward recurrence, against the direction's order of time: grad h = grad output + grad_gates(next) W_hh, then the
+// cell's backward. It leaves grad_gates (and with a projection the total grad h) of all steps for the weight gradients.
+#include "cell.h"
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+// Per direction: packed W_hh (4H, P) and, with a projection, packed W_hr (P, H), both in panels of columns.
+template <class T>
+struct Workspace {
+  int64_t w_hr, size;
+
+  explicit Workspace(const LayerShape& s) {
+    w_hr = num_tiles(s.proj_width, kPanelWidth<T>) * kNumGates * s.hidden_size * kPanelWidth<T>;
+    size = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * s.proj_width * kPanelWidth<T> : 0);
+  }
+};
+
+template <class T>
+class Backward {
+ public:
+  Backward(const LayerShape& shape, const BackwardParams<T>& params, T* workspace)
+      : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
+
+  int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
+  int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
+
+  void prepare() const {
+    if (s.segments.lengths == nullptr) return;
+    for (int64_t t = 0; t < s.seq_len; ++t)
+      for (int64_t b = 0; b < s.batch; ++b) {
+        if (t < clock.length(b)) continue;
+        const int64_t row = t * s.batch + b;
+        fill(grad_gates(t, b), T(0), kNumGates * s.hidden_size);
+        fill(p.h_prev + row * s.proj_width, T(0), s.proj_width);
+        if (!s.has_projection) continue;
+        fill(p.hidden + row * s.hidden_size, T(0), s.hidden_size);
+        fill(grad_h(t, b), T(0), s.proj_width);
+      }
+  }
+
+  void pack(int64_t block) const {
+    if (block < num_h_blocks())
+      return pack_columns(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
+    block -= num_h_blocks();
+    pack_columns(p.w_hr, s.proj_width, s.hidden_size, block * kPanelWidth<T>, unit_panel(block));
+  }
+
+  // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns are
+  // hidden units and the cell's backward follows at once. step == T goes one further, to h_0 and c_0.
+  void hidden_state(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
+    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+      for (int64_t block = n_begin; block < n_end; ++block)
+        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { h_tile<rows.value>(chunk, first, block); });
+    });
+  }
+
+  // With a projection, after hidden_state() of all columns: grad (o tanh c) = grad h W_hr, then the cell's backward.
+  void units(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
+    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+      for (int64_t block = u_begin; block < u_end; ++block)
+        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { unit_tile<rows.value>(chunk, first, block); });
+    });
+  }
+
+  // After the last step: the gradient of c_0, which so far holds what flows out of each row's first step.
+  void finish(int64_t b) const {
+    T* const grad_c_0 = p.grad_c_0 + b * s.hidden_size;
+    if (clock.length(b) == 0) {
+      p.grad_c_n ? copy(grad_c_0, p.grad_c_n + b * s.hidden_size, s.hidden_size) : fill(grad_c_0, T(0), s.hidden_size);
+    } else if (clock.before(clock.first(b), b) != Before::kInitial) {
+      fill(grad_c_0, T(0), s.hidden_size);
+    }
+  }
+
+ private:
+  // The rows that take part in a step and, for each, the gradient of the gates of the step after it: null where there is
+  // none, because the row ends or a segment starts there. `ends` tells the two apart.
+  struct Chunk {
+    int64_t t, count;
+    bool initial;  // beyond the first step: h_0
+    int64_t row[kChunk];
+    const T* next_gates[kChunk];
+    bool ends[kChunk];
+  };
+
+  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + (t * s.batch + b) * kNumGates * s.hidden_size; }
+  T* grad_h(int64_t t, int64_t b) const { return p.grad_h + (t * s.batch + b) * s.proj_width; }
+  const T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
+  const T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+  T* h_panel(int64_t block) const { return workspace + block * kNumGates * s.hidden_size * kPanelWidth<T>; }
+  T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * s.proj_width * kPanelWidth<T>; }
+
+  template <class F>
+  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
+    Chunk chunk;
+    chunk.initial = step == s.seq_len;
+    chunk.t = clock.time(s.seq_len - 1 - step);
+    for (int64_t b = b_begin; b < b_end;) {
+      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b)
+        if (chunk.initial || chunk.t < clock.length(b)) add(chunk, b);
+      if (chunk.count > 0) f(chunk);
+    }
+  }
+
+  void add(Chunk& chunk, int64_t b) const {
+    const int64_t n = chunk.count++;
+    chunk.row[n] = b;
+    chunk.next_gates[n] = nullptr;
+    if (chunk.initial) {
+      chunk.ends[n] = clock.length(b) == 0;
+      if (!chunk.ends[n] && clock.before(clock.first(b), b) == Before::kInitial)
+        chunk.next_gates[n] = grad_gates(clock.first(b), b);
+      return;
+    }
+    chunk.ends[n] = chunk.t == clock.last(b);
+    const int64_t next = clock.next(chunk.t);
+    if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = grad_gates(next, b);
+  }
+
+  template <int R>
+  void h_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+    const T* rows[R];
+    bool any = false;
+    for (int r = 0; r < R; ++r) any |= (rows[r] = chunk.next_gates[first + r]) != nullptr;
+    const T* stand_in = nullptr;  // a row without a next step multiplies a neighbour's gradient and drops the result
+    for (int r = 0; r < R; ++r) stand_in = rows[r] != nullptr ? rows[r] : stand_in;
+    for (int r = 0; r < R; ++r) rows[r] = rows[r] != nullptr ? rows[r] : stand_in;
+    const Accumulators<T, R> acc = multiply<T, R>(rows, any ? kNumGates * s.hidden_size : 0, h_panel(block));
+
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t n = first + r, b = chunk.row[n], begin = block * kPanelWidth<T> + v * kLanes<T>;
+        const int lanes = valid_lanes<T>(begin, s.proj_width);
+        if (lanes == 0) break;
+        Vec<T> grad = {};
+        if (chunk.next_gates[n] != nullptr) grad = acc.at[r][v];
+        if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
+        if (chunk.initial) {
+          store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
+          continue;
+        }
+        if (p.grad_output != nullptr)
+          grad += load(p.grad_output + (chunk.t * s.batch + b) * s.output_stride + begin, lanes);
+        keep_h_prev(chunk.t, b, begin, lanes);
+        if (s.has_projection)
+          store(grad_h(chunk.t, b) + begin, grad, lanes);
+        else
+          cell(chunk, n, begin, lanes, grad);
+      }
+  }
+
+  template <int R>
+  void unit_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+    const T* rows[R];
+    for (int r = 0; r < R; ++r) rows[r] = grad_h(chunk.t, chunk.row[first + r]);
+    const Accumulators<T, R> acc = multiply<T, R>(rows, s.proj_width, unit_panel(block));
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
+        const int lanes = valid_lanes<T>(begin, s.hidden_size);
+        if (lanes == 0) break;
+        cell(chunk, first + r, begin, lanes, acc.at[r][v]);
+      }
+  }
+
+  void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes) const {
+    Vec<T> h = {};
+    const Before before = clock.before(t, b);
+    if (before == Before::kInitial) h = load(p.h_0 + b * s.proj_width + begin, lanes);
+    if (before == Before::kStep) h = load(output(clock.previous(t), b) + begin, lanes);
+    store(p.h_prev + (t * s.batch + b) * s.proj_width + begin, h, lanes);
+  }
+
+  // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
+  void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
+    using V = Vec<T>;
+    const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = t * s.batch + b;
+    const T* const gates = p.gates + row * kNumGates * width + unit;
+    const Gates<V> active = {load(gates, lanes), load(gates + width, lanes), load(gates + 2 * width, lanes),
+                             load(gates + 3 * width, lanes)};
+    T* const carried = p.grad_c_0 + b * width + unit;
+    V c_prev = {}, grad_c = {};
+    const Before before = clock.before(t, b);
+    if (before == Before::kInitial) c_prev = load(p.c_0 + b * width + unit, lanes);
+    if (before == Before::kStep) c_prev = load(cells(clock.previous(t), b) + unit, lanes);
+    if (chunk.next_gates[n] != nullptr) grad_c = load(carried, lanes);
+    if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = load(p.grad_c_n + b * width + unit, lanes);
+    if (p.grad_cells != nullptr) grad_c += load(p.grad_cells + row * p.grad_cells_stride + unit, lanes);
+
+    const V c = load(cells(t, b) + unit, lanes);
+    const CellGradient<V> grad = cell_backward<VectorMath<T>>(active, c_prev, c, grad_hidden, grad_c);
+    T* const out = grad_gates(t, b) + unit;
+    store(out, grad.pre.i, lanes);
+    store(out + width, grad.pre.f, lanes);
+    store(out + 2 * width, grad.pre.g, lanes);
+    store(out + 3 * width, grad.pre.o, lanes);
+    store(carried, grad.c_prev, lanes);
+    if (s.has_projection) store(p.hidden + row * width + unit, next_hidden<VectorMath<T>>(active, c), lanes);
+  }
+
+  const LayerShape& s;
+  const BackwardParams<T>& p;
+  const Clock clock;
+  const Workspace<T> layout;
+  T* const workspace;
+};
+
+}  // namespace
+
+template <class T>
+int64_t backward_workspace(const LayerShape& shape) {
+  return Workspace<T>(shape).size;
+}
+
+template <class T>
+void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
+              CpuSplit split, const Parallel& parallel) {
+  const auto direction = [&](int64_t d) {
+    return Backward<T>(shape, directions[d], workspace + d * backward_workspace<T>(shape));
+  };
+  const int64_t h_blocks = direction(0).num_h_blocks(), unit_blocks = direction(0).num_unit_blocks();
+  const Team team{parallel, num_directions};
+
+  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+  team.each(h_blocks + unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
+  });
+  if (split == CpuSplit::kRows) {
+    team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t step = 0; step < shape.seq_len; ++step) {
+        direction(d).hidden_state(step, begin, end, 0, h_blocks);
+        direction(d).units(step, begin, end, 0, unit_blocks);
+      }
+      direction(d).hidden_state(shape.seq_len, begin, end, 0, h_blocks);
+    });
+  } else {
+    for (int64_t step = 0; step <= shape.seq_len; ++step) {
+      team.each(h_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+        direction(d).hidden_state(step, 0, shape.batch, begin, end);
+      });
+      if (step < shape.seq_len)
+        team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+          direction(d).units(step, 0, shape.batch, begin, end);
+        });
+    }
+  }
+  team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
+  });
+}
+
+template int64_t backward_workspace<float>(const LayerShape&);
+template int64_t backward_workspace<double>(const LayerShape&);
+template void backward(const LayerShape&, const BackwardParams<float>*, int, float*, CpuSplit, const Parallel&);
+template void backward(const LayerShape&, const BackwardParams<double>*, int, double*, CpuSplit, const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,0 +1,222 @@
+// Forward recurrence: gates = x W_ih^T (given) + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
+// projection. A tile holds the four gates of one vector of units for a few rows, so the cell needs nothing but registers.
+#include "cell.h"
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+// Per direction: a row of zeros (the state at a reset), packed W_hh, and with a projection packed W_hr and o tanh(c).
+template <class T>
+struct Workspace {
+  int64_t w_hh, w_hr, hidden, size;
+
+  explicit Workspace(const LayerShape& s) {
+    const int64_t line = 64 / sizeof(T);
+    w_hh = num_tiles(s.hidden_size, line) * line;
+    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * s.proj_width * kPanelWidth<T>;
+    hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * s.hidden_size * kPanelWidth<T> : 0);
+    size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
+  }
+};
+
+template <class T>
+class Forward {
+ public:
+  Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace)
+      : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
+
+  int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
+  int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
+
+  void prepare() const {
+    fill(workspace, T(0), s.hidden_size);
+    if (s.segments.lengths == nullptr) return;
+    for (int64_t t = 0; t < s.seq_len; ++t)
+      for (int64_t b = 0; b < s.batch; ++b) {
+        if (t < clock.length(b)) continue;
+        fill(output(t, b), T(0), s.proj_width);
+        if (s.cells_time != 0) fill(cells(t, b), T(0), s.hidden_size);
+      }
+  }
+
+  void pack(int64_t block) const {
+    if (block < num_unit_blocks()) {
+      const int64_t unit = block * kLanes<T>;
+      for (int gate = 0; gate < kNumGates; ++gate)
+        pack_transposed(p.w_hh + (gate * s.hidden_size + unit) * s.proj_width, s.proj_width,
+                        valid_lanes<T>(unit, s.hidden_size), gate, gates_panel(block));
+      return;
+    }
+    block -= num_unit_blocks();
+    for (int v = 0; v < kTileVectors; ++v) {
+      const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
+      pack_transposed(p.w_hr + begin * s.hidden_size, s.hidden_size, valid_lanes<T>(begin, s.proj_width), v,
+                      projection_panel(block));
+    }
+  }
+
+  // One step of rows [b_begin, b_end), hidden units of blocks [u_begin, u_end).
+  void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
+    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+      for (int64_t block = u_begin; block < u_end; ++block)
+        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value>(chunk, first, block); });
+    });
+  }
+
+  // After gates() of all units: h = W_hr hidden, blocks [n_begin, n_end) of the projection's columns.
+  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
+    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+      for (int64_t block = n_begin; block < n_end; ++block)
+        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { projection_tile<rows.value>(chunk, first, block); });
+    });
+  }
+
+  void finish(int64_t b) const {
+    const bool empty = clock.length(b) == 0;
+    const int64_t last = clock.last(b);
+    copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
+    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cells(last, b), s.hidden_size);
+  }
+
+ private:
+  // The rows that take part in a step, and the state each of them starts it from.
+  struct Chunk {
+    int64_t t, count;
+    int64_t row[kChunk];
+    const T* h_prev[kChunk];
+    const T* c_prev[kChunk];
+  };
+
+  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
+  T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+  T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
+  T* gates_panel(int64_t block) const { return workspace + layout.w_hh + block * s.proj_width * kPanelWidth<T>; }
+  T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * s.hidden_size * kPanelWidth<T>; }
+
+  template <class F>
+  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
+    Chunk chunk;
+    chunk.t = clock.time(step);
+    for (int64_t b = b_begin; b < b_end;) {
+      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b)
+        if (chunk.t < clock.length(b)) add(chunk, b);
+      if (chunk.count > 0) f(chunk);
+    }
+  }
+
+  void add(Chunk& chunk, int64_t b) const {
+    const int64_t n = chunk.count++;
+    const T* zeros = workspace;
+    chunk.row[n] = b;
+    switch (clock.before(chunk.t, b)) {
+      case Before::kInitial:
+        chunk.h_prev[n] = p.h_0 + b * s.proj_width;
+        chunk.c_prev[n] = p.c_0 + b * s.hidden_size;
+        break;
+      case Before::kNothing:
+        chunk.h_prev[n] = chunk.c_prev[n] = zeros;
+        break;
+      case Before::kStep:
+        chunk.h_prev[n] = output(clock.previous(chunk.t), b);
+        chunk.c_prev[n] = cells(clock.previous(chunk.t), b);
+        break;
+    }
+  }
+
+  template <int R>
+  void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+    using V = Vec<T>;
+    const int64_t unit = block * kLanes<T>;
+    const int lanes = valid_lanes<T>(unit, s.hidden_size);
+    V bias[kNumGates] = {};
+    if (p.b_ih != nullptr)
+      for (int gate = 0; gate < kNumGates; ++gate)
+        bias[gate] = load(p.b_ih + gate * s.hidden_size + unit, lanes) + load(p.b_hh + gate * s.hidden_size + unit, lanes);
+
+    const Accumulators<T, R> acc = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block));
+    for (int r = 0; r < R; ++r) {
+      const int64_t b = chunk.row[first + r];
+      T* const gates = p.gates + (chunk.t * s.batch + b) * kNumGates * s.hidden_size + unit;
+      const auto pre = [&](int gate) { return load(gates + gate * s.hidden_size, lanes) + acc.at[r][gate] + bias[gate]; };
+      const Gates<V> active = activate<VectorMath<T>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+      const V c = next_cell(active, load(chunk.c_prev[first + r] + unit, lanes));
+      const V h = next_hidden<VectorMath<T>>(active, c);
+      store(cells(chunk.t, b) + unit, c, lanes);
+      store((s.has_projection ? hidden(b) : output(chunk.t, b)) + unit, h, lanes);
+      if (!p.keep_gates) continue;
+      store(gates, active.i, lanes);
+      store(gates + s.hidden_size, active.f, lanes);
+      store(gates + 2 * s.hidden_size, active.g, lanes);
+      store(gates + 3 * s.hidden_size, active.o, lanes);
+    }
+  }
+
+  template <int R>
+  void projection_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+    const T* rows[R];
+    for (int r = 0; r < R; ++r) rows[r] = hidden(chunk.row[first + r]);
+    const Accumulators<T, R> acc = multiply<T, R>(rows, s.hidden_size, projection_panel(block));
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
+        store(output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], valid_lanes<T>(begin, s.proj_width));
+      }
+  }
+
+  const LayerShape& s;
+  const ForwardParams<T>& p;
+  const Clock clock;
+  const Workspace<T> layout;
+  T* const workspace;
+};
+
+}  // namespace
+
+template <class T>
+int64_t forward_workspace(const LayerShape& shape) {
+  return Workspace<T>(shape).size;
+}
+
+template <class T>
+void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
+             CpuSplit split, const Parallel& parallel) {
+  const auto direction = [&](int64_t d) {
+    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape));
+  };
+  const int64_t unit_blocks = direction(0).num_unit_blocks(), projection_blocks = direction(0).num_projection_blocks();
+  const Team team{parallel, num_directions};
+
+  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+  team.each(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
+  });
+  if (split == CpuSplit::kRows) {
+    team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t step = 0; step < shape.seq_len; ++step) {
+        direction(d).gates(step, begin, end, 0, unit_blocks);
+        direction(d).project(step, begin, end, 0, projection_blocks);
+      }
+    });
+  } else {
+    for (int64_t step = 0; step < shape.seq_len; ++step) {
+      team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+        direction(d).gates(step, 0, shape.batch, begin, end);
+      });
+      team.each(projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+        direction(d).project(step, 0, shape.batch, begin, end);
+      });
+    }
+  }
+  team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
+  });
+}
+
+template int64_t forward_workspace<float>(const LayerShape&);
+template int64_t forward_workspace<double>(const LayerShape&);
+template void forward(const LayerShape&, const ForwardParams<float>*, int, float*, CpuSplit, const Parallel&);
+template void forward(const LayerShape&, const ForwardParams<double>*, int, double*, CpuSplit, const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

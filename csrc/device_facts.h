@@ -1,0 +1,24 @@
+// What a CUDA device is able to do, as plain numbers: csrc/kernels reads them from the runtime, the planner decides by
+// them.
+#pragma once
+
+#include <cstdint>
+
+namespace lstm_fused {
+
+// Only int64_t members, so that an op can return them as one list of ints, in this order.
+struct DeviceFacts {
+  int64_t compute_capability = 0;  // 10 * major + minor: 90 is 9.0
+  int64_t num_sms = 0;
+  int64_t shared_bytes_per_block = 0;  // the most a block may opt in to
+  int64_t shared_bytes_per_sm = 0;
+  int64_t registers_per_sm = 0;  // of 4 bytes
+  int64_t l2_bytes = 0;          // CUDA: of the device; CPU: of one core
+  int64_t max_cluster_size = 1;  // blocks per cluster, sizes above 8 (not portable) included
+  int64_t clock_mhz = 0;
+  int64_t memory_gb_per_s = 0;
+};
+
+constexpr int64_t kNumDeviceFacts = sizeof(DeviceFacts) / sizeof(int64_t);
+
+}  // namespace lstm_fused

@@ -1,0 +1,116 @@
+// The planner seen from Python: lstm_fused._plan. Everything is read-only; names are lstm_fused/_plan.pyi's.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "plan/planner.h"
+
+namespace py = pybind11;
+
+namespace lstm_fused {
+namespace {
+
+DType parse_dtype(const std::string& name) {
+  for (const DType dtype : {DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  throw std::invalid_argument("dtype: expected float16, bfloat16, float32 or float64, got " + name);
+}
+
+Problem make_problem(int64_t seq_len, int64_t batch, int64_t input_size, int64_t hidden_size, int64_t proj_size,
+                     int64_t num_layers, int64_t num_directions, const std::string& dtype, bool allow_tf32,
+                     bool training, bool has_lengths, bool has_reset) {
+  return {seq_len,    batch,    input_size,  hidden_size, proj_size, num_layers, num_directions, parse_dtype(dtype),
+          allow_tf32, training, has_lengths, has_reset};
+}
+
+py::object chosen(const Plan& plan) {
+  return plan.chosen < 0 ? py::object(py::none()) : py::cast(plan.candidates[plan.chosen]);
+}
+
+const char* split_name(const CpuPlan& plan) { return plan.split == CpuPlan::kGates ? "gates" : "rows"; }
+
+void bind_inputs(py::module_& module) {
+  py::class_<Problem>(module, "Problem")
+      .def(py::init(&make_problem), py::kw_only(), py::arg("seq_len") = 1, py::arg("batch") = 1,
+           py::arg("input_size") = 1, py::arg("hidden_size") = 1, py::arg("proj_size") = 0, py::arg("num_layers") = 1,
+           py::arg("num_directions") = 1, py::arg("dtype") = "float32", py::arg("allow_tf32") = false,
+           py::arg("training") = false, py::arg("has_lengths") = false, py::arg("has_reset") = false)
+      .def_readonly("seq_len", &Problem::seq_len)
+      .def_readonly("batch", &Problem::batch)
+      .def_readonly("input_size", &Problem::input_size)
+      .def_readonly("hidden_size", &Problem::hidden_size)
+      .def_readonly("proj_size", &Problem::proj_size)
+      .def_readonly("num_layers", &Problem::num_layers)
+      .def_readonly("num_directions", &Problem::num_directions)
+      .def_property_readonly("dtype", [](const Problem& problem) { return dtype_name(problem.dtype); })
+      .def_readonly("allow_tf32", &Problem::allow_tf32)
+      .def_readonly("training", &Problem::training)
+      .def_readonly("has_lengths", &Problem::has_lengths)
+      .def_readonly("has_reset", &Problem::has_reset);
+
+  py::class_<DeviceInfo>(module, "DeviceInfo")
+      .def_readonly("name", &DeviceInfo::name)
+      .def_readonly("is_cuda", &DeviceInfo::is_cuda)
+      .def_readonly("compute_capability", &DeviceInfo::compute_capability)
+      .def_readonly("num_sms", &DeviceInfo::num_sms)
+      .def_readonly("shared_bytes_per_block", &DeviceInfo::shared_bytes_per_block)
+      .def_readonly("shared_bytes_per_sm", &DeviceInfo::shared_bytes_per_sm)
+      .def_readonly("registers_per_sm", &DeviceInfo::registers_per_sm)
+      .def_readonly("l2_bytes", &DeviceInfo::l2_bytes)
+      .def_readonly("max_cluster_size", &DeviceInfo::max_cluster_size)
+      .def_readonly("clock_mhz", &DeviceInfo::clock_mhz)
+      .def_readonly("memory_gb_per_s", &DeviceInfo::memory_gb_per_s)
+      .def_readonly("num_threads", &DeviceInfo::num_threads)
+      .def_readonly("vector_bytes", &DeviceInfo::vector_bytes);
+}
+
+void bind_plan(py::module_& module) {
+  py::class_<Candidate>(module, "Candidate")
+      .def_property_readonly("kind", [](const Candidate& candidate) { return kind_name(candidate.launch.kind); })
+      .def_readonly("legal", &Candidate::legal)
+      .def_readonly("built", &Candidate::built)
+      .def_readonly("reason", &Candidate::reason)
+      .def_readonly("register_bytes", &Candidate::register_bytes)
+      .def_readonly("launches", &Candidate::launches)
+      .def_readonly("us_per_step", &Candidate::us_per_step)
+      .def_property_readonly("blocks_per_group", [](const Candidate& c) { return c.launch.blocks_per_group; })
+      .def_property_readonly("num_groups", [](const Candidate& c) { return c.launch.num_groups; })
+      .def_property_readonly("units_per_block", [](const Candidate& c) { return c.launch.units_per_block; })
+      .def_property_readonly("rows_per_group", [](const Candidate& c) { return c.launch.rows_per_group; })
+      .def_property_readonly("shared_bytes", [](const Candidate& c) { return c.launch.shared_bytes; });
+
+  py::class_<CpuPlan>(module, "CpuPlan")
+      .def_property_readonly("split", &split_name)
+      .def_readonly("num_tasks", &CpuPlan::num_tasks);
+
+  py::class_<Plan>(module, "Plan")
+      .def_readonly("problem", &Plan::problem)
+      .def_readonly("device", &Plan::device)
+      .def_readonly("candidates", &Plan::candidates)
+      .def_property_readonly("chosen", &chosen)
+      .def_property_readonly("kernel",
+                             [](const Plan& plan) {
+                               return plan.chosen < 0 ? "none" : kind_name(plan.candidates[plan.chosen].launch.kind);
+                             })
+      .def_property_readonly(
+          "cpu", [](const Plan& plan) { return plan.device.is_cuda ? py::object(py::none()) : py::cast(plan.cpu); })
+      .def("__str__", &to_string)
+      .def("__repr__", &to_string);
+}
+
+}  // namespace
+}  // namespace lstm_fused
+
+PYBIND11_MODULE(_plan, module) {
+  using namespace lstm_fused;
+  module.doc() = "Problem and device in, plan out, as data.";
+  bind_inputs(module);
+  bind_plan(module);
+  module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
+  module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("num_threads"));
+  module.def("cpu_device", &cpu_device, py::arg("num_threads"), py::arg("vector_bytes"));
+  module.def("cuda_device", &cuda_device, py::arg("name"), py::arg("facts"));
+  module.def("known_devices", &known_devices);
+}

@@ -1,0 +1,28 @@
+#include <algorithm>
+
+#include "plan/planner.h"
+
+namespace lstm_fused {
+
+// Rows need no barrier, so they come first. Two things speak against them:
+// - few rows per thread cannot hide the reading of a W_hh that does not fit in L2, which every thread would read whole;
+// - fewer rows than threads leave threads idle, which matters once a step is worth a barrier (about 1 us).
+CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
+  constexpr int64_t kRowsThatHideReading = 24;
+  constexpr double kFlopWorthATask = 1e5;  // 1 to 4 us on one core
+  const int64_t hidden = problem.hidden_size, width = problem.proj_size > 0 ? problem.proj_size : hidden;
+  const int64_t directions = problem.num_directions, rows = problem.batch * directions;
+  const int64_t weight_bytes = 4 * hidden * width * (problem.dtype == DType::kFloat64 ? 8 : 4);  // halves: as float
+  const double step_flop = 8.0 * static_cast<double>(problem.batch) * static_cast<double>(hidden * width);
+  const bool reads_too_much = rows < kRowsThatHideReading * num_threads && weight_bytes > kCpuL2Bytes;
+  const bool leaves_idle = rows < num_threads && step_flop > kFlopWorthATask;
+  if (num_threads > 1 && rows > 0 && (reads_too_much || leaves_idle)) {
+    return {CpuPlan::kGates, std::min(num_threads, directions * ceil_div(hidden, kTileUnits))};
+  }
+  const double worth = step_flop * static_cast<double>(problem.seq_len * directions) / kFlopWorthATask;
+  const int64_t threads = static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(num_threads)));
+  const int64_t per_direction = std::min(problem.batch, threads / directions);
+  return {CpuPlan::kRows, directions * std::max<int64_t>(1, per_direction)};
+}
+
+}  // namespace lstm_fused

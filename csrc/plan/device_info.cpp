@@ -1,0 +1,52 @@
+#include "plan/device_info.h"
+
+#include <stdexcept>
+
+namespace lstm_fused {
+namespace {
+
+constexpr int64_t kKiB = 1024;
+constexpr int64_t kMiB = 1024 * kKiB;
+
+DeviceInfo make(const std::string& name, const DeviceFacts& facts) {
+  DeviceInfo device;
+  static_cast<DeviceFacts&>(device) = facts;
+  device.name = name;
+  device.is_cuda = true;
+  return device;
+}
+
+}  // namespace
+
+DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes) {
+  DeviceInfo device;
+  device.name = "cpu";
+  device.l2_bytes = kCpuL2Bytes;
+  device.num_threads = num_threads;
+  device.vector_bytes = vector_bytes;
+  return device;
+}
+
+DeviceInfo cuda_device(const std::string& name, const std::vector<int64_t>& facts) {
+  static_assert(kNumDeviceFacts == 9, "every fact is read below");
+  if (static_cast<int64_t>(facts.size()) != kNumDeviceFacts) {
+    throw std::invalid_argument("facts: expected " + std::to_string(kNumDeviceFacts) + " numbers, got " +
+                                std::to_string(facts.size()));
+  }
+  return make(name, {facts[0], facts[1], facts[2], facts[3], facts[4], facts[5], facts[6], facts[7], facts[8]});
+}
+
+const std::vector<DeviceInfo>& known_devices() {
+  // compute capability, SMs, shared memory per block and per SM, registers per SM, L2, cluster size, MHz, GB/s.
+  // The clock is the boost clock at which the published tensor-core peak is reached.
+  static const std::vector<DeviceInfo> devices = {
+      make("A100", {80, 108, 163 * kKiB, 164 * kKiB, 65536, 40 * kMiB, 1, 1410, 2039}),
+      make("H100", {90, 132, 227 * kKiB, 228 * kKiB, 65536, 50 * kMiB, 16, 1830, 3350}),
+      make("H200", {90, 132, 227 * kKiB, 228 * kKiB, 65536, 60 * kMiB, 16, 1830, 4800}),
+      make("B200", {100, 148, 227 * kKiB, 228 * kKiB, 65536, 126 * kMiB, 16, 1850, 7700}),
+      make("RTX 4090", {89, 128, 99 * kKiB, 100 * kKiB, 65536, 72 * kMiB, 1, 2520, 1008}),
+  };
+  return devices;
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,29 @@
+// The devices a plan can be made for, described by numbers: one present here, or one known by name.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "device_facts.h"
+
+namespace lstm_fused {
+
+struct DeviceInfo : DeviceFacts {
+  std::string name;
+  bool is_cuda = false;
+  int64_t num_threads = 1;    // CPU
+  int64_t vector_bytes = 16;  // CPU: 16 SSE2 or NEON, 32 AVX2, 64 AVX-512
+};
+
+constexpr int64_t kCpuL2Bytes = 1 << 20;  // assumed of every CPU: a plan is the same on every machine
+
+DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes);
+
+// `facts` in the order of DeviceFacts. Throws std::invalid_argument when their number is wrong.
+DeviceInfo cuda_device(const std::string& name, const std::vector<int64_t>& facts);
+
+// A100, H100, H200, B200 and RTX 4090: the vendor's published figures (SXM modules, A100 with 80 GB).
+const std::vector<DeviceInfo>& known_devices();
+
+}  // namespace lstm_fused

@@ -1,0 +1,54 @@
+// Problem and device in, plan out, as data: every kernel kind is a candidate that is either refused with a reason or
+// given a size and an estimate; the fastest one that is in this build is chosen.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "params.h"
+#include "plan/device_info.h"
+#include "tiles.h"
+
+namespace lstm_fused {
+
+// How the CPU's threads share one layer, directions side by side.
+struct CpuPlan {
+  enum Split {
+    kRows,   // a task takes rows of the batch, in one direction, through all T: no barrier
+    kGates,  // a task takes hidden units, in one direction, of every step: one barrier per step
+  };
+  Split split;
+  int64_t num_tasks;  // worth running at once: the caller uses no more threads than this
+};
+
+struct Candidate {
+  Launch launch;
+  bool legal = false;
+  bool built = false;
+  std::string reason;          // why it is not chosen; empty for the chosen one
+  int64_t register_bytes = 0;  // of W_hh, per block
+  int64_t launches = 0;        // forward, the whole stack, input projections included
+  double us_per_step = 0;      // estimated: one time step of one layer, forward, all its directions, recurrence only
+};
+
+struct Plan {
+  Problem problem;
+  DeviceInfo device;
+  std::vector<Candidate> candidates;  // legal ones first, fastest first
+  int chosen = -1;                    // index into candidates; -1: no kernel in this build can run the problem
+  CpuPlan cpu = {CpuPlan::kRows, 1};  // for a CPU
+};
+
+// Throws std::invalid_argument naming the field of the problem that is out of range.
+// `built` holds names as made by kernel_name in tiles.h.
+Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built);
+
+// The CPU's part alone, cheap enough for every call.
+CpuPlan plan_cpu(const Problem& problem, int64_t num_threads);
+
+// 10 to 20 lines: problem, device, kernel, tiles, bytes, launches, estimate, and every other candidate with its reason.
+std::string to_string(const Plan& plan);
+
+}  // namespace lstm_fused

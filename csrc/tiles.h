@@ -1,0 +1,87 @@
+// Kernel kinds, launches and sizes on chip. The planner computes with these formulae and the kernels assert them, so
+// that the two cannot drift apart.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "params.h"
+
+namespace lstm_fused {
+
+enum class KernelKind : int32_t { kStep, kBlock, kCluster, kGroup, kCpu };
+
+constexpr const char* kind_name(KernelKind kind) {
+  constexpr const char* kNames[] = {"step", "block", "cluster", "group", "cpu"};
+  return kNames[static_cast<int>(kind)];
+}
+
+constexpr const char* dtype_name(DType dtype) {
+  constexpr const char* kNames[] = {"float16", "bfloat16", "float32", "float64"};
+  return kNames[static_cast<int>(dtype)];
+}
+
+// The name of an entry of the launcher table: "step_bfloat16_training".
+inline std::string kernel_name(KernelKind kind, DType dtype, bool training) {
+  return std::string(kind_name(kind)) + "_" + dtype_name(dtype) + (training ? "_training" : "_inference");
+}
+
+constexpr int64_t element_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// A product of gates (M) by batch rows (N) over h (K), on mma.sync tiles.
+constexpr int64_t kTileRows = 8;   // N of mma.sync
+constexpr int64_t kTileUnits = 8;  // two M = 16 tiles are 32 rows of W_hh: i, f, g, o of 8 hidden units
+constexpr int64_t kTileK = 16;     // of 16-bit elements; two K = 8 tiles in TF32
+constexpr int64_t kThreads = 256;
+constexpr int64_t kRegistersPerThread = 208;  // ptxas for sm_90: 206 with 40 fragments of W_hh resident, no spills
+constexpr int64_t kFragmentBytesPerThread = 16;
+constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread;  // 160 KiB of W_hh per block
+constexpr int64_t kCellsPerThread = 16;  // c stays in registers for all T, in float
+constexpr int64_t kGateStages = 2;       // tiles of x W_ih^T in flight
+
+// How one recurrent kernel covers a layer. A group of blocks holds W_hh once and takes `rows_per_group` rows of the
+// batch in one direction through all T; num_groups groups cover the batch and the directions.
+struct Launch {
+  KernelKind kind = KernelKind::kStep;
+  DType dtype = DType::kFloat32;
+  bool training = false;
+  int64_t threads_per_block = 0;
+  int64_t blocks_per_group = 0;
+  int64_t num_groups = 0;
+  int64_t units_per_block = 0;  // hidden units; four times as many rows of W_hh
+  int64_t rows_per_group = 0;
+  int64_t shared_bytes = 0;  // dynamic, per block
+  int64_t num_directions = 1;
+};
+
+// Bytes of W_hh that one block holds: (4 * units, hidden_size), K padded to whole tiles.
+constexpr int64_t weight_bytes(DType dtype, int64_t units, int64_t hidden_size) {
+  return 4 * units * round_up(hidden_size, kTileK) * element_bytes(dtype);
+}
+
+constexpr int64_t register_weight_bytes(DType dtype, int64_t units, int64_t hidden_size) {
+  const int64_t bytes = weight_bytes(dtype, units, hidden_size);
+  return bytes < kRegisterWeightBytes ? bytes : kRegisterWeightBytes;
+}
+
+// The most rows of the batch whose c fits the registers of a block with `units` hidden units, in whole tiles.
+constexpr int64_t max_rows(int64_t units) {
+  const int64_t rows = kThreads * kCellsPerThread / units / kTileRows * kTileRows;
+  return rows > kTileRows ? rows : kTileRows;
+}
+
+// Dynamic shared memory of one block: h twice (this step's and the next one's), input gates in flight, and what the
+// registers leave over of W_hh. Block and cluster exchange h of all their rows in shared memory; group stages one tile
+// of rows from L2.
+constexpr int64_t shared_bytes(KernelKind kind, DType dtype, int64_t units, int64_t rows, int64_t hidden_size) {
+  const int64_t h_rows = kind == KernelKind::kGroup ? kTileRows : rows;
+  const int64_t h_bytes = 2 * h_rows * round_up(hidden_size, kTileK) * element_bytes(dtype);
+  const int64_t gate_bytes = kGateStages * kTileRows * 4 * units * element_bytes(dtype);
+  return h_bytes + gate_bytes + weight_bytes(dtype, units, hidden_size) -
+         register_weight_bytes(dtype, units, hidden_size);
+}
+
+}  // namespace lstm_fused

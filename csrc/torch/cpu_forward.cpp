@@ -1,0 +1,98 @@
+#include "torch/cpu.h"
+#include "torch/ops.h"
+
+namespace lstm_fused {
+namespace {
+
+// Half types are widened once, computed in float and rounded at the end.
+template <class T>
+ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                      const std::vector<Tensor>& all_weights, const OptionalTensor& lengths, const OptionalTensor& reset,
+                      const OptionalTensor& dropout_mask, bool training, bool return_cells) {
+  const ScalarType type = kScalarType<T>;
+  const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
+  const int64_t last_layer = stack.num_layers - 1;
+  const CpuSchedule schedule(stack);
+  const RecurrenceKernels<T>& kernels = recurrence_kernels<T>();
+  LayerShape shape = stack.layer_shape(lengths, reset);
+
+  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
+  const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
+  const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
+  const Tensor output = empty({stack.seq_len, stack.batch, stack.output_width()}, input, type);
+  const Tensor cells = empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
+  const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
+  const Tensor all_gates = empty({training ? 0 : directions, rows, kNumGates * hidden}, input, type);
+  const Tensor one_step = empty({training ? 0 : directions, stack.batch, hidden}, input, type);
+  const Tensor workspace = empty({directions, kernels.forward_workspace(shape)}, input, type);
+
+  Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
+  for (int64_t layer = 0; layer <= last_layer; ++layer) {
+    if (layer > 0 && dropout_mask) {
+      const Tensor mask = dense(torch::stable::select(*dropout_mask, 0, layer - 1), type);
+      x = multiply(x, torch::stable::view(mask, {rows, stack.output_width()}));
+    }
+    Tensor layer_output = output;
+    if (layer < last_layer)
+      layer_output = training ? stack.layer_output(reserve, layer) : empty({rows, stack.output_width()}, input, type);
+    // Without a reserve only the current cells are kept, unless all of the last layer's are asked for.
+    const bool all_cells = !training && return_cells && layer == last_layer;
+    if (!training) {
+      shape.cells_stride = all_cells ? directions * hidden : hidden;
+      shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
+    }
+
+    ForwardParams<T> params[2];
+    std::vector<DirectionWeights> weights;
+    weights.reserve(directions);
+    for (int64_t d = 0; d < directions; ++d) {
+      const DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
+      const Tensor gates = training ? stack.gates(reserve, layer, d) : torch::stable::select(all_gates, 0, d);
+      mm_out(gates, x, transposed(w.w_ih));
+      const int64_t state = (layer * directions + d) * stack.batch;
+      T* const kept_cells = training    ? data<T>(stack.cells(reserve, layer, d))
+                            : all_cells ? data<T>(cells) + d * hidden
+                                        : data<T>(one_step) + d * stack.batch * hidden;
+      params[d] = {
+          /*reverse=*/d == 1,
+          const_data<T>(w.w_hh),
+          const_data<T>(w.w_hr),
+          const_data<T>(w.b_ih),
+          const_data<T>(w.b_hh),
+          const_data<T>(h_first) + state * stack.proj_width,
+          const_data<T>(c_first) + state * hidden,
+          data<T>(gates),
+          /*keep_gates=*/training,
+          kept_cells,
+          data<T>(layer_output) + d * stack.proj_width,
+          data<T>(h_n) + state * stack.proj_width,
+          data<T>(c_n) + state * hidden,
+      };
+    }
+    kernels.forward(shape, params, static_cast<int>(directions), data<T>(workspace), schedule.split,
+                    schedule.parallel);
+    x = torch::stable::view(layer_output, {rows, stack.output_width()});
+  }
+
+  if (training && return_cells)
+    for (int64_t d = 0; d < directions; ++d) {
+      Tensor part = cells;
+      part = torch::stable::narrow(part, 2, d * hidden, hidden);
+      torch::stable::copy_(part, torch::stable::view(stack.cells(reserve, last_layer, d),
+                                                     {stack.seq_len, stack.batch, hidden}));
+    }
+  return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype), reserve};
+}
+
+}  // namespace
+
+ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
+                          OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
+                          bool return_cells) {
+  const Stack stack(input, h_0, c_0, weights, bidirectional);
+  stack.check_masks(lengths, reset, dropout_mask);
+  const auto run = stack.dtype == ScalarType::Double ? forward<double> : forward<float>;
+  return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);
+}
+
+}  // namespace lstm_fused

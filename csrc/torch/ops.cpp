@@ -1,0 +1,53 @@
+// Registration. Schemas take SymInt where a size may be symbolic; none does yet.
+#include "torch/ops.h"
+
+#include <string>
+
+#include "cpu/recurrence.h"
+#include "kernels/device_query.h"
+#include "kernels/table.h"
+
+namespace lstm_fused {
+namespace {
+
+std::string cpu_isa() { return instruction_set().name; }
+
+std::string kernels() { return kernel_names(); }
+
+std::vector<int64_t> device_facts(int64_t device) {
+  DeviceFacts facts;
+  const int error = query_device(static_cast<int>(device), &facts);
+  STD_TORCH_CHECK(error == 0, "lstm_fused: cuda:", device, " cannot be asked: ", error_text(error));
+  const int64_t* first = &facts.compute_capability;
+  return {first, first + kNumDeviceFacts};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(lstm_fused, m) {
+  m.def(
+      "forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, "
+      "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells) -> "
+      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor reserve)");
+  m.def(
+      "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
+      "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
+      "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads) -> "
+      "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)");
+  m.def("cpu_isa() -> str");                      // the instruction set that the CPU kernels run
+  m.def("kernels() -> str");                      // names of the CUDA kernels, comma-separated
+  m.def("device_facts(int device) -> int[]");     // csrc/device_facts.h, in its order
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
+  m.impl("forward", TORCH_BOX(&forward_cpu));
+  m.impl("backward", TORCH_BOX(&backward_cpu));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {
+  m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("kernels", TORCH_BOX(&kernels));
+  m.impl("device_facts", TORCH_BOX(&device_facts));
+}
+
+}  // namespace lstm_fused

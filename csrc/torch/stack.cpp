@@ -1,0 +1,157 @@
+#include "torch/stack.h"
+
+namespace lstm_fused {
+namespace {
+
+ScalarType compute_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+
+DType plan_type(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Half:
+      return DType::kFloat16;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    default:
+      return DType::kFloat32;
+  }
+}
+
+void check_size(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType dtype) {
+  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
+  for (size_t n = 0; same && n < expected.size(); ++n) same = tensor.size(n) == expected[n];
+  STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "lstm_fused: ", name, " has another dtype than expected");
+}
+
+}  // namespace
+
+Stack::Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+             bool bidirectional) {
+  STD_TORCH_CHECK(input.dim() == 3 && h_0.dim() == 3 && c_0.dim() == 3, "lstm_fused: input, h_0 and c_0 must be 3-D");
+  dtype = input.scalar_type();
+  STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+                      dtype == ScalarType::BFloat16,
+                  "lstm_fused: input must be float32, float64, float16 or bfloat16");
+  compute_dtype = compute_type(dtype);
+  seq_len = input.size(0);
+  batch = input.size(1);
+  input_size = input.size(2);
+  hidden_size = c_0.size(2);
+  proj_width = h_0.size(2);
+  num_directions = bidirectional ? 2 : 1;
+  num_layers = h_0.size(0) / num_directions;
+  has_projection = proj_width != hidden_size;
+  const int64_t count = static_cast<int64_t>(weights.size()), per = count / (num_layers > 0 ? h_0.size(0) : 1);
+  has_biases = per >= 4;
+
+  STD_TORCH_CHECK(seq_len > 0 && input_size > 0 && hidden_size > 0 && proj_width > 0 && num_layers > 0 &&
+                      proj_width <= hidden_size && num_layers * num_directions == h_0.size(0),
+                  "lstm_fused: sizes of input, h_0 and c_0 do not describe an LSTM");
+  STD_TORCH_CHECK(count == weights_per_direction() * h_0.size(0),
+                  "lstm_fused: weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, got ", count,
+                  " tensors");
+  check_size("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
+  check_size("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
+  for (int64_t n = 0; n < h_0.size(0); ++n) {
+    const Tensor* w = weights.data() + n * weights_per_direction();
+    check_size("w_ih", *w++, {kNumGates * hidden_size, layer_input_size(n / num_directions)}, dtype);
+    check_size("w_hh", *w++, {kNumGates * hidden_size, proj_width}, dtype);
+    if (has_biases) check_size("b_ih", *w++, {kNumGates * hidden_size}, dtype);
+    if (has_biases) check_size("b_hh", *w++, {kNumGates * hidden_size}, dtype);
+    if (has_projection) check_size("w_hr", *w++, {proj_width, hidden_size}, dtype);
+  }
+}
+
+DirectionWeights Stack::weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const {
+  const Tensor* w = all.data() + (layer * num_directions + direction) * weights_per_direction();
+  const auto next = [&] { return dense(*w++, compute_dtype); };
+  DirectionWeights result{next(), next(), {}, {}, {}};
+  if (has_biases) {
+    result.b_ih = next();
+    result.b_hh = next();
+  }
+  if (has_projection) result.w_hr = next();
+  return result;
+}
+
+Tensor Stack::gates(const Tensor& reserve, int64_t layer, int64_t direction) const {
+  const int64_t begin = (layer * num_directions + direction) * num_rows() * (kNumGates + 1) * hidden_size;
+  return slice(reserve, begin, {num_rows(), kNumGates * hidden_size});
+}
+
+Tensor Stack::cells(const Tensor& reserve, int64_t layer, int64_t direction) const {
+  const int64_t begin = (layer * num_directions + direction) * num_rows() * (kNumGates + 1) * hidden_size;
+  return slice(reserve, begin + num_rows() * kNumGates * hidden_size, {num_rows(), hidden_size});
+}
+
+Tensor Stack::layer_output(const Tensor& reserve, int64_t layer) const {
+  const int64_t begin = num_layers * num_directions * num_rows() * (kNumGates + 1) * hidden_size;
+  return slice(reserve, begin + layer * num_rows() * output_width(), {num_rows(), output_width()});
+}
+
+int64_t Stack::reserve_size() const {
+  return num_rows() * (num_layers * num_directions * (kNumGates + 1) * hidden_size + (num_layers - 1) * output_width());
+}
+
+Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {
+  Problem problem;
+  problem.seq_len = seq_len;
+  problem.batch = batch;
+  problem.input_size = input_size;
+  problem.hidden_size = hidden_size;
+  problem.proj_size = has_projection ? proj_width : 0;
+  problem.num_layers = num_layers;
+  problem.num_directions = num_directions;
+  problem.dtype = plan_type(dtype);
+  problem.training = training;
+  problem.has_lengths = has_lengths;
+  problem.has_reset = has_reset;
+  return problem;
+}
+
+LayerShape Stack::layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const {
+  LayerShape shape;
+  shape.seq_len = seq_len;
+  shape.batch = batch;
+  shape.hidden_size = hidden_size;
+  shape.proj_width = proj_width;
+  shape.output_stride = output_width();
+  shape.cells_stride = hidden_size;
+  shape.cells_time = batch * hidden_size;
+  shape.has_projection = has_projection;
+  shape.segments = {const_data<int64_t>(lengths), const_data<bool>(reset)};
+  return shape;
+}
+
+void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
+                        const OptionalTensor& dropout_mask) const {
+  if (lengths) {
+    check_size("lengths", *lengths, {batch}, ScalarType::Long);
+    STD_TORCH_CHECK(lengths->is_contiguous(), "lstm_fused: lengths must be contiguous");
+    for (int64_t b = 0; lengths->is_cpu() && b < batch; ++b) {
+      const int64_t length = const_data<int64_t>(*lengths)[b];
+      STD_TORCH_CHECK(length >= 0 && length <= seq_len, "lstm_fused: lengths must lie in [0, ", seq_len, "], got ", length);
+    }
+  }
+  if (reset) {
+    check_size("reset", *reset, {seq_len, batch}, ScalarType::Bool);
+    STD_TORCH_CHECK(reset->is_contiguous(), "lstm_fused: reset must be contiguous");
+  }
+  if (dropout_mask) check_size("dropout_mask", *dropout_mask, {num_layers - 1, seq_len, batch, output_width()}, dtype);
+}
+
+void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                            const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
+                            const Tensor& reserve) const {
+  const int64_t states = num_layers * num_directions;
+  if (grad_output) check_size("grad_output", *grad_output, {seq_len, batch, output_width()}, dtype);
+  if (grad_h_n) check_size("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
+  if (grad_c_n) check_size("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
+  if (grad_cells) check_size("grad_cells", *grad_cells, {seq_len, batch, num_directions * hidden_size}, dtype);
+  check_size("output", output, {seq_len, batch, output_width()}, dtype);
+  check_size("reserve", reserve, {reserve_size()}, compute_dtype);
+}
+
+}  // namespace lstm_fused

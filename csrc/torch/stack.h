@@ -1,0 +1,49 @@
+// A call's sizes, weights and reserve: what forward and backward must agree on. The user-facing checks are in Python;
+// those here keep a direct call of the op from reading where it should not.
+#pragma once
+
+#include "cell.h"
+#include "params.h"
+#include "torch/tensors.h"
+
+namespace lstm_fused {
+
+struct DirectionWeights {
+  Tensor w_ih, w_hh;
+  OptionalTensor b_ih, b_hh, w_hr;
+};
+
+struct Stack {
+  int64_t seq_len, batch, input_size, hidden_size, proj_width, num_layers, num_directions;
+  bool has_biases, has_projection;
+  ScalarType dtype;          // of every tensor in and out
+  ScalarType compute_dtype;  // of the arithmetic and the reserve: float for the half types
+
+  Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
+        bool bidirectional);
+
+  int64_t num_rows() const { return seq_len * batch; }
+  int64_t output_width() const { return num_directions * proj_width; }
+  int64_t layer_input_size(int64_t layer) const { return layer == 0 ? input_size : output_width(); }
+  int64_t weights_per_direction() const { return 2 + 2 * has_biases + has_projection; }
+
+  // Contiguous and in compute_dtype.
+  DirectionWeights weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const;
+
+  // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P) of
+  // all layers but the last.
+  Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
+  Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
+  Tensor layer_output(const Tensor& reserve, int64_t layer) const;
+  int64_t reserve_size() const;
+
+  Problem problem(bool training, bool has_lengths, bool has_reset) const;
+  // Raise where a size or dtype is not what the stack's own sizes ask for. A length may be 0: nothing of the row is read.
+  void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask) const;
+  void check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                       const OptionalTensor& grad_cells, const Tensor& output, const Tensor& reserve) const;
+
+  LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
+};
+
+}  // namespace lstm_fused

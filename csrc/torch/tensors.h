@@ -1,0 +1,79 @@
+// Small words over the stable ABI: what the ops need from torch, spelled once.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace lstm_fused {
+
+using Tensor = torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using ScalarType = torch::headeronly::ScalarType;
+using Sizes = std::vector<int64_t>;
+
+inline Tensor empty(const Sizes& sizes, const Tensor& like, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+// Row-major and of `dtype`; the tensor itself where it already is.
+inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
+  const bool same = tensor.scalar_type() == dtype;
+  return torch::stable::contiguous(same ? tensor : torch::stable::to(tensor, dtype));
+}
+
+inline OptionalTensor dense(const OptionalTensor& tensor, ScalarType dtype) {
+  return tensor ? OptionalTensor(dense(*tensor, dtype)) : std::nullopt;
+}
+
+template <class T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+const T* const_data(const OptionalTensor& tensor) {
+  return tensor ? const_data<T>(*tensor) : nullptr;
+}
+
+inline Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+// Elements [begin, begin + product of sizes) of a flat tensor.
+inline Tensor slice(const Tensor& flat, int64_t begin, const Sizes& sizes) {
+  int64_t count = 1;
+  for (const int64_t size : sizes) count *= size;
+  Tensor part = flat;
+  return torch::stable::view(torch::stable::narrow(part, 0, begin, count), sizes);
+}
+
+// out = a b. The out= form, because autocast leaves it alone.
+inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  (void)torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// The stable ABI has a difference with a factor, and no sum.
+inline Tensor add(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, -1.0); }
+
+inline Tensor multiply(const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 2> stack{from(a), from(b)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mul", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,10 @@
+"""A drop-in replacement for torch.nn.LSTM whose forward and backward run in fused kernels of its own."""
+
+from . import functional, reference
+from .convert import convert, revert
+from .explain import explain
+from .modules import LSTM, LSTMCell
+
+__version__ = "0.1.0"
+
+__all__ = ["LSTM", "LSTMCell", "convert", "explain", "functional", "reference", "revert"]

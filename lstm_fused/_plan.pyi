@@ -1,0 +1,139 @@
+"""The planner (csrc/plan): problem and device in, plan out, as data. All attributes are read-only."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+class Problem:
+    def __init__(
+        self,
+        *,
+        seq_len: int = 1,
+        batch: int = 1,
+        input_size: int = 1,
+        hidden_size: int = 1,
+        proj_size: int = 0,
+        num_layers: int = 1,
+        num_directions: int = 1,
+        dtype: str = "float32",
+        allow_tf32: bool = False,
+        training: bool = False,
+        has_lengths: bool = False,
+        has_reset: bool = False,
+    ) -> None: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def proj_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_directions(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def allow_tf32(self) -> bool: ...
+    @property
+    def training(self) -> bool: ...
+    @property
+    def has_lengths(self) -> bool: ...
+    @property
+    def has_reset(self) -> bool: ...
+
+class DeviceInfo:
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_cuda(self) -> bool: ...
+    @property
+    def compute_capability(self) -> int:
+        """10 * major + minor."""
+    @property
+    def num_sms(self) -> int: ...
+    @property
+    def shared_bytes_per_block(self) -> int: ...
+    @property
+    def shared_bytes_per_sm(self) -> int: ...
+    @property
+    def registers_per_sm(self) -> int: ...
+    @property
+    def l2_bytes(self) -> int: ...
+    @property
+    def max_cluster_size(self) -> int: ...
+    @property
+    def clock_mhz(self) -> int: ...
+    @property
+    def memory_gb_per_s(self) -> int: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def vector_bytes(self) -> int: ...
+
+class Candidate:
+    """One kernel kind: refused with a reason, or legal with its sizes and an estimate."""
+
+    @property
+    def kind(self) -> Literal["step", "block", "cluster", "group", "cpu"]: ...
+    @property
+    def legal(self) -> bool: ...
+    @property
+    def built(self) -> bool: ...
+    @property
+    def reason(self) -> str:
+        """Why it is not chosen; empty for the chosen one."""
+    @property
+    def register_bytes(self) -> int:
+        """Of W_hh, per block."""
+    @property
+    def shared_bytes(self) -> int:
+        """Per block."""
+    @property
+    def launches(self) -> int:
+        """Forward, the whole stack, input projections included."""
+    @property
+    def us_per_step(self) -> float:
+        """Estimated, not measured: one time step of one layer, forward, all its directions, recurrence only."""
+    @property
+    def blocks_per_group(self) -> int: ...
+    @property
+    def num_groups(self) -> int: ...
+    @property
+    def units_per_block(self) -> int: ...
+    @property
+    def rows_per_group(self) -> int: ...
+
+class CpuPlan:
+    @property
+    def split(self) -> Literal["rows", "gates"]: ...
+    @property
+    def num_tasks(self) -> int: ...
+
+class Plan:
+    """Printing it says what runs, what it costs and why every other candidate does not run."""
+
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def device(self) -> DeviceInfo: ...
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Legal ones first, fastest first."""
+    @property
+    def chosen(self) -> Candidate | None: ...
+    @property
+    def kernel(self) -> Literal["step", "block", "cluster", "group", "cpu", "none"]:
+        """The chosen kind; "none" where this build has no kernel for the problem."""
+    @property
+    def cpu(self) -> CpuPlan | None:
+        """How the threads share the work; None for a CUDA device."""
+
+def plan(problem: Problem, device: DeviceInfo, built: set[str] = ...) -> Plan: ...
+def plan_cpu(problem: Problem, num_threads: int) -> CpuPlan: ...
+def cpu_device(num_threads: int, vector_bytes: int) -> DeviceInfo: ...
+def cuda_device(name: str, facts: Sequence[int]) -> DeviceInfo: ...
+def known_devices() -> list[DeviceInfo]: ...

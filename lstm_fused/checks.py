@@ -1,0 +1,121 @@
+"""What is refused before anything runs: torch.nn.LSTM's own error types and messages where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class Layout(NamedTuple):
+    """What the weights say of the LSTM they belong to."""
+
+    input_size: int
+    hidden_size: int
+    proj_width: int  # of h: the projection's size, or hidden_size
+    num_layers: int
+    num_directions: int
+
+
+def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidirectional: bool) -> Layout:
+    """Weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, of one dtype and device."""
+    num_directions = 2 if bidirectional else 1
+    count, states = 4 if bias else 2, num_layers * num_directions
+    if states < 1 or len(weights) not in (states * count, states * (count + 1)):
+        raise ValueError(
+            f"weights: expected {count} tensors per layer and direction, or {count + 1} with a projection, for "
+            f"num_layers={num_layers}, bidirectional={bidirectional}, bias={bias}; got {len(weights)} tensors"
+        )
+    projected = len(weights) == states * (count + 1)
+    first, recurrent = weights[0], weights[1]
+    if first.dim() != 2 or recurrent.dim() != 2:
+        raise ValueError(f"weights: expected 2-D w_ih and w_hh, got {first.dim()}-D and {recurrent.dim()}-D tensors")
+    hidden, width = weights[count].size(1) if projected else first.size(0) // 4, recurrent.size(1)
+    gates, n = 4 * hidden, 0
+    for state in range(states):
+        layer_input = first.size(1) if state < num_directions else num_directions * width
+        shapes = [("w_ih", (gates, layer_input)), ("w_hh", (gates, width))]
+        shapes += [("b_ih", (gates,)), ("b_hh", (gates,))] if bias else []
+        shapes += [("w_hr", (width, hidden))] if projected else []
+        for name, shape in shapes:
+            weight = weights[n]
+            if weight.shape != shape or (not projected and width != hidden):
+                raise ValueError(
+                    f"weights[{n}] ({name} of layer {state // num_directions}): expected size {shape}, "
+                    f"got {tuple(weight.shape)}"
+                )
+            if weight.dtype != first.dtype or weight.device != first.device:
+                raise ValueError(
+                    f"weights[{n}] ({name}): expected {first.dtype} on {first.device} like weights[0], "
+                    f"got {weight.dtype} on {weight.device}"
+                )
+            n += 1
+    return Layout(first.size(1), hidden, width, num_layers, num_directions)
+
+
+def check_input(input: Tensor, weight: Tensor, expected_dim: int) -> None:
+    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
+    if input.dim() != expected_dim:
+        raise RuntimeError(f"input must have {expected_dim} dimensions, got {input.dim()}")
+    if input.size(-1) != weight.size(1):
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {weight.size(1)}, got {input.size(-1)}"
+        )
+    if input.device != weight.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{input.device} and parameter tensor at {weight.device}"
+        )
+    if weight.dtype not in _FLOATING:
+        raise ValueError(f"input: expected float32, float64, float16 or bfloat16, got {input.dtype}")
+    if input.size(0) == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+
+def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, batch: int, layout: Layout) -> None:
+    """Of batched h_0 and c_0."""
+    if len(hx) != 2:
+        raise RuntimeError("lstm expects two hidden states")
+    states = layout.num_layers * layout.num_directions
+    for n, width in enumerate((layout.proj_width, layout.hidden_size)):
+        if hx[n].shape != (states, batch, width):
+            raise RuntimeError(f"Expected hidden[{n}] size {(states, batch, width)}, got {list(hx[n].size())}")
+        if hx[n].device != input.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, found input tensor at "
+                f"{input.device} and hidden tensor at {hx[n].device}"
+            )
+        if hx[n].dtype != input.dtype and not torch._C._is_any_autocast_enabled():
+            raise RuntimeError(f"hx[{n}]: expected dtype {input.dtype} like the input, got {hx[n].dtype}")
+
+
+def check_lengths(lengths: Tensor, shape: tuple[int, ...], seq_len: int) -> None:
+    """An integer tensor (B,); its values are read only where that costs no synchronisation."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths: expected an integer tensor of size {shape}, got {type(lengths).__name__}")
+    if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
+        raise TypeError(f"lengths: expected an integer tensor, got dtype {lengths.dtype}")
+    if lengths.shape != shape:
+        raise ValueError(f"lengths: expected size {shape}, got {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel() > 0:
+        low, high = (int(bound) for bound in lengths.aminmax())
+        if low < 1 or high > seq_len:
+            raise ValueError(f"lengths: expected values from 1 to {seq_len}, got values from {low} to {high}")
+
+
+def check_reset(reset: Tensor, shape: tuple[int, ...]) -> None:
+    """A bool tensor (T, B); (B, T) with batch_first; (T,) unbatched."""
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"reset: expected a bool tensor of size {shape}, got {type(reset).__name__}")
+    if reset.dtype != torch.bool:
+        raise TypeError(f"reset: expected a bool tensor, got dtype {reset.dtype}")
+    if reset.shape != shape:
+        raise ValueError(f"reset: expected size {shape}, got {tuple(reset.shape)}")

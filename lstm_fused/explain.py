@@ -1,0 +1,131 @@
+"""`explain`: which kernel runs a module on a device, with what tiles and cost, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import _plan
+from ._plan import DeviceInfo, Plan, Problem
+
+__all__ = ["Plan", "built_kernels", "cpu_device", "cuda_device", "explain"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64}
+
+
+def explain(
+    module: torch.nn.Module,
+    input_shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Plan:
+    """The plan that a call of `module` follows, without running it. Print it.
+
+    Args:
+        module: an LSTM or LSTMCell, of lstm_fused or of torch.nn. Training is planned where gradients are on and a
+            parameter needs one.
+        input_shape: the shape of the input as the module takes it: (T, B, I), (B, T, I) with batch_first, (T, I)
+            unbatched; (B, I) or (I,) for a cell.
+        dtype: element type; the module's own by default.
+        device: a torch device, or the name of a GPU that need not be there: "A100", "H100", "H200", "B200",
+            "RTX 4090" (case does not matter); the module's own by default.
+
+    Returns:
+        A read-only Plan; its estimates are in microseconds per time step and are estimates, not measurements.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    lstm = module if isinstance(module, torch.nn.RNNBase) and module.mode == "LSTM" else None
+    cell = module if isinstance(module, torch.nn.RNNCellBase) and _num_gates(module) == 4 else None
+    found = lstm or cell
+    if found is None:
+        raise TypeError(f"module: expected an LSTM or LSTMCell of lstm_fused or torch.nn, got {type(module).__name__}")
+    weight = next(found.parameters())
+    dtype = weight.dtype if dtype is None else dtype
+    if dtype not in _DTYPES:
+        error = ValueError if isinstance(dtype, torch.dtype) else TypeError
+        raise error(f"dtype: expected one of {', '.join(map(str, _DTYPES))}, got {dtype!r}")
+    batched = ("T", "B") if lstm else ("B",)
+    if lstm and lstm.batch_first:
+        batched = ("B", "T")
+    sizes = _sizes(input_shape, (*batched, found.input_size), (*(("T",) if lstm else ()), found.input_size))
+    problem = Problem(
+        seq_len=sizes.get("T", 1),
+        batch=sizes.get("B", 1),
+        input_size=found.input_size,
+        hidden_size=found.hidden_size,
+        proj_size=lstm.proj_size if lstm else 0,
+        num_layers=lstm.num_layers if lstm else 1,
+        num_directions=2 if lstm and lstm.bidirectional else 1,
+        dtype=str(dtype).removeprefix("torch."),
+        allow_tf32=_allows_tf32(),
+        training=torch.is_grad_enabled() and any(p.requires_grad for p in found.parameters()),
+    )
+    return _plan.plan(problem, _find_device(weight.device if device is None else device), built_kernels())
+
+
+def built_kernels() -> set[str]:
+    """Names of the CUDA kernels in this build, such as "step_bfloat16_training"."""
+    return set(filter(None, torch.ops.lstm_fused.kernels().split(",")))
+
+
+def cpu_device() -> DeviceInfo:
+    """This machine's CPU, with the number of threads and the instruction set that a call would use now."""
+    return _plan.cpu_device(torch.get_num_threads(), _VECTOR_BYTES[torch.ops.lstm_fused.cpu_isa()])
+
+
+def cuda_device(index: int) -> DeviceInfo:
+    """A CUDA device of this machine. Raises RuntimeError in a build without CUDA."""
+    return _plan.cuda_device(torch.cuda.get_device_name(index), torch.ops.lstm_fused.device_facts(index))
+
+
+def _find_device(device: torch.device | str) -> DeviceInfo:
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device: expected a torch.device or a string, got {type(device).__name__}")
+    named = {info.name.lower(): info for info in _plan.known_devices()}
+    if isinstance(device, str) and device.lower() in named:
+        return named[device.lower()]
+    expected = f"cpu, cuda or one of {', '.join(info.name for info in named.values())}"
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected {expected}, got {device!r}") from None
+    if found.type == "cpu":
+        return cpu_device()
+    if found.type != "cuda":
+        raise ValueError(f"device: expected {expected}, got {str(device)!r}")
+    count = torch.cuda.device_count()
+    index = found.index if found.index is not None else torch.cuda.current_device() if count else 0
+    if index >= count:
+        raise ValueError(f"device: torch sees {count} CUDA devices, got {str(device)!r}; expected {expected}")
+    return cuda_device(index)
+
+
+def _allows_tf32() -> bool:
+    """torch's switch for cuDNN's RNN, whether set by the old name (allow_tf32) or the new one."""
+    return str(getattr(torch.backends.cudnn, "rnn").fp32_precision) == "tf32"  # noqa: B009 (mypy sees a module)
+
+
+def _num_gates(cell: torch.nn.RNNCellBase) -> int:
+    return cell.weight_ih.shape[0] // max(1, cell.hidden_size)
+
+
+def _sizes(input_shape: Sequence[int], *forms: tuple[str | int, ...]) -> dict[str, int]:
+    """T and B, as far as the first form that fits the shape names them; a form is such as ("T", "B", 64)."""
+    try:
+        shape = tuple(input_shape)
+    except TypeError:
+        raise TypeError(f"input_shape: expected a sequence of ints, got {input_shape!r}") from None
+    if any(isinstance(size, bool) or not isinstance(size, int) for size in shape):
+        raise TypeError(f"input_shape: expected a sequence of ints, got {input_shape!r}")
+    for form in forms:
+        if len(shape) == len(form) and shape[-1] == form[-1] and min(shape) >= 0:
+            sizes = {str(name): size for name, size in zip(form[:-1], shape[:-1], strict=True)}
+            if sizes.get("T") == 0:
+                raise ValueError(f"input_shape: expected at least one time step, got {shape}")
+            return sizes
+    expected = " or ".join(str(form).replace("'", "") for form in forms)
+    raise ValueError(f"input_shape: expected {expected}, got {shape}")

@@ -1,0 +1,185 @@
+"""The stateless form of :class:`lstm_fused.LSTM`: input forms, defaults, dropout and packing around one operator call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from . import autograd, checks
+
+State = tuple[Tensor, Tensor]
+
+
+def lstm(
+    input: Tensor | PackedSequence,
+    hx: State | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bias: bool = True,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_cells: bool = False,
+) -> Any:
+    """A stack of LSTM layers, as :class:`torch.nn.LSTM` computes it (equations: :mod:`lstm_fused.reference`).
+
+    T = sequence length, B = batch, I = input size, H = hidden size, D = 2 if bidirectional else 1, L = layers, P = the
+    projection's size, or H without one.
+
+    Args:
+        input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)`` unbatched, or a ``PackedSequence``.
+        hx: h_0 ``(L*D, B, P)`` and c_0 ``(L*D, B, H)``, without the B unbatched; zero when None.
+        weights: per layer and direction w_ih ``(4H, I or D*P)``, w_hh ``(4H, P)``, with ``bias`` b_ih and b_hh ``(4H,)``,
+            with a projection w_hr ``(P, H)``: the order of ``torch.nn.LSTM.parameters()``.
+        dropout: probability of a zero between layers while ``training``, drawn from torch's generator.
+        lengths: int ``(B,)``, each row's number of valid steps; on any device. Not with a ``PackedSequence``.
+        reset: bool ``(T, B)`` (``(B, T)`` with ``batch_first``, ``(T,)`` unbatched): where true, the row's state is zero
+            before that step. Going backwards the same boundary holds: the state is zero between that step and the one
+            before it. Rows of a ``PackedSequence`` are counted as its ``unsorted_indices`` say.
+        return_cells: also return the last layer's cell state after every step.
+
+    Returns:
+        ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``. output is ``(T, B, D*P)`` and cells ``(T, B, D*H)``, both
+        in the input's form and zero past a row's length; h_n and c_n as hx, each row's last valid step.
+
+    Raises:
+        RuntimeError, ValueError, TypeError: as ``torch.nn.LSTM`` for what it has too; for ``lengths``, ``reset`` and
+            ``weights``, TypeError for a wrong kind or dtype and ValueError for a wrong size or value.
+        NotImplementedError: for a device that has no kernels in this build.
+    """
+    layout = checks.check_weights(weights, num_layers, bias, bidirectional)
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise ValueError("lengths: expected None with a PackedSequence, which has its own; got a value")
+        return _packed(input, hx, weights, layout, batch_first, dropout, training, reset, return_cells)
+
+    if input.dim() not in (2, 3):
+        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+    batched = input.dim() == 3
+    if hx is not None and (hx[0].dim() != input.dim() or hx[1].dim() != input.dim()):
+        raise RuntimeError(
+            f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should also be "
+            f"{input.dim()}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+    if lengths is not None:
+        batch = input.size(0 if batch_first else 1)
+        checks.check_lengths(lengths, (batch,) if batched else (), input.size(1 if batch_first and batched else 0))
+    if reset is not None:
+        checks.check_reset(reset, tuple(input.shape[:-1]))
+
+    # From here on time comes first and there is a batch.
+    if not batched:
+        input = input.unsqueeze(1)
+        hx = None if hx is None else tuple(h.unsqueeze(1) for h in hx)
+        lengths = None if lengths is None else lengths.unsqueeze(0)
+        reset = None if reset is None else reset.unsqueeze(1)
+    elif batch_first:
+        input = input.transpose(0, 1)
+        reset = None if reset is None else reset.t()
+    checks.check_input(input, weights[0], 3)
+    mask = _dropout_mask(input, input.shape[:2], layout, dropout, training)
+    output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
+    if not batched:
+        output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
+        cells = cells.squeeze(1) if return_cells else cells
+    elif batch_first:
+        output = output.transpose(0, 1)
+        cells = cells.transpose(0, 1) if return_cells else cells
+    return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+
+
+def _packed(
+    packed: PackedSequence,
+    hx: State | None,
+    weights: Sequence[Tensor],
+    layout: checks.Layout,
+    batch_first: bool,
+    dropout: float,
+    training: bool,
+    reset: Tensor | None,
+    return_cells: bool,
+) -> Any:
+    """Pad, run with lengths, pack: rows stay in the order in which they are packed."""
+    data, batch_sizes, sorted_indices, unsorted_indices = packed
+    checks.check_input(data, weights[0], 2)
+    batch, seq_len = int(batch_sizes[0]), batch_sizes.numel()
+
+    def padded(data: Tensor) -> tuple[Tensor, Tensor]:
+        return pad_packed_sequence(PackedSequence(data, batch_sizes))
+
+    def repacked(padded: Tensor) -> PackedSequence:
+        return PackedSequence(pack_padded_sequence(padded, lengths).data, batch_sizes, sorted_indices, unsorted_indices)
+
+    if reset is not None:
+        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch))
+        reset = reset.t() if batch_first else reset
+    if hx is not None:
+        checks.check_hx(hx, data, batch, layout)
+    if sorted_indices is not None:
+        hx = None if hx is None else tuple(h.index_select(1, sorted_indices) for h in hx)
+        reset = None if reset is None else reset.index_select(1, sorted_indices)
+    input, lengths = padded(data)
+    mask = _dropout_mask(data, data.shape[:1], layout, dropout, training)
+    if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
+        mask = torch.stack([padded(layer)[0] for layer in mask])
+    output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
+    if unsorted_indices is not None:
+        h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
+    result = repacked(output), (h_n, c_n)
+    return (*result, repacked(cells)) if return_cells else result
+
+
+def _dropout_mask(
+    like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float, training: bool
+) -> Tensor | None:
+    """(L-1, *steps, D*P): 0 or 1/(1-p). One draw per layer, as torch.nn.LSTM on the CPU draws."""
+    if not training or dropout == 0.0 or layout.num_layers == 1:
+        return None
+    ones = like.new_ones((*steps, layout.num_directions * layout.proj_width))
+    draws = [torch.nn.functional.dropout(ones, dropout) for _ in range(layout.num_layers - 1)]
+    return torch.stack(draws)
+
+
+def _run(
+    input: Tensor,
+    hx: State | None,
+    weights: Sequence[Tensor],
+    layout: checks.Layout,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    mask: Tensor | None,
+    return_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator, for time-major padded input."""
+    seq_len, batch, _ = input.shape
+    device = input.device
+    if device.type not in ("cpu", "meta"):
+        raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
+    if hx is None:
+        states = layout.num_layers * layout.num_directions
+        hx = (
+            input.new_zeros((states, batch, layout.proj_width)),
+            input.new_zeros((states, batch, layout.hidden_size)),
+        )
+    else:
+        checks.check_hx(hx, input, batch, layout)
+    if lengths is not None:
+        lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
+    if reset is not None:
+        reset = reset.to(device=device).contiguous()
+    tensors: Sequence[Tensor] = (input, *hx, *weights)
+    if torch.is_autocast_enabled(device.type) and input.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device.type)
+        tensors = [t.to(dtype) for t in tensors]
+        mask = None if mask is None else mask.to(dtype)
+    input, h_0, c_0, *weights = tensors
+    bidirectional = layout.num_directions == 2
+    return autograd.lstm(input, h_0, c_0, weights, bidirectional, lengths, reset, mask, return_cells)

@@ -1,0 +1,139 @@
+"""``LSTM`` and ``LSTMCell``: torch.nn's modules to their users, with our kernels underneath."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
+from torch.nn.utils.rnn import PackedSequence
+
+from . import functional
+
+
+class LSTM(RNNBase):
+    """Drop-in replacement for :class:`torch.nn.LSTM`.
+
+    Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors are
+    those of ``torch.nn.LSTM``; a checkpoint moves both ways. The call takes three more keyword arguments.
+
+    Args:
+        input_size: I, the width of the input.
+        hidden_size: H, the width of the cell state.
+        num_layers: L.
+        bias: whether there are b_ih and b_hh.
+        batch_first: input and output are ``(B, T, ...)`` instead of ``(T, B, ...)``; h and c are not affected.
+        dropout: probability of a zero in each layer's output but the last's, in training.
+        bidirectional: D = 2 directions, forward and reverse.
+        proj_size: P, the width of h where it is projected, below H; 0 for no projection.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
+        super().__init__("LSTM", input_size, hidden_size, *options)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the kernels read each parameter where it lies."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        return_cells: bool = False,
+    ) -> Any:
+        """Returns ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``.
+
+        Arguments, shapes and errors: :func:`lstm_fused.functional.lstm`.
+        """
+        return functional.lstm(
+            input,
+            hx,
+            [getattr(self, name) for name in self._flat_weights_names],
+            num_layers=self.num_layers,
+            bias=self.bias,
+            bidirectional=self.bidirectional,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            training=self.training,
+            lengths=lengths,
+            reset=reset,
+            return_cells=return_cells,
+        )
+
+
+class LSTMCell(RNNCellBase):
+    """Drop-in replacement for :class:`torch.nn.LSTMCell`: one step of an LSTM.
+
+    Args:
+        input_size: I, the width of the input.
+        hidden_size: H, the width of h and c.
+        bias: whether there are b_ih and b_hh.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Returns h and c after the step.
+
+        Args:
+            input: ``(B, I)`` or ``(I,)``.
+            hx: h and c before the step, ``(B, H)`` or ``(H,)`` each; zero when None.
+
+        Raises:
+            ValueError, RuntimeError: as torch.nn.LSTMCell, for sizes and dtypes that do not fit.
+        """
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for n, state in enumerate(hx or ()):
+            if state.dim() not in (1, 2):
+                raise ValueError(f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.dim()}D instead")
+        batched = input.dim() == 2
+        if not batched:
+            input = input.unsqueeze(0)
+            hx = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
+        if input.size(1) != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}")
+        if hx is not None:
+            self._check_states(input, hx)
+            hx = tuple(state.unsqueeze(0) for state in hx)
+        weights = [self.weight_ih, self.weight_hh]
+        if self.bias:
+            weights += [self.bias_ih, self.bias_hh]
+        _, (h, c) = functional.lstm(input.unsqueeze(0), hx, weights, bias=self.bias)
+        h, c = h.squeeze(0), c.squeeze(0)
+        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
+
+    def _check_states(self, input: Tensor, hx: tuple[Tensor, ...]) -> None:
+        if len(hx) != 2:
+            raise RuntimeError("lstm_cell expects two hidden states")
+        for n, state in enumerate(hx):
+            if state.dim() != 2 or state.size(0) != input.size(0):
+                raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden{n} batch size {state.size(0)}")
+            if state.size(1) != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden{n} has inconsistent hidden_size: got {state.size(1)}, expected {self.hidden_size}"
+                )

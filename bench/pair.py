@@ -1,0 +1,116 @@
+"""Builds the two sides of a case from the same weights and checks that they agree before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import lstm_fused
+from bench.cases import DTYPES, Case
+
+Forward = Callable[[Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
+
+# Largest difference allowed between the two sides, as a fraction of the largest element of the tensor. torch.nn.LSTM
+# itself is off from its float64 result by up to 3e-6 in float32, 6e-3 in bfloat16 and 5e-3 in float16 on these sizes
+# (CPU), and two sides may differ by twice that; a wrong step or row differs by far more.
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2, "bfloat16": 2e-2}
+TF32_TOLERANCE = 1e-2  # TF32 rounds the operands of each product to 10 bits, as float16 does
+
+
+class Disagreement(AssertionError):
+    """The two modules computed different results, so their times must not be compared."""
+
+
+@dataclass
+class Side:
+    """One of the two modules with an input and an output gradient of its own."""
+
+    forward: Forward
+    input: Tensor  # (T, B, I), a leaf that requires a gradient, as the output of an embedding does
+    grad_output: Tensor  # (T, B, D*H)
+    parameters: list[tuple[str, torch.nn.Parameter]]
+
+    def infer(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        with torch.inference_mode():
+            return self.forward(self.input)
+
+    def train(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        self.input.grad = None
+        for _, parameter in self.parameters:
+            parameter.grad = None
+        result = self.forward(self.input)
+        result[0].backward(self.grad_output)
+        return result
+
+    def tensors(self, mode: str) -> dict[str, Tensor]:
+        """Runs once and returns by name everything that this mode computes."""
+        output, (h_n, c_n) = self.train() if mode == "training" else self.infer()
+        tensors = {"output": output.detach(), "h_n": h_n.detach(), "c_n": c_n.detach()}
+        if mode == "training":
+            leaves = [("input", self.input), *self.parameters]
+            tensors |= {f"grad {name}": leaf.grad for name, leaf in leaves if leaf.grad is not None}
+        return tensors
+
+
+def build(case: Case, device: torch.device, seed: int = 0) -> tuple[Side, Side]:
+    """Returns (ours, theirs) with equal weights and inputs.
+
+    Ragged rows reach lstm_fused.LSTM as `lengths` on the device, and torch.nn.LSTM as pack -> LSTM -> pad, with the
+    rows already sorted so that no time goes into sorting them.
+    """
+    torch.manual_seed(seed)
+    size, layers, both, dtype = case.hidden_size, case.num_layers, case.num_directions == 2, DTYPES[case.dtype]
+    theirs = torch.nn.LSTM(size, size, layers, bidirectional=both).to(device, dtype)
+    ours = lstm_fused.LSTM(size, size, layers, bidirectional=both).to(device, dtype)
+    ours.load_state_dict(theirs.state_dict())
+    input = torch.randn(case.seq_len, case.batch, size).to(device, dtype)
+    grad_output = torch.randn(case.seq_len, case.batch, case.num_directions * size).to(device, dtype)
+
+    def side(module: torch.nn.Module, forward: Forward) -> Side:
+        module.train(case.mode == "training")
+        return Side(forward, input.clone().requires_grad_(), grad_output, list(module.named_parameters()))
+
+    if case.lengths is None:
+        return side(ours, ours), side(theirs, theirs)
+
+    lengths = torch.tensor(case.lengths)
+    lengths_on_device = lengths.to(device)
+
+    def packed(input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output, state = theirs(pack_padded_sequence(input, lengths))
+        return pad_packed_sequence(output)[0], state
+
+    return side(ours, lambda input: ours(input, lengths=lengths_on_device)), side(theirs, packed)
+
+
+def check_agreement(ours: Side, theirs: Side, case: Case) -> float:
+    """Runs both sides once and returns the largest relative difference of any output or gradient.
+
+    Raises Disagreement where it exceeds the tolerance, or where one side lacks a gradient that the other has.
+    """
+    tolerance = TOLERANCE[case.dtype]
+    if theirs.input.is_cuda and case.dtype == "float32" and torch.backends.cudnn.allow_tf32:
+        tolerance = TF32_TOLERANCE
+    got, expected = ours.tensors(case.mode), theirs.tensors(case.mode)
+    if got.keys() != expected.keys():
+        raise Disagreement(f"{case.name}: only one side has {sorted(got.keys() ^ expected.keys())}")
+    worst = 0.0
+    for name, tensor in expected.items():
+        error = relative_difference(got[name], tensor)
+        if not error <= tolerance:  # a NaN must fail too
+            raise Disagreement(f"{case.name}: {name} differs by {error:.2e} of its largest element, > {tolerance:.0e}")
+        worst = max(worst, error)
+    return worst
+
+
+def relative_difference(got: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference over the largest absolute element of `expected`; infinite where shapes differ."""
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = expected.abs().max().item()
+    difference = (got.double() - expected.double()).abs().max().item()
+    return difference if difference == 0 else difference / scale if scale else float("inf")

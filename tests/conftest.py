@@ -1,0 +1,47 @@
+"""Set-up shared by all tests: fixed seeds, a fixed number of threads, and the `gpu` marker."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+import torch
+
+# pytest-xdist runs one worker per core: a worker with more threads than its share would only slow the others down.
+# Tests about threads set their own number and put this one back.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+
+hypothesis.settings.register_profile(
+    "lstm_fused",
+    deadline=None,  # the first call of an op or a dtype warms caches, and machines for CI are noisy
+    derandomize=True,  # the same examples on every machine and every run: a failure is always reproducible
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("lstm_fused")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a CUDA device, which this machine may not have")
+    torch.set_num_threads(THREADS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device on this machine"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads for one test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(THREADS)

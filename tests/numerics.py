@@ -1,0 +1,143 @@
+"""How results are computed three times - fused, by torch.nn.LSTM, in float64 - and how their errors are compared.
+
+The rule (api.md): against a float64 reference, the error of lstm_fused is at most twice the error of torch.nn.LSTM in
+the same dtype, plus one rounding of the result. It is applied to every output and every gradient on its own.
+
+* Errors are relative to the largest element of their tensor, in the largest element and in the root of the mean square:
+  the first finds a wrong tile or row, the second a loss of precision everywhere that hides behind one bad element.
+* One rounding moves a value by at most half the distance to its neighbour: eps(dtype) / 2 of the largest element.
+* A tensor of few elements has its error by luck: torch.nn.LSTM may hit the exact result. So small cases are drawn several
+  times, and all draws count as one tensor, for both sides alike.
+* float64 has no finer reference here. The rounding errors of one algorithm scale with eps, so torch.nn.LSTM's error in
+  float64 is taken as its error e in float32 times eps64 / eps32; the reference itself is off by e as well: 2e + e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from cases import Case, Problem, draw
+from oracle import torch_lstm
+from torch import Tensor
+
+import lstm_fused
+
+Results = dict[str, Tensor]
+
+
+def differentiate(outputs: Results, leaves: Results, cotangents: Results) -> Results:
+    """The outputs, and under `grad NAME` the gradient of each leaf."""
+    names = [name for name in outputs if outputs[name].requires_grad]
+    gradients = torch.autograd.grad(
+        [outputs[n] for n in names], list(leaves.values()), [cotangents[n] for n in names], materialize_grads=True
+    )
+    results = {name: output.detach() for name, output in outputs.items()}
+    return results | {f"grad {name}": g for name, g in zip(leaves, gradients, strict=True)}
+
+
+def scattered(tensor: Tensor) -> Tensor:
+    """The same values in a non-contiguous slice, at an odd offset, of a larger tensor full of NaN."""
+    big = tensor.new_full([2 * size + 3 for size in tensor.shape], float("nan"))
+    view = big[tuple(slice(1, 1 + 2 * size, 2) for size in tensor.shape)]
+    view.copy_(tensor)
+    return view
+
+
+def fused(problem: Problem) -> Results:
+    """lstm_fused.LSTM, called in the layout that the case asks for; results come back time-major and batched."""
+    case = problem.case
+    module = lstm_fused.LSTM(**case.options())
+    place = (lambda t: t.clone()) if case.contiguous else scattered
+    leaves = {name: place(tensor).requires_grad_() for name, tensor in problem.leaves.items()}
+    parameters = {name: leaves[name] for name, _ in module.named_parameters()}
+    time_dim = 1 if case.batch_first else 0
+
+    def to_layout(tensor: Tensor) -> Tensor:  # (T, B, ...) to what the caller hands over
+        return tensor.squeeze(1) if case.batch is None else tensor.movedim(0, time_dim)
+
+    def from_layout(tensor: Tensor) -> Tensor:
+        return tensor.unsqueeze(1) if case.batch is None else tensor.movedim(time_dim, 0)
+
+    def state(tensor: Tensor) -> Tensor:  # hx is never batch_first
+        return tensor.squeeze(1) if case.batch is None else tensor
+
+    hx = (state(leaves["h_0"]), state(leaves["c_0"])) if case.hx else None
+    extra = {
+        "lengths": problem.lengths,
+        "reset": None if problem.reset is None else to_layout(problem.reset),
+        "return_cells": case.return_cells,
+    }
+    torch.manual_seed(case.seed)
+    output, (h_n, c_n), *cells = torch.func.functional_call(
+        module, parameters, (to_layout(leaves["input"]), hx), {k: v for k, v in extra.items() if v is not None and v is not False}
+    )
+    outputs = {"output": from_layout(output)}
+    outputs |= {"h_n": h_n, "c_n": c_n} if case.batch is not None else {"h_n": h_n.unsqueeze(1), "c_n": c_n.unsqueeze(1)}
+    outputs |= {"cells": from_layout(c) for c in cells}
+    return differentiate(outputs, leaves, problem.cotangents)
+
+
+def expected(problem: Problem, dtype: torch.dtype) -> Results:
+    """torch.nn.LSTM in dtype. Gradients of 16-bit weights add up in float32 over the pieces of a split sequence."""
+    cast = problem.to(dtype)
+    wide = torch.float32 if dtype.itemsize == 2 else dtype
+    leaves = {name: tensor.to(wide).requires_grad_() for name, tensor in cast.leaves.items()}
+    return differentiate(torch_lstm(cast, leaves), leaves, cast.cotangents)
+
+
+class Errors:
+    """The errors of one result over all draws, taken together as if they were one tensor."""
+
+    def __init__(self) -> None:
+        self.differences: list[Tensor] = []
+        self.exact: list[Tensor] = []
+
+    def add(self, actual: Tensor, exact: Tensor) -> None:
+        self.differences.append((actual.double() - exact).flatten())
+        self.exact.append(exact.flatten())
+
+    def norms(self) -> dict[str, float]:
+        """Relative to the largest element; a NaN counts as infinitely wrong, as does any difference from exact zeros."""
+        difference, exact = torch.cat(self.differences).abs(), torch.cat(self.exact)
+        if not exact.numel():
+            return {"largest": 0.0, "rms": 0.0}
+        relative = torch.where(difference == 0, 0.0, difference / exact.abs().max()).nan_to_num(nan=float("inf"))
+        return {"largest": float(relative.max()), "rms": float(relative.square().mean().sqrt())}
+
+
+def draws(case: Case) -> int:
+    """How many draws it takes until the smallest of the results has 200 elements: then its error is not luck."""
+    state = case.num_layers * case.directions * case.rows * case.width
+    bias = 4 * case.hidden_size
+    return min(16, max(1, 200 // max(1, min(state, bias))))
+
+
+def assert_accurate(case: Case, run: Callable[[Problem], Results] = fused, times: int | None = None) -> None:
+    """Applies the rule to every output and gradient of a case."""
+    errors: dict[str, tuple[Errors, Errors]] = {}
+    double = case.dtype == torch.float64
+    for replica in range(times or draws(case)):
+        problem = draw(case, replica)
+        exact, actual = expected(problem, torch.float64), run(problem)
+        single = problem.to(torch.float32)
+        plain = expected(single, torch.float32) if double else expected(problem, case.dtype)
+        plain_exact = expected(single, torch.float64) if double else exact
+        assert actual.keys() == exact.keys()
+        for name in exact:
+            assert actual[name].dtype == case.dtype, f"{name} is {actual[name].dtype}"
+            assert actual[name].shape == exact[name].shape, f"{name} is {tuple(actual[name].shape)}"
+            ours, theirs = errors.setdefault(name, (Errors(), Errors()))
+            ours.add(actual[name], exact[name])
+            theirs.add(plain[name].to(plain_exact[name].dtype), plain_exact[name])
+    eps = torch.finfo(case.dtype).eps
+    factor = 3 * eps / torch.finfo(torch.float32).eps if double else 2
+    for name, (ours, theirs) in errors.items():
+        theirs_by_norm = theirs.norms()
+        for norm, error in ours.norms().items():
+            plain_error = theirs_by_norm[norm]
+            bound = factor * plain_error + eps / 2
+            assert error <= bound, (
+                f"{case}: {norm} error of {name} is {error / eps:.2f} eps, bound {bound / eps:.2f} eps "
+                f"(torch.nn.LSTM {plain_error / eps:.2f} eps)"
+            )

@@ -1,0 +1,172 @@
+"""The parts of bench/ that need no clock: the grid, the arithmetic, the repetitions, the files."""
+
+import dataclasses
+import json
+import math
+from itertools import count
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import environment
+from bench.cases import GROUPS, MODES, Case, grid
+from bench.pair import Disagreement, build, check_agreement, relative_difference
+from bench.report import Report, Result, from_json, geometric_mean, markdown, to_json, write
+from bench.timing import MAX_REPETITIONS, Timing, interleave
+
+CPU = torch.device("cpu")
+
+
+def small_report() -> Report:
+    case = Case("sizes", "inference", "float32", seq_len=32, batch=8, hidden_size=256)
+    slower = dataclasses.replace(case, mode="training", num_layers=2)
+    fast, slow = Timing(1e-4, 1.5e-4, 7, 10), Timing(4e-4, 5e-4, 7, 2)
+    where = {
+        "device": "a machine",
+        "torch": "2.13.0",
+        "cpu_capability": "AVX2",
+        "threads": 2,
+        "cores": 2,
+        "commit": None,
+    }
+    where |= {"dirty": True, "load": 0.1, "csrc": "0" * 64, "date": "2026-01-01"}
+    results = [Result(case, fast, slow, 1e-7), Result(slower, slow, fast, 2e-7)]
+    return Report(where, {"quick": True}, results, ["sizes training float32 T256 B64 H1024"])
+
+
+def test_grid_holds_every_group_and_mode_once():
+    cases = grid()
+    assert len({case.name for case in cases}) == len(cases)
+    sizes = [case for case in cases if case.group == "sizes"]
+    assert len(sizes) == 2 * 2 * 3 * 3 * 3  # modes, dtypes, T, B, H
+    expected = {(group, mode) for group in GROUPS for mode in MODES}
+    assert {(case.group, case.mode) for case in cases} == expected
+    quick = grid(quick=True)
+    assert {(case.group, case.mode) for case in quick} == expected
+    assert set(quick) < set(cases)
+    assert [case.name for case in grid(pattern="training float32 T1 B8 H64$")] == ["sizes training float32 T1 B8 H64"]
+
+
+def test_flops():
+    case = Case("sizes", "inference", "float32", seq_len=3, batch=5, hidden_size=7)
+    layer = 2 * 3 * 5 * (4 * 7) * (7 + 7)
+    assert case.flops == layer
+    assert dataclasses.replace(case, mode="training").flops == 3 * layer
+    assert dataclasses.replace(case, num_layers=3).flops == 3 * layer
+    assert dataclasses.replace(case, num_directions=2).flops == 2 * layer
+    # The second layer of a bidirectional stack reads both directions of the first.
+    second = 2 * 3 * 5 * (4 * 7) * (14 + 7)
+    assert dataclasses.replace(case, num_layers=2, num_directions=2).flops == 2 * (layer + second)
+
+
+@given(st.integers(1, 300), st.integers(1, 70))
+def test_ragged_lengths_are_sorted_and_counted(seq_len: int, batch: int):
+    case = Case("lengths", "inference", "float32", seq_len, batch, hidden_size=4, ragged=True)
+    assert len(case.lengths) == batch
+    assert case.lengths[0] == seq_len
+    assert case.lengths == sorted(case.lengths, reverse=True)
+    assert min(case.lengths) >= max(1, seq_len // 4)
+    assert case.flops == 2 * sum(case.lengths) * (4 * 4) * (4 + 4)
+
+
+def test_geometric_mean():
+    assert geometric_mean([2, 0.5]) == pytest.approx(1)
+    assert geometric_mean([3]) == pytest.approx(3)
+    assert geometric_mean(iter([1, 10, 100])) == pytest.approx(10)
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=200))
+def test_geometric_mean_of_inverses_is_the_inverse(values: list[float]):
+    assert math.isclose(geometric_mean(values) * geometric_mean([1 / value for value in values]), 1, rel_tol=1e-9)
+
+
+def test_report_survives_json_and_markdown(tmp_path):
+    report = small_report()
+    assert from_json(to_json(report)) == report
+    data = json.loads(to_json(report))
+    assert [result["ratio"] for result in data["results"]] == pytest.approx([4, 0.25])
+    assert [row["geometric mean"] for row in data["summary"]] == ["4.00", "0.25", "1.00"]
+    assert data["summary"][-1]["worst case"] == "sizes training float32 T32 B8 H256 L2"
+
+    lines = markdown(report).splitlines()
+    assert "| float32 | T32 B8 H256 | 100.0 | 150.0 | 400.0 | 500.0 | 2684.4 | 671.1 | 4.00 |" in lines
+    assert "- sizes training float32 T256 B64 H1024" in lines
+
+    paths = write(report, tmp_path / "new", "machine")
+    assert [path.name for path in paths] == ["machine.json", "machine.md", "machine.png"]
+    assert from_json(paths[0].read_text()) == report
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_calls_take_turns_until_the_budget_is_spent():
+    order = []
+
+    def block(call, calls):
+        order.append((call(), calls))
+        return {"a": 0.010, "b": 0.030}[call()] * calls
+
+    a, b = interleave([lambda: "a", lambda: "b"], block, budget_s=0.2, block_s=0.05)
+    sizing, rounds = order[:2], order[2:]
+    assert sizing == [("a", 1), ("b", 1)]
+    assert rounds == [("a", 5), ("b", 2)] * (len(rounds) // 2)
+    assert (a.minimum, b.minimum) == pytest.approx((0.010, 0.030))
+    # A round is 0.05 + 0.06 s and the budget 0.4 s for both: the fourth round passes it.
+    assert a.repetitions == b.repetitions == 4
+    assert (a.calls, b.calls) == (5, 2)
+
+
+def test_a_slow_call_runs_the_least_number_of_times_and_a_free_one_ends():
+    seconds = count(100)
+    (slow,) = interleave([lambda: None], lambda call, calls: float(next(seconds)), budget_s=1.0)
+    assert slow == Timing(100.0, 101.0, 3, 1)  # the first round counts where blocks hold one call
+    (free,) = interleave([lambda: None], lambda call, calls: 0.0, budget_s=1.0, block_s=0.0)
+    assert free.repetitions == MAX_REPETITIONS
+
+
+def test_source_hash_follows_names_and_contents(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cell.h").write_text("int a;")
+    (tmp_path / "cpu" / "forward.cpp").write_text("int b;")
+    first = environment.source_hash(tmp_path)
+    assert first == environment.source_hash(tmp_path)
+
+    (tmp_path / "cpu" / "forward.o").write_bytes(b"built")
+    assert environment.source_hash(tmp_path) == first
+    (tmp_path / "cpu" / "forward.cpp").write_text("int c;")
+    changed = environment.source_hash(tmp_path)
+    assert changed != first
+    (tmp_path / "cpu" / "forward.cpp").rename(tmp_path / "cpu" / "backward.cpp")
+    assert environment.source_hash(tmp_path) not in (first, changed)
+
+
+def test_environment_is_json_and_names_the_machine():
+    where = environment.describe(CPU)
+    assert json.loads(json.dumps(where)) == where
+    assert where["torch"] == torch.__version__
+    assert where["threads"] == torch.get_num_threads()
+    assert len(where["csrc"]) == 64
+    assert environment.slug("Intel(R) Xeon(R) CPU @ 2.50GHz, 2 threads") == "intel-xeon-cpu-2-50ghz-2-threads"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+def test_the_two_sides_agree_and_a_wrong_one_is_caught(mode: str, dtype: str, ragged: bool):
+    case = Case("lengths", mode, dtype, 9, 3, 16, num_layers=2, num_directions=2, ragged=ragged)
+    ours, theirs = build(case, CPU)
+    assert check_agreement(ours, theirs, case) < 0.02
+    with torch.no_grad():
+        ours.parameters[0][1][0] += 1
+    with pytest.raises(Disagreement, match=f"lengths {mode} {dtype} .* differs by"):
+        check_agreement(ours, theirs, case)
+
+
+def test_relative_difference():
+    ones = torch.ones(2, 3)
+    assert relative_difference(ones, ones) == 0
+    assert relative_difference(ones * 1.5, ones) == pytest.approx(0.5)
+    assert relative_difference(ones[0], ones) == math.inf
+    assert relative_difference(ones, ones * 0) == math.inf
+    assert math.isnan(relative_difference(ones * math.nan, ones))

@@ -1,0 +1,115 @@
+"""lstm_fused.LSTMCell against torch.nn.LSTMCell."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from cases import DTYPES
+from torch import nn
+
+import lstm_fused
+
+
+def pair(*args, **options) -> tuple[lstm_fused.LSTMCell, nn.LSTMCell]:
+    cells = []
+    for cls in (lstm_fused.LSTMCell, nn.LSTMCell):
+        torch.manual_seed(0)
+        cells.append(cls(*args, **options))
+    return tuple(cells)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"dtype": torch.float64}, {"device": "meta"}], ids=str)
+def test_construction(options: dict):
+    ours, theirs = pair(4, 5, **options)
+    assert repr(ours) == repr(theirs) and list(ours.state_dict()) == list(theirs.state_dict())
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+        assert a.is_meta or torch.equal(a, b)
+    assert (ours.bias_ih is None) == (theirs.bias_ih is None)
+
+
+@pytest.mark.parametrize("hx", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("batch", [None, 0, 1, 17])
+def test_results_and_gradients(batch: int | None, bias: bool, hx: bool):
+    lead = () if batch is None else (batch,)
+    input, h, c = torch.randn(*lead, 9), torch.randn(*lead, 17), torch.randn(*lead, 17)
+    results = []
+    for cell in pair(9, 17, bias=bias):
+        leaves = [t.clone().requires_grad_() for t in (input, h, c)]
+        h_1, c_1 = cell(leaves[0], (leaves[1], leaves[2]) if hx else None)
+        wanted = (leaves if hx else leaves[:1]) + list(cell.parameters())
+        results.append([h_1, c_1, *torch.autograd.grad(h_1.square().sum() + c_1.sum(), wanted)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_accuracy(dtype: torch.dtype):
+    """At most twice torch.nn.LSTMCell's error against float64, plus one rounding."""
+    ours, theirs = pair(33, 65, dtype=dtype)
+    exact = copy.deepcopy(theirs).double()
+    tensors = [torch.randn(17, n, dtype=dtype) for n in (33, 65, 65)]
+    wanted = exact(tensors[0].double(), (tensors[1].double(), tensors[2].double()))
+    eps = torch.finfo(dtype).eps
+    for a, b, c in zip(ours(tensors[0], tensors[1:]), theirs(tensors[0], tensors[1:]), wanted, strict=True):
+        error = (b - c).abs().max() if dtype != torch.float64 else 8 * eps  # there torch itself is the reference
+        assert (a - c).abs().max() <= 2 * error + eps / 2 * c.abs().max()
+
+
+def test_checkpoints_copies_and_a_loop():
+    ours, theirs = pair(4, 5)
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(ours)))
+    module = lstm_fused.LSTM(4, 5)
+    module.load_state_dict({f"{name}_l0": p for name, p in ours.state_dict().items()})
+    steps, state, twin_state = torch.randn(6, 3, 4), None, None
+    for step in steps:
+        state, twin_state = ours(step, state), twin(step, twin_state)
+    for a, b, c in zip(state, twin_state, module(steps)[1], strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c[0])
+
+
+def test_gradcheck():
+    cell = lstm_fused.LSTMCell(2, 3, dtype=torch.float64)
+    inputs = [torch.randn(2, n, dtype=torch.float64, requires_grad=True) for n in (2, 3, 3)]
+    assert torch.autograd.gradcheck(lambda x, h, c: cell(x, (h, c)), inputs)
+    assert torch.autograd.gradgradcheck(lambda x, h, c: cell(x, (h, c)), inputs, fast_mode=True)
+
+
+def zeros(*sizes: int) -> torch.Tensor:
+    return torch.zeros(sizes)
+
+
+SAME_MESSAGE: dict[str, tuple] = {
+    "3-D": (zeros(1, 3, 4),),
+    "0-D": (zeros(),),
+    "h 3-D": (zeros(3, 4), (zeros(1, 3, 5), zeros(3, 5))),
+    "c 3-D": (zeros(3, 4), (zeros(3, 5), zeros(1, 3, 5))),
+    "width": (zeros(3, 5),),
+    "h batch": (zeros(3, 4), (zeros(2, 5), zeros(3, 5))),
+    "h width": (zeros(3, 4), (zeros(3, 6), zeros(3, 5))),
+    "c width": (zeros(3, 4), (zeros(3, 5), zeros(3, 6))),
+}
+SAME_TYPE: dict[str, tuple] = {
+    "width, unbatched": (zeros(5),),
+    "double": (zeros(3, 4).double(),),
+    "hx double": (zeros(3, 4), (zeros(3, 5).double(), zeros(3, 5).double())),
+}
+
+
+@pytest.mark.parametrize("name", SAME_MESSAGE | SAME_TYPE)
+def test_errors(name: str):
+    errors = []
+    for cell in pair(4, 5):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - type and message are compared below
+            cell(*(SAME_MESSAGE | SAME_TYPE)[name])
+        errors.append(caught.value)
+    ours, theirs = errors
+    assert type(ours) is type(theirs)
+    assert str(ours) == str(theirs) or name in SAME_TYPE

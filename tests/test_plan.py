@@ -1,0 +1,378 @@
+"""The planner: every named device, the boundaries of every kernel kind, the reasons, the CPU's rule, and explain()."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import lstm_fused
+from lstm_fused import _plan
+from lstm_fused._plan import Candidate, CpuPlan, Plan, Problem
+
+DEVICES = {device.name: device for device in _plan.known_devices()}
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+KINDS = ["step", "block", "cluster", "group"]
+KiB = 1024
+
+
+def everything(kinds: list[str] = KINDS) -> set[str]:
+    return {f"{kind}_{dtype}_{mode}" for kind in kinds for dtype in DTYPES for mode in ("training", "inference")}
+
+
+def plan(device: str, built: set[str] | None = None, **sizes) -> Plan:
+    sizes = {"seq_len": 128, "batch": 16, "dtype": "bfloat16"} | sizes
+    return _plan.plan(Problem(input_size=sizes["hidden_size"], **sizes), DEVICES[device], built or set())
+
+
+def candidate(device: str, kind: str, **sizes) -> Candidate:
+    return next(found for found in plan(device, everything(), **sizes).candidates if found.kind == kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "sms", "shared", "l2_mib", "cluster"),
+    [
+        ("A100", 80, 108, 163, 40, 1),
+        ("H100", 90, 132, 227, 50, 16),
+        ("H200", 90, 132, 227, 60, 16),
+        ("B200", 100, 148, 227, 126, 16),
+        ("RTX 4090", 89, 128, 99, 72, 1),
+    ],
+)
+def test_published_figures(name: str, capability: int, sms: int, shared: int, l2_mib: int, cluster: int) -> None:
+    device = DEVICES[name]
+    assert (device.compute_capability, device.num_sms, device.max_cluster_size) == (capability, sms, cluster)
+    assert (device.shared_bytes_per_block, device.l2_bytes) == (shared * KiB, l2_mib * KiB**2)
+    assert (device.shared_bytes_per_sm, device.registers_per_sm) == ((shared + 1) * KiB, 65536)
+
+
+def test_device_from_facts() -> None:
+    device = _plan.cuda_device("mine", [75, 40, 1, 2, 3, 4, 5, 6, 7])
+    facts = (device.compute_capability, device.num_sms, device.shared_bytes_per_block, device.shared_bytes_per_sm)
+    assert facts == (75, 40, 1, 2)
+    assert (device.registers_per_sm, device.l2_bytes, device.max_cluster_size) == (3, 4, 5)
+    assert (device.clock_mhz, device.memory_gb_per_s, device.is_cuda) == (6, 7, True)
+    with pytest.raises(ValueError, match="facts: expected 9 numbers, got 2"):
+        _plan.cuda_device("mine", [1, 2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("hidden_size", [1, 64, 111, 1024, 1 << 24])
+@pytest.mark.parametrize("device", DEVICES)
+def test_step_is_always_legal_and_refusals_have_reasons(device: str, hidden_size: int, dtype: str) -> None:
+    for built in (set(), everything(["step"]), everything()):
+        found = plan(device, built, hidden_size=hidden_size, dtype=dtype)
+        assert {c.kind: c.legal for c in found.candidates}["step"]
+        assert sorted(c.kind for c in found.candidates) == sorted(KINDS)
+        assert [bool(c.reason) for c in found.candidates] == [
+            found.chosen is None or c.kind != found.kernel for c in found.candidates
+        ]
+        assert (found.kernel != "none") == bool(built)
+        text = str(found)
+        assert 10 <= len(text.splitlines()) <= 20
+        assert max(map(len, text.splitlines())) <= 140
+        assert "estimated, not measured" in text
+        assert all(c.reason in text for c in found.candidates)
+
+
+@pytest.mark.parametrize(
+    ("kind", "largest", "limit"),
+    [("block", 136, "registers hold 160.0 KiB"), ("cluster", 512, "registers hold 160.0 KiB")],
+)
+def test_register_boundary_on_h100(kind: str, largest: int, limit: str) -> None:
+    assert candidate("H100", kind, hidden_size=largest).legal
+    refused = candidate("H100", kind, hidden_size=largest + 1)
+    assert not refused.legal
+    assert refused.reason.endswith(limit)
+
+
+def test_shared_memory_boundary_of_group() -> None:
+    held = candidate("H100", "group", hidden_size=2048)
+    assert held.legal
+    assert held.register_bytes == 160 * KiB
+    # 96 KiB of W_hh that registers leave over, two tiles of h (8 x 2048), two tiles of input gates (8 x 64)
+    assert held.shared_bytes == (96 + 2 * 32 + 2 * 1) * KiB
+    assert candidate("A100", "group", hidden_size=2048).reason.endswith("this device has 163.0 KiB")
+    assert candidate("H100", "group", hidden_size=4096).reason.endswith("this device has 227.0 KiB")
+    few = candidate("H100", "group", hidden_size=248)
+    assert few.reason == "H 248 is 31 tiles of 8 units, fewer than 32 blocks"
+
+
+def test_reasons_of_architecture_and_options() -> None:
+    for name, capability in (("A100", "8.0"), ("RTX 4090", "8.9")):
+        reason = candidate(name, "cluster", hidden_size=256).reason
+        assert reason == f"needs compute capability 9.0, this device has {capability}"
+    for kind in ("block", "cluster", "group"):
+        assert candidate("B200", kind, hidden_size=64, dtype="float64").reason == "float64: only step computes it"
+        assert candidate("B200", kind, hidden_size=64, proj_size=9).reason == "proj_size 9: only step projects h"
+    old = _plan.cuda_device("old", [75, 40, 64 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320])
+    reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), old, everything(["step"])).candidates}
+    assert reasons["block"] == reasons["group"] == "needs compute capability 8.0, this device has 7.5"
+    assert reasons["step"] == ""
+    half = _plan.cuda_device("half", [80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320])
+    block = next(c for c in _plan.plan(Problem(hidden_size=64), half).candidates if c.kind == "block")
+    assert block.reason == "needs 53248 registers per SM, this device has 32768"
+
+
+def test_only_what_is_built_is_chosen() -> None:
+    none = plan("H100", hidden_size=256)
+    assert (none.kernel, none.chosen, none.cpu) == ("none", None, None)
+    assert {c.reason for c in none.candidates if c.legal} == {"not in this build"}
+    assert "none: no CUDA kernel for bfloat16 inference in this build" in str(none)
+    assert plan("H100", {"cluster_float16_inference", "cluster_bfloat16_training"}, hidden_size=256).kernel == "none"
+    assert plan("H100", {"cluster_bfloat16_training"}, hidden_size=256, training=True).kernel == "cluster"
+    step = plan("H100", {"step_bfloat16_inference"}, hidden_size=256)
+    assert step.kernel == "step"
+    assert not any(c.built for c in step.candidates if c.kind != "step")
+    full = plan("H100", everything(), hidden_size=256)
+    assert full.kernel == "cluster"
+    slower = next(c for c in full.candidates if c.kind == "step")
+    assert slower.reason == f"slower: {slower.us_per_step:.2f} us per step against {full.chosen.us_per_step:.2f} us"
+
+
+# The floors of the H100 in 16 bit, recurrence only, us per step: H, B, kind, floor
+@pytest.mark.parametrize(
+    ("hidden_size", "batch", "kind", "floor"),
+    [
+        (64, 8, "block", 0.25),
+        (128, 8, "block", 0.5),
+        (256, 128, "cluster", 0.45),
+        (512, 64, "cluster", 0.6),
+        (768, 16, "group", 0.75),
+        (1024, 16, "group", 0.9),
+        (1024, 128, "group", 4.1),
+        (1536, 16, "group", 1.6),
+        (2048, 16, "group", 1.85),
+    ],
+)
+def test_estimates_follow_the_floors(hidden_size: int, batch: int, kind: str, floor: float) -> None:
+    assert candidate("H100", kind, hidden_size=hidden_size, batch=batch).us_per_step == pytest.approx(floor, rel=0.2)
+
+
+def test_launches() -> None:
+    sizes = {"hidden_size": 256, "seq_len": 10, "num_layers": 3, "num_directions": 2}
+    assert candidate("H100", "cluster", **sizes).launches == 3 * (
+        1 + 2
+    )  # a recurrence, and an input GEMM per direction
+    assert candidate("H100", "step", **sizes).launches == 3 * 2 * (1 + 2 * 10)
+    assert candidate("H100", "step", proj_size=8, **sizes).launches == 3 * 2 * (1 + 3 * 10)
+
+
+@hypothesis.given(
+    device=st.sampled_from(sorted(DEVICES)),
+    hidden_size=st.integers(1, 4096),
+    batch=st.integers(0, 5000),
+    num_directions=st.integers(1, 2),
+    dtype=st.sampled_from(DTYPES),
+    allow_tf32=st.booleans(),
+)
+def test_legal_tiles_cover_the_problem_and_fit(device: str, **sizes) -> None:
+    found = plan(device, everything(), **sizes)
+    costs = [c.us_per_step for c in found.candidates if c.legal]
+    assert found.chosen.us_per_step == min(costs) > 0
+    for c in found.candidates:
+        if not c.legal or c.kind == "step":
+            continue
+        assert c.blocks_per_group * c.units_per_block >= sizes["hidden_size"]
+        assert c.num_groups % sizes["num_directions"] == 0
+        assert c.num_groups // sizes["num_directions"] * c.rows_per_group >= sizes["batch"]
+        assert c.shared_bytes <= DEVICES[device].shared_bytes_per_block
+        weights = 4 * c.units_per_block * sizes["hidden_size"] * (4 if sizes["dtype"] == "float32" else 2)
+        assert c.register_bytes + c.shared_bytes >= weights
+        assert c.register_bytes <= 160 * KiB
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size: expected 1 to 16777216, got 0"),
+        ({"seq_len": 0}, "seq_len: expected 1 to 2147483647, got 0"),
+        ({"batch": -1}, "batch: expected 0 to 2147483647, got -1"),
+        ({"hidden_size": 4, "proj_size": 4}, "proj_size: expected 0 to 3, got 4"),
+        ({"num_directions": 3}, "num_directions: expected 1 to 2, got 3"),
+        ({"dtype": "int8"}, "dtype: expected float16, bfloat16, float32 or float64, got int8"),
+    ],
+)
+def test_problems_out_of_range(sizes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _plan.plan(Problem(**sizes), DEVICES["H100"])
+
+
+def split(batch: int, hidden_size: int, threads: int, **sizes) -> tuple[str, int]:
+    sizes = {"seq_len": 100} | sizes
+    found: CpuPlan = _plan.plan_cpu(Problem(batch=batch, hidden_size=hidden_size, **sizes), threads)
+    return found.split, found.num_tasks
+
+
+def test_cpu_split_rule() -> None:
+    # W_hh of 1 MiB (H = 256 in float32) fits in L2, one of H = 257 does not
+    assert split(4, 256, 2) == ("rows", 2)
+    assert split(4, 257, 2) == ("gates", 2)
+    assert split(4, 256, 2, dtype="float64") == ("gates", 2)
+    assert split(4, 257, 2, dtype="bfloat16") == ("gates", 2)  # computed in float32
+    assert split(4, 257, 2, proj_size=100) == ("rows", 2)
+    # 24 rows per thread hide the reading; directions share the threads
+    assert split(47, 1024, 2) == ("gates", 2)
+    assert split(48, 1024, 2) == ("rows", 2)
+    assert split(24, 1024, 2, num_directions=2) == ("rows", 2)
+    assert split(23, 1024, 2, num_directions=2) == ("gates", 2)
+    # fewer rows than threads: gates once a step is worth about 100,000 flop (8 * H * H at B = 1: H = 112)
+    assert split(1, 111, 4) == ("rows", 1)
+    assert split(1, 112, 4) == ("gates", 4)
+    assert split(4, 112, 4) == ("rows", 4)
+    # one thread never waits for itself
+    assert split(1, 1024, 1) == ("rows", 1)
+    # no more tasks than rows, units or work
+    assert split(0, 1024, 8) == ("rows", 1)
+    assert split(1, 112, 64) == ("gates", 14)
+    assert split(1, 112, 64, num_directions=2) == ("gates", 28)
+    assert split(8, 16, 8, seq_len=1) == ("rows", 1)
+
+
+@hypothesis.given(
+    batch=st.integers(0, 300),
+    hidden_size=st.integers(1, 3000),
+    threads=st.integers(1, 256),
+    num_directions=st.integers(1, 2),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_cpu_tasks_are_never_empty(threads: int, **sizes) -> None:
+    problem = Problem(seq_len=16, **sizes)
+    found = _plan.plan_cpu(problem, threads)
+    if found.split == "gates":
+        assert 1 < threads >= found.num_tasks >= 1
+        assert (found.num_tasks - 1) * 8 < sizes["num_directions"] * (sizes["hidden_size"] + 7)
+    else:
+        assert found.num_tasks % sizes["num_directions"] == 0
+        assert found.num_tasks <= max(sizes["num_directions"], threads)
+        assert found.num_tasks <= sizes["num_directions"] * max(1, sizes["batch"])
+    whole = _plan.plan(problem, _plan.cpu_device(threads, 32))
+    assert (whole.kernel, whole.cpu.split, whole.cpu.num_tasks) == ("cpu", found.split, found.num_tasks)
+    assert whole.chosen.us_per_step >= 0
+    assert found.split in str(whole)
+
+
+@pytest.mark.parametrize("package", [lstm_fused, torch.nn])
+def test_explain_reads_the_module(package) -> None:
+    lstm = package.LSTM(8, 16, num_layers=2, bidirectional=True, proj_size=4)
+    problem = lstm_fused.explain(lstm, (5, 3, 8)).problem
+    assert (problem.seq_len, problem.batch, problem.input_size, problem.hidden_size) == (5, 3, 8, 16)
+    assert (problem.proj_size, problem.num_layers, problem.num_directions) == (4, 2, 2)
+    assert (problem.dtype, problem.training) == ("float32", True)
+    first = package.LSTM(8, 16, batch_first=True)
+    assert lstm_fused.explain(first, torch.Size((3, 5, 8))).problem.seq_len == 5
+    assert lstm_fused.explain(first, [7, 8]).problem.seq_len == 7
+    assert lstm_fused.explain(lstm, [7, 8]).problem.batch == 1
+    with torch.no_grad():
+        inference = lstm_fused.explain(first, (3, 5, 8), torch.float16, "h100")
+    assert (inference.problem.training, inference.problem.dtype) == (False, "float16")
+    assert inference.device.name == "H100"
+    cell = lstm_fused.explain(package.LSTMCell(8, 16), (3, 8)).problem
+    assert (cell.seq_len, cell.batch, cell.hidden_size, cell.num_layers) == (1, 3, 16, 1)
+    assert lstm_fused.explain(package.LSTMCell(8, 16), (8,)).problem.batch == 1
+
+
+def test_explain_on_this_cpu(threads) -> None:
+    threads(2)
+    found = lstm_fused.explain(torch.nn.LSTM(1024, 1024), (32, 4, 1024))
+    assert (found.kernel, found.cpu.split, found.device.num_threads) == ("cpu", "gates", 2)
+    assert str(found.device.vector_bytes) in str(found)
+    assert lstm_fused.explain(torch.nn.LSTM(4, 4), (1, 1, 4), device=torch.device("cpu")).kernel == "cpu"
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_explain_for_a_gpu_that_is_not_there(name: str) -> None:
+    found = lstm_fused.explain(torch.nn.LSTM(64, 64), (9, 2, 64), torch.bfloat16, name)
+    assert found.device.name == name
+    assert name in str(found)
+    legal = {c.kind for c in found.candidates if c.legal}
+    assert "step" in legal
+    assert found.kernel == "none" or found.chosen.built
+
+
+def test_plan_is_read_only() -> None:
+    found = plan("H100", hidden_size=64)
+    for thing, name in ((found, "kernel"), (found.problem, "batch"), (found.device, "num_sms")):
+        with pytest.raises(AttributeError):
+            setattr(thing, name, 1)
+
+
+LSTM = torch.nn.LSTM(8, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.nn.GRU(8, 16), (5, 3, 8)), TypeError, r"module: expected an LSTM or LSTMCell .*, got GRU$"),
+        ((torch.nn.GRUCell(8, 16), (3, 8)), TypeError, r"module: .*, got GRUCell$"),
+        (("lstm", (5, 3, 8)), TypeError, r"module: .*, got str$"),
+        ((LSTM, (5, 3, 9)), ValueError, r"input_shape: expected \(T, B, 8\) or \(T, 8\), got \(5, 3, 9\)"),
+        ((LSTM, (8,)), ValueError, r"input_shape: expected \(T, B, 8\) or \(T, 8\), got \(8,\)"),
+        ((LSTM, ()), ValueError, r"input_shape: expected .*, got \(\)"),
+        ((LSTM, (5, -3, 8)), ValueError, r"input_shape: expected .*, got \(5, -3, 8\)"),
+        ((LSTM, (0, 3, 8)), ValueError, "input_shape: expected at least one time step"),
+        ((torch.nn.LSTM(8, 16, batch_first=True), (5, 8, 3)), ValueError, r"input_shape: expected \(B, T, 8\) or"),
+        ((torch.nn.LSTMCell(8, 16), (1, 2, 8)), ValueError, r"input_shape: expected \(B, 8\) or \(8,\), got"),
+        ((LSTM, 5), TypeError, "input_shape: expected a sequence of ints, got 5"),
+        ((LSTM, (5, 3.0, 8)), TypeError, "input_shape: expected a sequence of ints, got"),
+        ((LSTM, (True, 3, 8)), TypeError, "input_shape: expected a sequence of ints, got"),
+        ((LSTM, (5, 3, 8), torch.int32), ValueError, "dtype: expected one of torch.float16, .*, got torch.int32"),
+        ((LSTM, (5, 3, 8), "float32"), TypeError, "dtype: expected one of torch.float16, .*, got 'float32'"),
+        ((LSTM, (5, 3, 8), None, "H9000"), ValueError, "device: expected cpu, cuda or one of A100, H100, .*'H9000'"),
+        ((LSTM, (5, 3, 8), None, "meta"), ValueError, "device: expected cpu, cuda or one of .*, got 'meta'"),
+        ((LSTM, (5, 3, 8), None, 3), TypeError, "device: expected a torch.device or a string, got int"),
+        ((LSTM, (5, 3, 8), None, "cuda:99"), ValueError, r"device: torch sees \d+ CUDA devices, got 'cuda:99'"),
+    ],
+)
+def test_bad_input_to_explain(arguments: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        lstm_fused.explain(*arguments)
+
+
+TABLE_PROGRAM = r"""
+#include <cstdio>
+#include "kernels/table.h"
+using namespace lstm_fused;
+int run(const Launch&, const LayerShape&, const void*, void*) { return 0; }
+int main() {
+  const KernelEntry entries[] = {{KernelKind::kStep, DType::kFloat32, false, run, nullptr},
+                                 {KernelKind::kBlock, DType::kBFloat16, true, run, run}};
+  const KernelTable table = {entries, entries + 2};
+  if (find_kernel(table, KernelKind::kBlock, DType::kBFloat16, true) != &entries[1]) return 1;
+  if (find_kernel(table, KernelKind::kBlock, DType::kBFloat16, false)) return 2;
+  if (find_kernel(table, KernelKind::kGroup, DType::kBFloat16, true)) return 3;
+  std::puts(missing_kernel(table, KernelKind::kGroup, DType::kFloat16, true).c_str());
+  std::puts(missing_kernel({nullptr, nullptr}, KernelKind::kStep, DType::kFloat64, false).c_str());
+}
+"""
+
+
+def test_launcher_table_lists_what_it_knows(tmp_path: Path) -> None:
+    csrc = Path(__file__).parents[1] / "csrc"
+    (tmp_path / "main.cpp").write_text(TABLE_PROGRAM)
+    compiler = os.environ.get("CXX", "g++").split()
+    sources = [tmp_path / "main.cpp", csrc / "kernels" / "table.cpp"]
+    subprocess.run([*compiler, "-std=c++17", f"-I{csrc}", *sources, "-o", tmp_path / "table"], check=True)
+    said = subprocess.run([tmp_path / "table"], check=True, capture_output=True, text=True).stdout
+    assert said == (
+        "no kernel group_float16_training in this build; it has: step_float32_inference,block_bfloat16_training\n"
+        "no kernel step_float64_inference in this build; it has: none\n"
+    )
+
+
+@pytest.mark.gpu
+def test_explain_on_a_real_gpu() -> None:
+    build = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())
+    if build["cuda"] is None:
+        with pytest.raises(RuntimeError, match="has no CUDA"):
+            lstm_fused.explain(LSTM, (5, 3, 8), device="cuda")
+        return
+    found = lstm_fused.explain(LSTM, (5, 3, 8), device="cuda")
+    assert found.device.num_sms == torch.cuda.get_device_properties(0).multi_processor_count
+    assert found.device.compute_capability // 10 == torch.cuda.get_device_capability()[0]

@@ -5,9 +5,9 @@
 #pragma once
 
 #ifdef __CUDACC__
-#define LSTM_FUSED_HOST_DEVICE __host__ __device__ __forceinline__
+#define LSTM_FUSED_INLINE __host__ __device__ __forceinline__
 #else
-#define LSTM_FUSED_HOST_DEVICE inline __attribute__((always_inline))
+#define LSTM_FUSED_INLINE inline __attribute__((always_inline))
 #endif
 
 namespace lstm_fused {
@@ -20,17 +20,17 @@ struct Gates {
 };
 
 template <class Math, class V>
-LSTM_FUSED_HOST_DEVICE Gates<V> activate(const Gates<V>& pre) {
+LSTM_FUSED_INLINE Gates<V> activate(const Gates<V>& pre) {
   return {Math::sigmoid(pre.i), Math::sigmoid(pre.f), Math::tanh(pre.g), Math::sigmoid(pre.o)};
 }
 
 template <class V>
-LSTM_FUSED_HOST_DEVICE V next_cell(const Gates<V>& gates, const V& c_prev) {
+LSTM_FUSED_INLINE V next_cell(const Gates<V>& gates, const V& c_prev) {
   return gates.f * c_prev + gates.i * gates.g;
 }
 
 template <class Math, class V>
-LSTM_FUSED_HOST_DEVICE V next_hidden(const Gates<V>& gates, const V& c) {
+LSTM_FUSED_INLINE V next_hidden(const Gates<V>& gates, const V& c) {
   return gates.o * Math::tanh(c);
 }
 
@@ -42,7 +42,7 @@ struct CellGradient {
 
 // `gates` are the activated ones; grad_h and grad_c are the whole gradients of this step's h and c.
 template <class Math, class V>
-LSTM_FUSED_HOST_DEVICE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& c,
+LSTM_FUSED_INLINE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& c,
                                                      const V& grad_h, const V& grad_c) {
   const V tanh_c = Math::tanh(c);
   const V grad_c_total = grad_c + grad_h * gates.o * (1 - tanh_c * tanh_c);

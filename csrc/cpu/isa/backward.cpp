@@ -13,8 +13,8 @@ struct Workspace {
   int64_t w_hr, size;
 
   explicit Workspace(const LayerShape& s) {
-    w_hr = num_tiles(s.proj_width, kPanelWidth<T>) * kNumGates * s.hidden_size * kPanelWidth<T>;
-    size = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * s.proj_width * kPanelWidth<T> : 0);
+    w_hr = num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(kNumGates * s.hidden_size);
+    size = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
   }
 };
 
@@ -90,8 +90,8 @@ class Backward {
   T* grad_h(int64_t t, int64_t b) const { return p.grad_h + (t * s.batch + b) * s.proj_width; }
   const T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
   const T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
-  T* h_panel(int64_t block) const { return workspace + block * kNumGates * s.hidden_size * kPanelWidth<T>; }
-  T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * s.proj_width * kPanelWidth<T>; }
+  T* h_panel(int64_t block) const { return workspace + block * panel_size<T>(kNumGates * s.hidden_size); }
+  T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
   template <class F>
   void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
@@ -121,7 +121,7 @@ class Backward {
   }
 
   template <int R>
-  void h_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+  __attribute__((noinline)) void h_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     bool any = false;
     for (int r = 0; r < R; ++r) any |= (rows[r] = chunk.next_gates[first + r]) != nullptr;
@@ -132,41 +132,42 @@ class Backward {
 
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTileVectors; ++v) {
-        const int64_t n = first + r, b = chunk.row[n], begin = block * kPanelWidth<T> + v * kLanes<T>;
-        const int lanes = valid_lanes<T>(begin, s.proj_width);
-        if (lanes == 0) break;
-        Vec<T> grad = {};
-        if (chunk.next_gates[n] != nullptr) grad = acc.at[r][v];
-        if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
-        if (chunk.initial) {
-          store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
-          continue;
-        }
-        if (p.grad_output != nullptr)
-          grad += load(p.grad_output + (chunk.t * s.batch + b) * s.output_stride + begin, lanes);
-        keep_h_prev(chunk.t, b, begin, lanes);
-        if (s.has_projection)
-          store(grad_h(chunk.t, b) + begin, grad, lanes);
-        else
-          cell(chunk, n, begin, lanes, grad);
+        const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
+        with_lanes<T>(valid_lanes<T>(begin, s.proj_width),
+                      [&](auto lanes) { state(chunk, first + r, begin, lanes.value, acc.at[r][v]); });
       }
   }
 
   template <int R>
-  void unit_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+  __attribute__((noinline)) void unit_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = grad_h(chunk.t, chunk.row[first + r]);
     const Accumulators<T, R> acc = multiply<T, R>(rows, s.proj_width, unit_panel(block));
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
-        const int lanes = valid_lanes<T>(begin, s.hidden_size);
-        if (lanes == 0) break;
-        cell(chunk, first + r, begin, lanes, acc.at[r][v]);
+        with_lanes<T>(valid_lanes<T>(begin, s.hidden_size),
+                      [&](auto lanes) { cell(chunk, first + r, begin, lanes.value, acc.at[r][v]); });
       }
   }
 
-  void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes) const {
+  // One vector of h of row n of the chunk: its whole gradient, and then the cell's or the projection's turn.
+  LSTM_FUSED_INLINE void state(const Chunk& chunk, int64_t n, int64_t begin, int lanes, Vec<T> recurrent) const {
+    const int64_t b = chunk.row[n];
+    Vec<T> grad = {};
+    if (chunk.next_gates[n] != nullptr) grad = recurrent;
+    if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
+    if (chunk.initial) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
+    if (p.grad_output != nullptr)
+      grad += load(p.grad_output + (chunk.t * s.batch + b) * s.output_stride + begin, lanes);
+    keep_h_prev(chunk.t, b, begin, lanes);
+    if (s.has_projection)
+      store(grad_h(chunk.t, b) + begin, grad, lanes);
+    else
+      cell(chunk, n, begin, lanes, grad);
+  }
+
+  LSTM_FUSED_INLINE void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes) const {
     Vec<T> h = {};
     const Before before = clock.before(t, b);
     if (before == Before::kInitial) h = load(p.h_0 + b * s.proj_width + begin, lanes);
@@ -175,7 +176,7 @@ class Backward {
   }
 
   // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
-  void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
+  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
     using V = Vec<T>;
     const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = t * s.batch + b;
     const T* const gates = p.gates + row * kNumGates * width + unit;

@@ -15,8 +15,8 @@ struct Workspace {
   explicit Workspace(const LayerShape& s) {
     const int64_t line = 64 / sizeof(T);
     w_hh = num_tiles(s.hidden_size, line) * line;
-    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * s.proj_width * kPanelWidth<T>;
-    hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * s.hidden_size * kPanelWidth<T> : 0);
+    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * panel_size<T>(s.proj_width);
+    hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(s.hidden_size) : 0);
     size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
   }
 };
@@ -44,9 +44,13 @@ class Forward {
   void pack(int64_t block) const {
     if (block < num_unit_blocks()) {
       const int64_t unit = block * kLanes<T>;
-      for (int gate = 0; gate < kNumGates; ++gate)
-        pack_transposed(p.w_hh + (gate * s.hidden_size + unit) * s.proj_width, s.proj_width,
-                        valid_lanes<T>(unit, s.hidden_size), gate, gates_panel(block));
+      const int valid = valid_lanes<T>(unit, s.hidden_size);
+      for (int gate = 0; gate < kNumGates; ++gate) {
+        const int64_t row = gate * s.hidden_size + unit;
+        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate, gates_panel(block));
+        for (int lane = 0; p.b_ih != nullptr && lane < valid; ++lane)
+          gates_panel(block)[gate * kLanes<T> + lane] = p.b_ih[row + lane] + p.b_hh[row + lane];
+      }
       return;
     }
     block -= num_unit_blocks();
@@ -89,11 +93,12 @@ class Forward {
     const T* c_prev[kChunk];
   };
 
+  T* gate_row(int64_t t, int64_t b) const { return p.gates + (t * s.batch + b) * kNumGates * s.hidden_size; }
   T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
   T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
-  T* gates_panel(int64_t block) const { return workspace + layout.w_hh + block * s.proj_width * kPanelWidth<T>; }
-  T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * s.hidden_size * kPanelWidth<T>; }
+  T* gates_panel(int64_t block) const { return workspace + layout.w_hh + block * panel_size<T>(s.proj_width); }
+  T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
   template <class F>
   void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
@@ -126,42 +131,46 @@ class Forward {
   }
 
   template <int R>
-  void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
-    using V = Vec<T>;
+  __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const int64_t unit = block * kLanes<T>;
-    const int lanes = valid_lanes<T>(unit, s.hidden_size);
-    V bias[kNumGates] = {};
-    if (p.b_ih != nullptr)
+    for (int r = 0; r < R; ++r)  // x W_ih^T comes from afar: fetch it while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
-        bias[gate] = load(p.b_ih + gate * s.hidden_size + unit, lanes) + load(p.b_hh + gate * s.hidden_size + unit, lanes);
-
+        __builtin_prefetch(gate_row(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
     const Accumulators<T, R> acc = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block));
-    for (int r = 0; r < R; ++r) {
-      const int64_t b = chunk.row[first + r];
-      T* const gates = p.gates + (chunk.t * s.batch + b) * kNumGates * s.hidden_size + unit;
-      const auto pre = [&](int gate) { return load(gates + gate * s.hidden_size, lanes) + acc.at[r][gate] + bias[gate]; };
-      const Gates<V> active = activate<VectorMath<T>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-      const V c = next_cell(active, load(chunk.c_prev[first + r] + unit, lanes));
-      const V h = next_hidden<VectorMath<T>>(active, c);
-      store(cells(chunk.t, b) + unit, c, lanes);
-      store((s.has_projection ? hidden(b) : output(chunk.t, b)) + unit, h, lanes);
-      if (!p.keep_gates) continue;
-      store(gates, active.i, lanes);
-      store(gates + s.hidden_size, active.f, lanes);
-      store(gates + 2 * s.hidden_size, active.g, lanes);
-      store(gates + 3 * s.hidden_size, active.o, lanes);
-    }
+    with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
+      for (int r = 0; r < R; ++r) cell(chunk, first + r, unit, lanes.value, acc.at[r]);
+    });
+  }
+
+  // One vector of units of row n of the chunk; `recurrent` holds the four gates' h_prev W_hh^T + b.
+  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, const Vec<T>* recurrent) const {
+    using V = Vec<T>;
+    const int64_t b = chunk.row[n];
+    T* const out = gate_row(chunk.t, b) + unit;
+    const auto pre = [&](int gate) { return load(out + gate * s.hidden_size, lanes) + recurrent[gate]; };
+    const Gates<V> active = activate<VectorMath<T>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+    const V c = next_cell(active, load(chunk.c_prev[n] + unit, lanes));
+    const V h = next_hidden<VectorMath<T>>(active, c);
+    store(cells(chunk.t, b) + unit, c, lanes);
+    store((s.has_projection ? hidden(b) : output(chunk.t, b)) + unit, h, lanes);
+    if (!p.keep_gates) return;
+    store(out, active.i, lanes);
+    store(out + s.hidden_size, active.f, lanes);
+    store(out + 2 * s.hidden_size, active.g, lanes);
+    store(out + 3 * s.hidden_size, active.o, lanes);
   }
 
   template <int R>
-  void projection_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+  __attribute__((noinline)) void projection_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = hidden(chunk.row[first + r]);
     const Accumulators<T, R> acc = multiply<T, R>(rows, s.hidden_size, projection_panel(block));
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
-        store(output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], valid_lanes<T>(begin, s.proj_width));
+        with_lanes<T>(valid_lanes<T>(begin, s.proj_width), [&](auto lanes) {
+          store(output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], lanes.value);
+        });
       }
   }
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cell.h"
+
 namespace lstm_fused::LSTM_FUSED_ISA {
 
 #if defined(__AVX512F__)
@@ -40,20 +42,20 @@ template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
 template <class T>
-inline Vec<T> load(const T* p) {
+LSTM_FUSED_INLINE Vec<T> load(const T* p) {
   Vec<T> v;
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
 
 template <class T>
-inline void store(T* p, Vec<T> v) {
+LSTM_FUSED_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
 // The first n lanes, for the last vector of a row whose width is no multiple of the lanes; the others read as zero.
 template <class T>
-inline Vec<T> load(const T* p, int n) {
+LSTM_FUSED_INLINE Vec<T> load(const T* p, int n) {
   if (n == kLanes<T>) return load(p);
   Vec<T> v = {};
   for (int lane = 0; lane < n; ++lane) v[lane] = p[lane];
@@ -61,7 +63,7 @@ inline Vec<T> load(const T* p, int n) {
 }
 
 template <class T>
-inline void store(T* p, Vec<T> v, int n) {
+LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
   if (n == kLanes<T>) return store(p, v);
   for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
@@ -72,7 +74,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // k * high is exact
-  static constexpr float kLimit = 88.0f;  // e^88 < 2^127
+  static constexpr float kLimit = 87.0f;  // e^87 and e^-87 are normal numbers
   static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
 };
 template <>
@@ -95,12 +97,12 @@ struct InverseFactorials {
 // e^x - 1 with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2. Taylor's series of e^r - 1 up to
 // r^kTerms leaves less than half an ulp, and 2^k (e^r - 1) + (2^k - 1) keeps the digits of a small x.
 template <class T>
-inline Vec<T> expm1(Vec<T> x) {
+LSTM_FUSED_INLINE Vec<T> expm1(Vec<T> x) {
   using C = ExpConstants<T>;
   using Ints = typename Vector<T>::integers;
   const Vec<T> limit = Vec<T>{} + C::kLimit, rounding = Vec<T>{} + C::kRound;
-  x = x > limit ? limit : x;
-  x = x < -limit ? -limit : x;
+  x = limit < x ? limit : x;
+  x = -limit > x ? -limit : x;
   const Vec<T> shifted = x * T(1.442695040888963407) + rounding;
   const Vec<T> k = shifted - rounding;
   const Vec<T> r = (x - k * C::kLn2High) - k * C::kLn2Low;
@@ -116,9 +118,9 @@ inline Vec<T> expm1(Vec<T> x) {
 
 template <class T>
 struct VectorMath {
-  static inline __attribute__((always_inline)) Vec<T> sigmoid(Vec<T> x) { return 1 / (2 + expm1<T>(-x)); }
+  static LSTM_FUSED_INLINE Vec<T> sigmoid(Vec<T> x) { return 1 / (2 + expm1<T>(-x)); }
   // From -2|x|, where e^x - 1 lies in (-1, 0]: nothing overflows and the result is odd to the bit.
-  static inline __attribute__((always_inline)) Vec<T> tanh(Vec<T> x) {
+  static LSTM_FUSED_INLINE Vec<T> tanh(Vec<T> x) {
     const Vec<T> t = expm1<T>(x < 0 ? 2 * x : -2 * x);
     const Vec<T> magnitude = t / (2 + t);
     return x < 0 ? magnitude : -magnitude;

@@ -54,7 +54,8 @@ struct ForwardParams {
   const T* b_hh;     // (4H,)
   const T* h_0;      // (B, P)
   const T* c_0;      // (B, H)
-  T* gates;          // (T, B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
+  T* gates;          // (T', B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
+  int64_t gates_time;  // the time of the first row of `gates`, where T' < T
   bool keep_gates;
   T* cells;          // (T, B, H) or (B, H); see cells_time
   T* output;         // (T, B, P)
@@ -83,6 +84,16 @@ struct BackwardParams {
   T* grad_h;                // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
   T* grad_h_0;              // (B, P), out
   T* grad_c_0;              // (B, H), out
+};
+
+// grad W = grad_y^T x: W_ih, W_hh and W_hr alike.
+template <class T>
+struct WeightGradientParams {
+  int64_t num_rows;         // T*B
+  int64_t y_width, x_width;
+  const T* grad_y;          // (T*B, y_width)
+  const T* x;               // (T*B, x_width)
+  T* grad_w;                // (y_width, x_width), out
 };
 
 }  // namespace lstm_fused

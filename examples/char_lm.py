@@ -3,6 +3,9 @@
 Both models start from the same weights and see the same batches, one step of each in turn, so that the clock is fair
 and the two loss curves can be laid over each other. The text is the source of the running Python's standard library.
 
+Training magnifies rounding: in float32 the two curves drift apart slowly, as far as torch.nn.LSTM drifts from itself
+when its first weights are changed in the last bit. With --dtype float64 it is below 1e-11 after 200 steps.
+
     python examples/char_lm.py                                  # about two minutes on two CPU cores
     python examples/char_lm.py --text book.txt --steps 2000
     torchrun --nproc_per_node=2 examples/char_lm.py             # DistributedDataParallel: a share of the batch each

@@ -189,7 +189,7 @@ def _backward(
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *primals, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells = inputs
-    ctx.training = training
+    ctx.training, ctx.return_cells = training, return_cells
     _save(ctx, *primals, weights, bidirectional, lengths, reset, dropout_mask, output)
     ctx.needs_weight_grads = any(w.requires_grad for w in weights)
 
@@ -200,8 +200,9 @@ def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
     lengths, reset, dropout_mask, input, h_0, c_0, output, reserve, *weights = ctx.saved_tensors
     masks = (lengths, reset, dropout_mask)
     needs = (ctx.needs_input_grad[0], ctx.needs_weight_grads)
+    grads = (*grads[:3], grads[3] if ctx.return_cells else None)
     grad_input, grad_h_0, grad_c_0, grad_weights = ops.backward(
-        *grads[:4], input, h_0, c_0, weights, ctx.bidirectional, *masks, output, reserve, *needs
+        *grads, input, h_0, c_0, weights, ctx.bidirectional, *masks, output, reserve, *needs
     )
     if not needs[1]:
         grad_weights = [None] * len(weights)

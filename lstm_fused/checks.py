@@ -57,9 +57,9 @@ def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidire
     return Layout(first.size(1), hidden, width, num_layers, num_directions)
 
 
-def check_input(input: Tensor, weight: Tensor, expected_dim: int) -> None:
+def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: type[Exception] = ValueError) -> None:
     if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
-        raise ValueError(
+        raise dtype_error(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
         )
@@ -76,8 +76,6 @@ def check_input(input: Tensor, weight: Tensor, expected_dim: int) -> None:
         )
     if weight.dtype not in _FLOATING:
         raise ValueError(f"input: expected float32, float64, float16 or bfloat16, got {input.dtype}")
-    if input.size(0) == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
 def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, batch: int, layout: Layout) -> None:
@@ -111,7 +109,7 @@ def check_lengths(lengths: Tensor, shape: tuple[int, ...], seq_len: int) -> None
             raise ValueError(f"lengths: expected values from 1 to {seq_len}, got values from {low} to {high}")
 
 
-def check_reset(reset: Tensor, shape: tuple[int, ...]) -> None:
+def check_reset(reset: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
     """A bool tensor (T, B); (B, T) with batch_first; (T,) unbatched."""
     if not isinstance(reset, Tensor):
         raise TypeError(f"reset: expected a bool tensor of size {shape}, got {type(reset).__name__}")
@@ -119,3 +117,5 @@ def check_reset(reset: Tensor, shape: tuple[int, ...]) -> None:
         raise TypeError(f"reset: expected a bool tensor, got dtype {reset.dtype}")
     if reset.shape != shape:
         raise ValueError(f"reset: expected size {shape}, got {tuple(reset.shape)}")
+    if reset.device != device:
+        raise ValueError(f"reset: expected a tensor on {device} like the input, got one on {reset.device}")

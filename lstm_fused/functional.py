@@ -73,7 +73,7 @@ def lstm(
         batch = input.size(0 if batch_first else 1)
         checks.check_lengths(lengths, (batch,) if batched else (), input.size(1 if batch_first and batched else 0))
     if reset is not None:
-        checks.check_reset(reset, tuple(input.shape[:-1]))
+        checks.check_reset(reset, tuple(input.shape[:-1]), input.device)
 
     # From here on time comes first and there is a batch.
     if not batched:
@@ -85,6 +85,8 @@ def lstm(
         input = input.transpose(0, 1)
         reset = None if reset is None else reset.t()
     checks.check_input(input, weights[0], 3)
+    if input.size(0) == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     mask = _dropout_mask(input, input.shape[:2], layout, dropout, training)
     output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
     if not batched:
@@ -109,7 +111,7 @@ def _packed(
 ) -> Any:
     """Pad, run with lengths, pack: rows stay in the order in which they are packed."""
     data, batch_sizes, sorted_indices, unsorted_indices = packed
-    checks.check_input(data, weights[0], 2)
+    checks.check_input(data, weights[0], 2, RuntimeError)
     batch, seq_len = int(batch_sizes[0]), batch_sizes.numel()
 
     def padded(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ def _packed(
         return PackedSequence(pack_padded_sequence(padded, lengths).data, batch_sizes, sorted_indices, unsorted_indices)
 
     if reset is not None:
-        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch))
+        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch), data.device)
         reset = reset.t() if batch_first else reset
     if hx is not None:
         checks.check_hx(hx, data, batch, layout)
@@ -174,7 +176,7 @@ def _run(
     if lengths is not None:
         lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
     if reset is not None:
-        reset = reset.to(device=device).contiguous()
+        reset = reset.contiguous()
     tensors: Sequence[Tensor] = (input, *hx, *weights)
     if torch.is_autocast_enabled(device.type) and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device.type)

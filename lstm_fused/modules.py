@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from . import checks, functional
 
 
 class LSTM(RNNBase):
@@ -117,6 +117,7 @@ class LSTMCell(RNNCellBase):
             hx = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
         if input.size(1) != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}")
+        checks.check_input(input, self.weight_ih, 2, RuntimeError)
         if hx is not None:
             self._check_states(input, hx)
             hx = tuple(state.unsqueeze(0) for state in hx)

@@ -57,7 +57,9 @@ class Case:
     def __str__(self) -> str:
         """A short name for pytest: the sizes, then every option that is not the default."""
         sizes = f"T{self.seq_len}-B{self.batch}-I{self.input_size}-H{self.hidden_size}"
-        fields = [f for f in dataclasses.fields(self) if f.name not in ("seq_len", "batch", "input_size", "hidden_size")]
+        fields = [
+            f for f in dataclasses.fields(self) if f.name not in ("seq_len", "batch", "input_size", "hidden_size")
+        ]
         changed = [f"{f.name}={getattr(self, f.name)}" for f in fields if getattr(self, f.name) != f.default]
         return "-".join([sizes, *changed]).replace("torch.", "")
 

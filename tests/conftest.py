@@ -17,6 +17,9 @@ hypothesis.settings.register_profile(
     deadline=None,  # the first call of an op or a dtype warms caches, and machines for CI are noisy
     derandomize=True,  # the same examples on every machine and every run: a failure is always reproducible
     print_blob=True,
+    phases=[
+        p for p in hypothesis.Phase if p is not hypothesis.Phase.explain
+    ],  # explaining reruns a failure for minutes
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("lstm_fused")

@@ -174,7 +174,9 @@ def test_functional_gradients():
 def test_same_bits_run_after_run(dtype: torch.dtype, number_of_threads: int, threads):
     """Two whole runs, and two backwards through one graph."""
     threads(number_of_threads)
-    case = Case(12, 17, 33, 65, num_layers=2, bidirectional=True, lengths=True, reset=0.2, return_cells=True, dtype=dtype)
+    case = Case(
+        12, 17, 33, 65, num_layers=2, bidirectional=True, lengths=True, reset=0.2, return_cells=True, dtype=dtype
+    )
     function, inputs = as_function(case)
     runs = []
     for _ in range(2):

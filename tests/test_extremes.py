@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -9,41 +10,43 @@ import textwrap
 import pytest
 import torch
 from cases import DTYPES, Case, Problem, draw
-from numerics import Results, assert_accurate, expected, fused
+from numerics import assert_accurate
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lstm_fused
 
-CASE = Case(5, 4, 6, 9, num_layers=2, bidirectional=True, return_cells=True)
+CASE = Case(4, 16, 6, 64, num_layers=2, bidirectional=True)
 
 
-def scaled(problem: Problem, factor: float, names: str) -> Problem:
-    leaves = {n: (t.double() * factor if names in n else t.double()) for n, t in problem.leaves.items()}
-    limits = torch.finfo(problem.case.dtype)
-    problem.leaves = {n: t.clamp(limits.min, limits.max).to(problem.case.dtype) for n, t in leaves.items()}
-    return problem
+def scaled(names: str, factor: float):
+    """A way to draw a case in which the tensors of a name are multiplied by a factor; below 1e-9 they are denormal."""
 
+    def make(case: Case, replica: int) -> Problem:
+        problem = draw(case, replica)
+        by = torch.finfo(case.dtype).smallest_normal / 100 if 0 < factor < 1e-9 else factor
+        leaves = {n: (t.double() * by if names in n else t.double()) for n, t in problem.leaves.items()}
+        return dataclasses.replace(problem, leaves={n: t.to(case.dtype) for n, t in leaves.items()})
 
-def assert_as_good_as_torch(problem: Problem) -> None:
-    """The rule in absolute terms: some gradients are denormal or zero here, so one rounding is the smallest number."""
-    exact, plain, actual = expected(problem, torch.float64), expected(problem, problem.case.dtype), fused(problem)
-    limits = torch.finfo(problem.case.dtype)
-    for name, wanted in exact.items():
-        assert wanted.isfinite().all()
-        error, plain_error = ((t[name].double() - wanted).abs().max() for t in (actual, plain))
-        rounding = max(limits.eps / 2 * wanted.abs().max().item(), limits.smallest_normal)
-        spare = 8 * limits.eps * wanted.abs().max() if problem.case.dtype == torch.float64 else 0  # see numerics.py
-        assert error <= 2 * plain_error + rounding + spare, f"{name}: {error} against {plain_error}"
+    return make
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("factor", [0.0, 1e-30, 1e-6, 30.0, 1000.0])
-@pytest.mark.parametrize("names", ["input", "bias_ih", "weight_hh", "c_0"])
+@pytest.mark.parametrize(
+    ("names", "factor"),
+    [
+        *[(names, small) for names in ("input", "weight", "h_0", "c_0") for small in (0.0, 1e-42, 1e-6)],
+        *[("bias_ih", large) for large in (0.0, 30.0, 300.0)],
+        *[("input", large) for large in (30.0, 300.0)],
+        *[("c_0", large) for large in (30.0, 300.0)],
+    ],
+    ids=str,
+)
 def test_scaled_values(names: str, factor: float, dtype: torch.dtype):
-    """From all zeros and denormals to gates that are fully open or shut: finite, and as good as torch's."""
-    if dtype == torch.float16 and factor == 1000.0:
-        factor = 300.0  # the pre-activations must not overflow, in torch.nn.LSTM either
-    assert_as_good_as_torch(scaled(draw(CASE.but(dtype=dtype)), factor, names))
+    """From all zeros and denormals to gates that are fully open or shut: finite, and as good as torch's.
+
+    Large recurrent weights are not here: they make the LSTM chaotic, and then every rounding error grows without bound.
+    """
+    assert_accurate(CASE.but(dtype=dtype), make=scaled(names, factor))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2] + DTYPES[3:], ids=str)
@@ -54,13 +57,14 @@ def test_saturated_to_the_end(dtype: torch.dtype, sign: int):
     with torch.no_grad():
         module.bias_ih_l0.fill_(sign * 1e30)
     input = torch.randn(5, 2, 3, dtype=dtype).requires_grad_()
-    output, (h_n, c_n) = module(input)
-    wanted = torch.arange(1, 6, dtype=dtype)[:, None, None].expand(5, 2, 4) if sign > 0 else torch.zeros(5, 2, 4)
-    assert torch.equal(c_n[0], wanted[-1].to(dtype))
-    torch.testing.assert_close(output, wanted.to(dtype).tanh() if sign > 0 else wanted.to(dtype))
+    output, (_, c_n) = module(input)
+    cells = torch.arange(1, 6, dtype=dtype)[:, None, None].expand(5, 2, 4) if sign > 0 else torch.zeros(5, 2, 4)
+    tiny = torch.finfo(dtype).smallest_normal  # what an exp() that stops at the denormals may leave of a shut gate
+    torch.testing.assert_close(c_n[0], cells[-1].to(dtype), rtol=0, atol=tiny)
+    torch.testing.assert_close(output, cells.to(dtype).tanh())
     gradients = torch.autograd.grad(output.sum(), [input, *module.parameters()])
     assert all(g.isfinite().all() for g in gradients)
-    assert (gradients[0] == 0).all()
+    assert gradients[0].abs().max() <= tiny
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
@@ -75,34 +79,32 @@ def test_infinities_are_those_of_torch(value: float):
 
 
 def test_a_long_sequence():
-    """200,000 steps: no recursion, no cost that grows faster than T, and errors that do not add up."""
+    """200,000 steps: no recursion, no cost that grows faster than T, and errors that do not add up.
 
-    def inference(problem: Problem) -> Results:
-        with torch.no_grad():
-            module = lstm_fused.LSTM(2, 3)
-            module.load_state_dict({n: problem.leaves[n] for n in module.state_dict()})
-            output, (h_n, c_n) = module(problem.leaves["input"], (problem.leaves["h_0"], problem.leaves["c_0"]))
-        return {"output": output, "h_n": h_n, "c_n": c_n}
-
-    problem = draw(Case(200_000, 1, 2, 3))
-    actual = inference(problem)
+    An LSTM like this one forgets within a few hundred steps, so torch.nn.LSTM, which takes seconds for all of it in
+    float64, starts 1000 steps before the part that is compared.
+    """
+    problem = draw(Case(200_000, 1, 2, 3, hx=False))
+    input = problem.leaves["input"]
+    modules = lstm_fused.LSTM(2, 3), torch.nn.LSTM(2, 3), torch.nn.LSTM(2, 3).double()
+    for module in modules:
+        module.load_state_dict({n: problem.leaves[n] for n in module.state_dict()})
     with torch.no_grad():
-        modules = []
-        for dtype in (torch.float32, torch.float64):
-            module = torch.nn.LSTM(2, 3, dtype=dtype)
-            module.load_state_dict({n: problem.leaves[n] for n in module.state_dict()})
-            leaves = problem.to(dtype).leaves
-            modules.append(module(leaves["input"], (leaves["h_0"], leaves["c_0"]))[0])
-    plain, exact = modules
-    bound = 2 * (plain - exact).abs().max() + torch.finfo(torch.float32).eps / 2 * exact.abs().max()
-    assert (actual["output"] - exact).abs().max() <= bound
+        whole = modules[0](input)[0]
+        for begin in (0, 100_000, 198_000):
+            part = slice(max(0, begin - 1000), begin + 2000)
+            plain, exact = (m(input[part].to(m.weight_ih_l0.dtype))[0][-2000:].double() for m in modules[1:])
+            bound = 2 * (plain - exact).abs().max() + torch.finfo(torch.float32).eps / 2 * exact.abs().max()
+            assert (whole[begin : begin + 2000] - exact).abs().max() <= bound
 
 
 def test_training_on_a_long_sequence():
-    assert_accurate(Case(3000, 1, 2, 5, reset=0.001), times=1)
+    assert_accurate(Case(3000, 1, 4, 16, reset=0.001), times=1)
 
 
-@pytest.mark.parametrize(("seq_len", "batch", "hidden"), [(2**33, 1, 1), (2**20, 2**12, 64), (3, 2**31 + 7, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("seq_len", "batch", "hidden"), [(2**33, 1, 1), (2**20, 2**12, 64), (3, 2**31 + 7, 2)], ids=str
+)
 def test_sizes_beyond_32_bits_have_the_right_shapes(seq_len: int, batch: int, hidden: int):
     """Fake tensors: what torch.compile and a planner see of a problem that fits no memory here."""
     with FakeTensorMode():

@@ -120,7 +120,8 @@ def test_a_poisoned_row_stays_alone(batch: int, poison: float):
     others = [row for row in range(batch) if row != 1]
     for a, b in zip(clean[:7], sick[:7], strict=True):  # output, h_n, c_n, cells, and gradients of input, h_0, c_0
         assert torch.equal(a[:, others], b[:, others])
-    assert not sick[0][:, 1].isfinite().all() or poison == float("inf")
+    if poison != poison:  # an infinity may end in a gate that is merely shut
+        assert sick[0][:, 1].isnan().any()
 
 
 def test_one_tensor_as_both_states():

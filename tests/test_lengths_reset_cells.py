@@ -44,7 +44,9 @@ def test_accuracy_in_other_dtypes(extras: dict, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("extras", [{"reset": 0.4}, {"return_cells": True}, {"reset": 0.4, "return_cells": True}], ids=str)
+@pytest.mark.parametrize(
+    "extras", [{"reset": 0.4}, {"return_cells": True}, {"reset": 0.4, "return_cells": True}], ids=str
+)
 def test_unbatched(extras: dict, batch_first: bool):
     assert_accurate(SOME.but(batch=None, batch_first=batch_first, **extras, **STACK))
 

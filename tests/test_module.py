@@ -1,4 +1,4 @@
-"""lstm_fused.LSTM is torch.nn.LSTM to its users: construction, parameters, checkpoints, dropout, weights in disguise."""
+"""lstm_fused.LSTM is torch.nn.LSTM to its users: construction, checkpoints, dropout, weights in disguise."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_positional_arguments_in_torch_order():
 
 
 def test_checkpoints_move_both_ways():
-    ours, theirs = pair(4, 5, num_layers=2, bidirectional=True, proj_size=2)
+    _, theirs = pair(4, 5, num_layers=2, bidirectional=True, proj_size=2)
     other = lstm_fused.LSTM(4, 5, num_layers=2, bidirectional=True, proj_size=2)
     buffer = io.BytesIO()
     torch.save(theirs.state_dict(), buffer)
@@ -102,8 +102,12 @@ def sequences(lengths: list[int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("hx", [False, True])
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True, "proj_size": 3}], ids=str)
-@pytest.mark.parametrize(("lengths", "enforce_sorted"), [([6, 4, 4, 1], True), ([1, 6, 3, 6], False), ([5], True)], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True, "proj_size": 3}], ids=str
+)
+@pytest.mark.parametrize(
+    ("lengths", "enforce_sorted"), [([6, 4, 4, 1], True), ([1, 6, 3, 6], False), ([5], True)], ids=str
+)
 def test_packed_sequences(lengths: list[int], enforce_sorted: bool, options: dict, hx: bool):
     """The same PackedSequence, in the same order, with gradients to the packed data and the states."""
     ours, theirs = pair(4, 5, **options)
@@ -126,7 +130,7 @@ def test_packed_sequences(lengths: list[int], enforce_sorted: bool, options: dic
 @pytest.mark.parametrize("form", ["padded", "batch_first", "unbatched", "packed"])
 @pytest.mark.parametrize("dropout", [0.3, 1.0])
 def test_dropout_draws_the_masks_of_torch(form: str, dropout: float):
-    """With a seed, training with dropout gives what torch.nn.LSTM gives, and leaves the generator where it leaves it."""
+    """A seed gives what it gives torch.nn.LSTM in training, and leaves the generator where it leaves it."""
     options = {"num_layers": 3, "bidirectional": True, "dropout": dropout, "batch_first": form == "batch_first"}
     ours, theirs = pair(4, 5, **options)
     input = {

@@ -35,7 +35,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(cases(), st.booleans())
 def test_every_call_is_accurate(case: Case, lengths: bool):
     assert_accurate(case.but(lengths=lengths and case.batch is not None))

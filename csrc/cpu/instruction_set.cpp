@@ -1,7 +1,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cpu/recurrence.h"
+#include "cpu/kernels.h"
 
 namespace lstm_fused {
 

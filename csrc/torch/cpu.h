@@ -1,7 +1,7 @@
 // What the two CPU entries share: torch's threads, and the choice of kernels by type.
 #pragma once
 
-#include "cpu/recurrence.h"
+#include "cpu/kernels.h"
 #include "plan/planner.h"
 #include "torch/stack.h"
 
@@ -13,13 +13,13 @@ template <>
 inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
 
 template <class T>
-const RecurrenceKernels<T>& recurrence_kernels();
+const CpuKernels<T>& cpu_kernels();
 template <>
-inline const RecurrenceKernels<float>& recurrence_kernels<float>() {
+inline const CpuKernels<float>& cpu_kernels<float>() {
   return instruction_set().float32;
 }
 template <>
-inline const RecurrenceKernels<double>& recurrence_kernels<double>() {
+inline const CpuKernels<double>& cpu_kernels<double>() {
   return instruction_set().float64;
 }
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "torch/cpu.h"
 #include "torch/ops.h"
 
@@ -11,12 +13,27 @@ struct GateGradients {
   Tensor grad_h, hidden;  // (T*B, P), (T*B, H), empty without a projection
 };
 
+// Elements from which torch's product is faster than our own, whose strength is its sum in slices. Measured at T*B = 2048 on
+// two AVX-512 cores: 68 thousand elements, 5.0 and 5.4 ms; 262 thousand, 86 and 121 ms for the whole training step.
+constexpr int64_t kLargeWeight = 1 << 17;
+
 // Appends the gradients of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
-void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x, ScalarType type,
+template <class T>
+void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x, const Parallel& parallel,
                              std::vector<Tensor>& gradients) {
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
   const auto product = [&](const Tensor& grad, const Tensor& factor) {
-    const Tensor result = empty({grad.size(1), factor.size(1)}, x, type);
-    mm_out(result, transposed(grad), factor);
+    const int64_t y_width = grad.size(1), x_width = factor.size(1);
+    const Tensor result = empty({y_width, x_width}, x, kScalarType<T>);
+    if (y_width * x_width > kLargeWeight) {
+      mm_out(result, transposed(grad), factor);
+    } else {
+      const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel.num_threads);
+      const Tensor workspace = empty({workspace_size}, x, kScalarType<T>);
+      kernels.weight_gradient(
+          {stack.num_rows(), y_width, x_width, const_data<T>(grad), const_data<T>(factor), data<T>(result)},
+          data<T>(workspace), parallel);
+    }
     gradients.push_back(dense(result, stack.dtype));
   };
   product(g.grad_gates, x);
@@ -29,6 +46,16 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
   if (stack.has_projection) product(g.grad_h, g.hidden);
 }
 
+// A copy with zeros past each row's length: what lies there was never read, and zero times NaN would not be zero.
+template <class T>
+Tensor without_padding(const Stack& stack, const Tensor& input, const Tensor& lengths) {
+  const Tensor result = torch::stable::clone(input);
+  for (int64_t b = 0; b < stack.batch; ++b)
+    for (int64_t t = const_data<int64_t>(lengths)[b]; t < stack.seq_len; ++t)
+      std::fill_n(data<T>(result) + (t * stack.batch + b) * stack.input_size, stack.input_size, T(0));
+  return result;
+}
+
 template <class T>
 BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
@@ -39,7 +66,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1;
   const CpuSchedule schedule(stack);
-  const RecurrenceKernels<T>& kernels = recurrence_kernels<T>();
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
   const LayerShape shape = stack.layer_shape(lengths, reset);
 
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type), last_output = dense(output, type);
@@ -94,15 +121,13 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                      schedule.parallel);
 
     OptionalTensor mask;
-    if (layer > 0 && dropout_mask) {
-      const Tensor layer_mask = dense(torch::stable::select(*dropout_mask, 0, layer - 1), type);
-      mask = torch::stable::view(layer_mask, {rows, stack.output_width()});
-    }
+    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
     if (needs_weight_grads) {
-      Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1)
-                           : torch::stable::view(dense(input, type), {rows, stack.input_size});
+      Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
+      if (layer == 0 && lengths) x = without_padding<T>(stack, x, *lengths);
+      x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
       if (mask) x = multiply(x, *mask);
-      for (const GateGradients& g : gradients) append_weight_gradients(stack, g, x, type, weight_gradients[layer]);
+      for (const GateGradients& g : gradients) append_weight_gradients<T>(stack, g, x, schedule.parallel, weight_gradients[layer]);
     }
     if (layer == 0 && !needs_input_grad) continue;
     const auto grad_x_of = [&](int64_t d) {

@@ -4,6 +4,15 @@
 namespace lstm_fused {
 namespace {
 
+// How many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when the recurrence
+// reads it, and the product should have a few hundred rows to be worth its own packing.
+int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
+  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 256;
+  const int64_t cached_rows = kCacheBytes / (kNumGates * stack.hidden_size * element_bytes);
+  const int64_t rows = cached_rows > kRows ? cached_rows : kRows;
+  return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
+}
+
 // Half types are widened once, computed in float and rounded at the end.
 template <class T>
 ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
@@ -11,9 +20,10 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
                       const OptionalTensor& dropout_mask, bool training, bool return_cells) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
-  const int64_t last_layer = stack.num_layers - 1;
+  const int64_t last_layer = stack.num_layers - 1, range = steps_per_range(stack, sizeof(T));
+  const int64_t gates_steps = range < stack.seq_len ? range : stack.seq_len;
   const CpuSchedule schedule(stack);
-  const RecurrenceKernels<T>& kernels = recurrence_kernels<T>();
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
   LayerShape shape = stack.layer_shape(lengths, reset);
 
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
@@ -22,16 +32,13 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor output = empty({stack.seq_len, stack.batch, stack.output_width()}, input, type);
   const Tensor cells = empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
   const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
-  const Tensor all_gates = empty({training ? 0 : directions, rows, kNumGates * hidden}, input, type);
+  const Tensor some_gates = empty({training ? 0 : directions, gates_steps * stack.batch, kNumGates * hidden}, input, type);
   const Tensor one_step = empty({training ? 0 : directions, stack.batch, hidden}, input, type);
   const Tensor workspace = empty({directions, kernels.forward_workspace(shape)}, input, type);
 
   Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
-    if (layer > 0 && dropout_mask) {
-      const Tensor mask = dense(torch::stable::select(*dropout_mask, 0, layer - 1), type);
-      x = multiply(x, torch::stable::view(mask, {rows, stack.output_width()}));
-    }
+    if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
     Tensor layer_output = output;
     if (layer < last_layer)
       layer_output = training ? stack.layer_output(reserve, layer) : empty({rows, stack.output_width()}, input, type);
@@ -44,11 +51,11 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
     ForwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
+    std::vector<Tensor> gates;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       const DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
-      const Tensor gates = training ? stack.gates(reserve, layer, d) : torch::stable::select(all_gates, 0, d);
-      mm_out(gates, x, transposed(w.w_ih));
+      gates.push_back(training ? stack.gates(reserve, layer, d) : torch::stable::select(some_gates, 0, d));
       const int64_t state = (layer * directions + d) * stack.batch;
       T* const kept_cells = training    ? data<T>(stack.cells(reserve, layer, d))
                             : all_cells ? data<T>(cells) + d * hidden
@@ -61,7 +68,8 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           const_data<T>(w.b_hh),
           const_data<T>(h_first) + state * stack.proj_width,
           const_data<T>(c_first) + state * hidden,
-          data<T>(gates),
+          data<T>(gates[d]),
+          /*gates_time=*/0,
           /*keep_gates=*/training,
           kept_cells,
           data<T>(layer_output) + d * stack.proj_width,
@@ -69,8 +77,17 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           data<T>(c_n) + state * hidden,
       };
     }
-    kernels.forward(shape, params, static_cast<int>(directions), data<T>(workspace), schedule.split,
-                    schedule.parallel);
+    for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
+      const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;
+      for (int64_t d = 0; d < directions; ++d) {
+        const int64_t time = d == 0 ? begin : stack.seq_len - end;
+        params[d].gates_time = training ? 0 : time;
+        mm_out(steps(gates[d], time - params[d].gates_time, end - begin, stack.batch),
+               steps(x, time, end - begin, stack.batch), transposed(weights[d].w_ih));
+      }
+      kernels.forward(shape, params, static_cast<int>(directions), data<T>(workspace), {begin, end}, schedule.split,
+                      schedule.parallel);
+    }
     x = torch::stable::view(layer_output, {rows, stack.output_width()});
   }
 

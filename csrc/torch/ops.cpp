@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "cpu/recurrence.h"
+#include "cpu/kernels.h"
 #include "kernels/device_query.h"
 #include "kernels/table.h"
 

@@ -76,6 +76,11 @@ DirectionWeights Stack::weights(const std::vector<Tensor>& all, int64_t layer, i
   return result;
 }
 
+Tensor Stack::mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const {
+  const Tensor of_layer = dense(torch::stable::select(*dropout_mask, 0, layer - 1), type);
+  return torch::stable::view(of_layer, {num_rows(), output_width()});
+}
+
 Tensor Stack::gates(const Tensor& reserve, int64_t layer, int64_t direction) const {
   const int64_t begin = (layer * num_directions + direction) * num_rows() * (kNumGates + 1) * hidden_size;
   return slice(reserve, begin, {num_rows(), kNumGates * hidden_size});

@@ -30,6 +30,9 @@ struct Stack {
   // Contiguous and in compute_dtype.
   DirectionWeights weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const;
 
+  // The factor (T*B, D*P) on the input of a layer above the first.
+  Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
+
   // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P) of
   // all layers but the last.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;

@@ -58,6 +58,12 @@ inline Tensor slice(const Tensor& flat, int64_t begin, const Sizes& sizes) {
   return torch::stable::view(torch::stable::narrow(part, 0, begin, count), sizes);
 }
 
+// Rows of steps [time, time + count) of a matrix (T*B, width).
+inline Tensor steps(const Tensor& matrix, int64_t time, int64_t count, int64_t batch) {
+  Tensor part = matrix;
+  return torch::stable::narrow(part, 0, time * batch, count * batch);
+}
+
 // out = a b. The out= form, because autocast leaves it alone.
 inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;

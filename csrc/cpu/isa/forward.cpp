@@ -93,7 +93,7 @@ class Forward {
     const T* c_prev[kChunk];
   };
 
-  T* gate_row(int64_t t, int64_t b) const { return p.gates + (t * s.batch + b) * kNumGates * s.hidden_size; }
+  T* gate_row(int64_t t, int64_t b) const { return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size; }
   T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
   T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
@@ -189,7 +189,7 @@ int64_t forward_workspace(const LayerShape& shape) {
 }
 
 template <class T>
-void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
+void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
              CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d) {
     return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape));
@@ -197,19 +197,21 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
   const int64_t unit_blocks = direction(0).num_unit_blocks(), projection_blocks = direction(0).num_projection_blocks();
   const Team team{parallel, num_directions};
 
-  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-  team.each(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
-  });
+  if (steps.begin == 0) {
+    team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+    team.each(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
+    });
+  }
   if (split == CpuSplit::kRows) {
     team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = 0; step < shape.seq_len; ++step) {
+      for (int64_t step = steps.begin; step < steps.end; ++step) {
         direction(d).gates(step, begin, end, 0, unit_blocks);
         direction(d).project(step, begin, end, 0, projection_blocks);
       }
     });
   } else {
-    for (int64_t step = 0; step < shape.seq_len; ++step) {
+    for (int64_t step = steps.begin; step < steps.end; ++step) {
       team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
         direction(d).gates(step, 0, shape.batch, begin, end);
       });
@@ -218,6 +220,7 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
       });
     }
   }
+  if (steps.end < shape.seq_len) return;
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
   });
@@ -225,7 +228,7 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
 
 template int64_t forward_workspace<float>(const LayerShape&);
 template int64_t forward_workspace<double>(const LayerShape&);
-template void forward(const LayerShape&, const ForwardParams<float>*, int, float*, CpuSplit, const Parallel&);
-template void forward(const LayerShape&, const ForwardParams<double>*, int, double*, CpuSplit, const Parallel&);
+template void forward(const LayerShape&, const ForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
+template void forward(const LayerShape&, const ForwardParams<double>*, int, double*, Steps, CpuSplit, const Parallel&);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,7 +1,7 @@
-// What forward.cpp and backward.cpp define for the instruction set they are compiled for; table.cpp collects them.
+// What the other files here define for the instruction set they are compiled for; table.cpp collects it.
 #pragma once
 
-#include "cpu/recurrence.h"
+#include "cpu/kernels.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -10,10 +10,14 @@ int64_t forward_workspace(const LayerShape& shape);
 template <class T>
 int64_t backward_workspace(const LayerShape& shape);
 template <class T>
-void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
+void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
              CpuSplit split, const Parallel& parallel);
 template <class T>
 void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
               CpuSplit split, const Parallel& parallel);
+template <class T>
+int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads);
+template <class T>
+void weight_gradient(const WeightGradientParams<T>& params, T* workspace, const Parallel& parallel);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

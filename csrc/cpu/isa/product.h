@@ -31,8 +31,9 @@ struct Accumulators {
   Vec<T> at[R][kTileVectors];
 };
 
+// a[r][k * a_stride] is A.
 template <class T, int R>
-LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size, const T* panel) {
+LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size, const T* panel, int64_t a_stride = 1) {
   const T* row[R];
   Vec<T> acc[R][kTileVectors];  // not the result itself: whose address escapes does not live in registers
   for (int r = 0; r < R; ++r) {
@@ -47,7 +48,7 @@ LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size,
       __builtin_prefetch(panel + v * kLanes<T> + kPrefetchRows * kPanelWidth<T>);
     }
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kTileVectors; ++v) acc[r][v] += row[r][k] * w[v];
+      for (int v = 0; v < kTileVectors; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
   }
   Accumulators<T, R> result;
   for (int r = 0; r < R; ++r)

@@ -5,11 +5,11 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
+template <class T>
+constexpr CpuKernels<T> kKernels = {forward_workspace<T>, backward_workspace<T>,        forward<T>,
+                                    backward<T>,          weight_gradient_workspace<T>, weight_gradient<T>};
+
 extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {
-    LSTM_FUSED_NAME(LSTM_FUSED_ISA),
-    {forward_workspace<float>, backward_workspace<float>, forward<float>, backward<float>},
-    {forward_workspace<double>, backward_workspace<double>, forward<double>, backward<double>},
-};
+const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kKernels<float>, kKernels<double>};
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

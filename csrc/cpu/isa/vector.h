@@ -74,7 +74,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // k * high is exact
-  static constexpr float kLimit = 87.0f;  // e^87 and e^-87 are normal numbers
+  static constexpr float kLimit = 88.0f;  // e^88 < 2^127
   static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
 };
 template <>
@@ -94,15 +94,32 @@ struct InverseFactorials {
   }
 };
 
-// e^x - 1 with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2. Taylor's series of e^r - 1 up to
-// r^kTerms leaves less than half an ulp, and 2^k (e^r - 1) + (2^k - 1) keeps the digits of a small x.
+// A number as a rounded sum and what its rounding lost.
 template <class T>
-LSTM_FUSED_INLINE Vec<T> expm1(Vec<T> x) {
+struct Sum {
+  Vec<T> rounded, lost;
+};
+
+// e^x = power + power * series, with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2, power = 2^k,
+// and series is Taylor's for e^r - 1, up to r^kTerms, which leaves less than half an ulp.
+template <class T>
+struct Exp {
+  Vec<T> power, series;
+
+  // e^x + constant; power * series is exact.
+  LSTM_FUSED_INLINE Sum<T> plus(T constant) const {
+    const Vec<T> whole = power + constant, rounded = power * series + whole;
+    return {rounded, power * series + (whole - rounded)};
+  }
+};
+
+template <class T>
+LSTM_FUSED_INLINE Exp<T> exp(Vec<T> x) {
   using C = ExpConstants<T>;
   using Ints = typename Vector<T>::integers;
   const Vec<T> limit = Vec<T>{} + C::kLimit, rounding = Vec<T>{} + C::kRound;
-  x = limit < x ? limit : x;
-  x = -limit > x ? -limit : x;
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
   const Vec<T> shifted = x * T(1.442695040888963407) + rounding;
   const Vec<T> k = shifted - rounding;
   const Vec<T> r = (x - k * C::kLn2High) - k * C::kLn2Low;
@@ -110,19 +127,31 @@ LSTM_FUSED_INLINE Vec<T> expm1(Vec<T> x) {
   Vec<T> series = Vec<T>{} + kInverse.of[C::kTerms];
 #pragma GCC unroll 16
   for (int n = C::kTerms - 1; n >= 2; --n) series = series * r + kInverse.of[n];
-  series = r + r * r * series;
   const Ints exponent = (Ints)shifted - (Ints)rounding;
-  const Vec<T> power = (Vec<T>)((exponent + C::kBias) << C::kMantissa);
-  return power * series + (power - 1);
+  return {(Vec<T>)((exponent + C::kBias) << C::kMantissa), r + r * r * series};
+}
+
+// n / d, corrected by its remainder where a fused multiply-add gives that exactly: close to half an ulp, as the libraries
+// that torch calls are.
+template <class T>
+LSTM_FUSED_INLINE Vec<T> quotient(const Sum<T>& n, const Sum<T>& d) {
+#if defined(__FMA__)
+  const Vec<T> inverse = 1 / d.rounded, q = n.rounded * inverse;
+  return q + inverse * ((n.rounded - q * d.rounded) + (n.lost - q * d.lost));
+#else
+  return n.rounded / d.rounded;
+#endif
 }
 
 template <class T>
 struct VectorMath {
-  static LSTM_FUSED_INLINE Vec<T> sigmoid(Vec<T> x) { return 1 / (2 + expm1<T>(-x)); }
-  // From -2|x|, where e^x - 1 lies in (-1, 0]: nothing overflows and the result is odd to the bit.
+  static LSTM_FUSED_INLINE Vec<T> sigmoid(Vec<T> x) {
+    return quotient<T>({Vec<T>{} + 1, Vec<T>{}}, exp<T>(-x).plus(1));
+  }
+  // (1 - e^-2|x|) / (1 + e^-2|x|): nothing overflows and the result is odd to the bit.
   static LSTM_FUSED_INLINE Vec<T> tanh(Vec<T> x) {
-    const Vec<T> t = expm1<T>(x < 0 ? 2 * x : -2 * x);
-    const Vec<T> magnitude = t / (2 + t);
+    const Exp<T> e = exp<T>(x < 0 ? 2 * x : -2 * x);
+    const Vec<T> magnitude = quotient<T>(e.plus(-1), e.plus(1));
     return x < 0 ? magnitude : -magnitude;
   }
 };

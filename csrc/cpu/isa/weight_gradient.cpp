@@ -1,0 +1,68 @@
+// grad W = grad_y^T x over all T*B rows. A single running sum of that many terms would lose more than torch.nn.LSTM does,
+// which adds up one step at a time: rows are taken in slices, each summed in registers and added to the result.
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+constexpr int64_t kSlice = 32;  // a panel of it (8 KB) stays in the first-level cache while all of grad_y passes by
+
+template <class T, int R>
+__attribute__((noinline)) void tile(const WeightGradientParams<T>& p, int64_t row, int64_t rows, int64_t m, int64_t begin,
+                                    const T* panel) {
+  const T* columns[R];
+  for (int r = 0; r < R; ++r) columns[r] = p.grad_y + row * p.y_width + m + r;
+  const Accumulators<T, R> acc = multiply<T, R>(columns, rows, panel, p.y_width);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kTileVectors; ++v) {
+      const int64_t n = begin + v * kLanes<T>;
+      T* const out = p.grad_w + (m + r) * p.x_width + n;
+      with_lanes<T>(valid_lanes<T>(n, p.x_width), [&](auto lanes) {
+        store(out, row == 0 ? acc.at[r][v] : load(out, lanes.value) + acc.at[r][v], lanes.value);
+      });
+    }
+}
+
+// A task takes a block of the columns of x, and where those are fewer than the threads, a part of the rows of grad W.
+struct Tasks {
+  int64_t blocks, parts, part_size;
+
+  Tasks(int64_t y_width, int64_t x_width, int64_t panel_width, int64_t num_threads)
+      : blocks(num_tiles(x_width, panel_width)),
+        parts(num_tiles(num_threads, blocks)),
+        part_size(num_tiles(y_width, parts)) {}
+};
+
+}  // namespace
+
+template <class T>
+int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads) {
+  const Tasks tasks(y_width, x_width, kPanelWidth<T>, num_threads);
+  return tasks.blocks * tasks.parts * panel_size<T>(kSlice);
+}
+
+template <class T>
+void weight_gradient(const WeightGradientParams<T>& p, T* workspace, const Parallel& parallel) {
+  if (p.num_rows == 0) return fill(p.grad_w, T(0), p.y_width * p.x_width);
+  const Tasks tasks(p.y_width, p.x_width, kPanelWidth<T>, parallel.num_threads);
+  parallel(tasks.blocks * tasks.parts, [&](int64_t task) {
+    T* const panel = workspace + task * panel_size<T>(kSlice);
+    const int64_t begin = task % tasks.blocks * kPanelWidth<T>;
+    const int64_t m_begin = task / tasks.blocks * tasks.part_size, m_end = min(p.y_width, m_begin + tasks.part_size);
+    for (int64_t row = 0; row < p.num_rows && m_begin < m_end; row += kSlice) {
+      const int64_t rows = min(kSlice, p.num_rows - row);
+      pack_columns(p.x + row * p.x_width, rows, p.x_width, begin, panel);
+      for_row_tiles(m_end - m_begin, [&](int64_t first, auto count) {
+        tile<T, count.value>(p, row, rows, m_begin + first, begin, panel);
+      });
+    }
+  });
+}
+
+template int64_t weight_gradient_workspace<float>(int64_t, int64_t, int64_t);
+template int64_t weight_gradient_workspace<double>(int64_t, int64_t, int64_t);
+template void weight_gradient(const WeightGradientParams<float>&, float*, const Parallel&);
+template void weight_gradient(const WeightGradientParams<double>&, double*, const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,5 +1,5 @@
 // Forward recurrence: gates = x W_ih^T (given) + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
-// projection. A tile holds the four gates of one vector of units for a few rows, so the cell needs nothing but registers.
+// projection. A block is one vector of units: two panels of W_hh hold its rows, i and f in one, g and o in the other.
 #include "cell.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
@@ -7,15 +7,19 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-// Per direction: a row of zeros (the state at a reset), packed W_hh, and with a projection packed W_hr and o tanh(c).
+constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
+
+// Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh, and with a projection
+// packed W_hr and o tanh(c).
 template <class T>
 struct Workspace {
-  int64_t w_hh, w_hr, hidden, size;
+  int64_t bias, w_hh, w_hr, hidden, size;
 
   explicit Workspace(const LayerShape& s) {
     const int64_t line = 64 / sizeof(T);
-    w_hh = num_tiles(s.hidden_size, line) * line;
-    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * panel_size<T>(s.proj_width);
+    bias = num_tiles(s.hidden_size, line) * line;
+    w_hh = bias + num_tiles(s.hidden_size, kLanes<T>) * kNumGates * kLanes<T>;
+    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * kPanelsPerBlock * panel_size<T>(s.proj_width);
     hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(s.hidden_size) : 0);
     size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
   }
@@ -37,7 +41,7 @@ class Forward {
       for (int64_t b = 0; b < s.batch; ++b) {
         if (t < clock.length(b)) continue;
         fill(output(t, b), T(0), s.proj_width);
-        if (s.cells_time != 0) fill(cells(t, b), T(0), s.hidden_size);
+        if (s.cells_time != 0) fill(cell_row(t, b), T(0), s.hidden_size);
       }
   }
 
@@ -47,9 +51,11 @@ class Forward {
       const int valid = valid_lanes<T>(unit, s.hidden_size);
       for (int gate = 0; gate < kNumGates; ++gate) {
         const int64_t row = gate * s.hidden_size + unit;
-        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate, gates_panel(block));
-        for (int lane = 0; p.b_ih != nullptr && lane < valid; ++lane)
-          gates_panel(block)[gate * kLanes<T> + lane] = p.b_ih[row + lane] + p.b_hh[row + lane];
+        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate % kTileVectors,
+                        gates_panel(block, gate / kTileVectors));
+        for (int lane = 0; lane < kLanes<T>; ++lane)
+          bias(block)[gate * kLanes<T> + lane] =
+              p.b_ih != nullptr && lane < valid ? p.b_ih[row + lane] + p.b_hh[row + lane] : 0;
       }
       return;
     }
@@ -81,7 +87,7 @@ class Forward {
     const bool empty = clock.length(b) == 0;
     const int64_t last = clock.last(b);
     copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
-    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cells(last, b), s.hidden_size);
+    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cell_row(last, b), s.hidden_size);
   }
 
  private:
@@ -95,9 +101,12 @@ class Forward {
 
   T* gate_row(int64_t t, int64_t b) const { return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size; }
   T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
-  T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+  T* cell_row(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
-  T* gates_panel(int64_t block) const { return workspace + layout.w_hh + block * panel_size<T>(s.proj_width); }
+  T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
+  T* gates_panel(int64_t block, int part) const {
+    return workspace + layout.w_hh + (block * kPanelsPerBlock + part) * panel_size<T>(s.proj_width);
+  }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
   template <class F>
@@ -125,7 +134,7 @@ class Forward {
         break;
       case Before::kStep:
         chunk.h_prev[n] = output(clock.previous(chunk.t), b);
-        chunk.c_prev[n] = cells(clock.previous(chunk.t), b);
+        chunk.c_prev[n] = cell_row(clock.previous(chunk.t), b);
         break;
     }
   }
@@ -136,22 +145,32 @@ class Forward {
     for (int r = 0; r < R; ++r)  // x W_ih^T comes from afar: fetch it while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
         __builtin_prefetch(gate_row(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
-    const Accumulators<T, R> acc = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block));
+    Accumulators<T, R> acc[kPanelsPerBlock];
+    for (int part = 0; part < kPanelsPerBlock; ++part)
+      acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block, part));
     with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
-      for (int r = 0; r < R; ++r) cell(chunk, first + r, unit, lanes.value, acc.at[r]);
+      for (int r = 0; r < R; ++r) {
+        const auto& [i_f, g_o] = acc;
+        cell(chunk, first + r, block, lanes.value, {i_f.at[r][0], i_f.at[r][1], g_o.at[r][0], g_o.at[r][1]});
+      }
     });
   }
 
-  // One vector of units of row n of the chunk; `recurrent` holds the four gates' h_prev W_hh^T + b.
-  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, const Vec<T>* recurrent) const {
+  // One block of row n of the chunk; `recurrent` is h_prev W_hh^T.
+  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t block, int lanes,
+                              const Gates<Vec<T>>& recurrent) const {
     using V = Vec<T>;
-    const int64_t b = chunk.row[n];
+    const int64_t b = chunk.row[n], unit = block * kLanes<T>;
     T* const out = gate_row(chunk.t, b) + unit;
-    const auto pre = [&](int gate) { return load(out + gate * s.hidden_size, lanes) + recurrent[gate]; };
-    const Gates<V> active = activate<VectorMath<T>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+    // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
+    const auto pre = [&](int gate, const V& product) {
+      return load(out + gate * s.hidden_size, lanes) + product + load(bias(block) + gate * kLanes<T>);
+    };
+    const Gates<V> active = activate<VectorMath<T>>(
+        Gates<V>{pre(0, recurrent.i), pre(1, recurrent.f), pre(2, recurrent.g), pre(3, recurrent.o)});
     const V c = next_cell(active, load(chunk.c_prev[n] + unit, lanes));
     const V h = next_hidden<VectorMath<T>>(active, c);
-    store(cells(chunk.t, b) + unit, c, lanes);
+    store(cell_row(chunk.t, b) + unit, c, lanes);
     store((s.has_projection ? hidden(b) : output(chunk.t, b)) + unit, h, lanes);
     if (!p.keep_gates) return;
     store(out, active.i, lanes);

@@ -1,6 +1,5 @@
-// A register-blocked product  acc (R x 4 vectors) = first + A (R rows, K) * B (K, 4 vectors), and the packing of weights
-// into panels (1 + K, 4 vectors) that hold `first` (a bias, or zero) and B: a panel is read front to back, whole vectors at
-// a time, whatever the width of the matrix.
+// A register-blocked product  acc (R rows, 2 vectors) = A (R, K) * panel (K, 2 vectors), and the packing of weights into such
+// panels: a panel is read front to back, whole vectors at a time, whatever the width of the matrix.
 #pragma once
 
 #include "cpu/isa/vector.h"
@@ -15,7 +14,7 @@ constexpr int kPanelWidth = kTileVectors * kLanes<T>;
 
 template <class T>
 inline int64_t panel_size(int64_t k_size) {
-  return (1 + k_size) * kPanelWidth<T>;
+  return k_size * kPanelWidth<T>;
 }
 
 // The valid lanes of the vector that starts at column `begin` of a matrix of `width` columns.
@@ -38,10 +37,9 @@ LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size,
   Vec<T> acc[R][kTileVectors];  // not the result itself: whose address escapes does not live in registers
   for (int r = 0; r < R; ++r) {
     row[r] = a[r];
-    for (int v = 0; v < kTileVectors; ++v) acc[r][v] = load(panel + v * kLanes<T>);
+    for (int v = 0; v < kTileVectors; ++v) acc[r][v] = Vec<T>{};
   }
-  for (int64_t k = 0; k < k_size; ++k) {
-    panel += kPanelWidth<T>;
+  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
     Vec<T> w[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) {
       w[v] = load(panel + v * kLanes<T>);
@@ -83,7 +81,7 @@ LSTM_FUSED_INLINE void with_lanes(int lanes, F&& f) {
     f(Variable{lanes});
 }
 
-// Splits `count` rows into tiles as even as possible, f(first, rows): 8 rows in tiles of 6 become 4 + 4, not 6 + 2.
+// Splits `count` rows into tiles as even as possible, f(first, rows): 20 rows in tiles of 14 become 10 + 10, not 14 + 6.
 template <class F>
 LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
   const int64_t tiles = num_tiles(count, kTileRows);
@@ -94,27 +92,26 @@ LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
   }
 }
 
-// The panel of columns begin ... begin + 4 vectors of matrix (K, width); zero past the width, and first.
+// The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width.
 template <class T>
 void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
   const int64_t valid = min(kPanelWidth<T>, width - begin);
-  for (int64_t n = 0; n < kPanelWidth<T>; ++n) panel[n] = 0;
-  for (int64_t k = 0; k < k_size; ++k) {
-    panel += kPanelWidth<T>;
+  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
     for (int64_t n = 0; n < valid; ++n) panel[n] = matrix[k * width + begin + n];
     for (int64_t n = valid; n < kPanelWidth<T>; ++n) panel[n] = 0;
   }
 }
 
-// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them; first is
-// zero.
+// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them. In blocks
+// of K, so that a cache line of the matrix is used up at once: rows a power of two apart share one set of the cache.
 template <class T>
 void pack_transposed(const T* matrix, int64_t k_size, int valid, int v, T* panel) {
   panel += v * kLanes<T>;
-  for (int lane = 0; lane < kLanes<T>; ++lane) panel[lane] = 0;
-  for (int64_t k = 0; k < k_size; ++k) {
-    panel += kPanelWidth<T>;
-    for (int lane = 0; lane < kLanes<T>; ++lane) panel[lane] = lane < valid ? matrix[lane * k_size + k] : 0;
+  for (int64_t begin = 0; begin < k_size; begin += kLanes<T>) {
+    const int64_t end = min(k_size, begin + kLanes<T>);
+    for (int lane = 0; lane < kLanes<T>; ++lane)
+      for (int64_t k = begin; k < end; ++k)
+        panel[k * kPanelWidth<T> + lane] = lane < valid ? matrix[lane * k_size + k] : 0;
   }
 }
 

@@ -6,7 +6,14 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-constexpr int64_t kSlice = 32;  // a panel of it (8 KB) stays in the first-level cache while all of grad_y passes by
+constexpr int64_t kMaxSlice = 64;  // a panel of it stays in the first-level cache while all of grad_y passes by
+
+// About the root of the number of rows: the sums within a slice are then as long as the sum of the slices.
+int64_t slice_rows(int64_t num_rows) {
+  int64_t slice = 8;
+  while (slice * slice < num_rows && slice < kMaxSlice) slice += 8;
+  return slice;
+}
 
 template <class T, int R>
 __attribute__((noinline)) void tile(const WeightGradientParams<T>& p, int64_t row, int64_t rows, int64_t m, int64_t begin,
@@ -39,19 +46,20 @@ struct Tasks {
 template <class T>
 int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads) {
   const Tasks tasks(y_width, x_width, kPanelWidth<T>, num_threads);
-  return tasks.blocks * tasks.parts * panel_size<T>(kSlice);
+  return tasks.blocks * tasks.parts * panel_size<T>(kMaxSlice);
 }
 
 template <class T>
 void weight_gradient(const WeightGradientParams<T>& p, T* workspace, const Parallel& parallel) {
   if (p.num_rows == 0) return fill(p.grad_w, T(0), p.y_width * p.x_width);
   const Tasks tasks(p.y_width, p.x_width, kPanelWidth<T>, parallel.num_threads);
+  const int64_t slice = slice_rows(p.num_rows);
   parallel(tasks.blocks * tasks.parts, [&](int64_t task) {
-    T* const panel = workspace + task * panel_size<T>(kSlice);
+    T* const panel = workspace + task * panel_size<T>(kMaxSlice);
     const int64_t begin = task % tasks.blocks * kPanelWidth<T>;
     const int64_t m_begin = task / tasks.blocks * tasks.part_size, m_end = min(p.y_width, m_begin + tasks.part_size);
-    for (int64_t row = 0; row < p.num_rows && m_begin < m_end; row += kSlice) {
-      const int64_t rows = min(kSlice, p.num_rows - row);
+    for (int64_t row = 0; row < p.num_rows && m_begin < m_end; row += slice) {
+      const int64_t rows = min(slice, p.num_rows - row);
       pack_columns(p.x + row * p.x_width, rows, p.x_width, begin, panel);
       for_row_tiles(m_end - m_begin, [&](int64_t first, auto count) {
         tile<T, count.value>(p, row, rows, m_begin + first, begin, panel);

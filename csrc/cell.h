@@ -1,7 +1,7 @@
 // The LSTM cell, forward and backward: the one place that knows the order i, f, g, o and the formulae.
 //   i, f, o = sigmoid(pre), g = tanh(pre), c = f * c_prev + i * g, h = o * tanh(c)
-// V is a float, a double or a vector of them; Math supplies sigmoid(V) and tanh(V), so that CPU vectors and CUDA threads
-// share the arithmetic and bring their own transcendental functions.
+// V is a float, a double or a vector of them; Math supplies sigmoid(V) and tanh(V), so that CPU vectors and CUDA
+// threads share the arithmetic and bring their own transcendental functions.
 #pragma once
 
 #ifdef __CUDACC__
@@ -42,13 +42,13 @@ struct CellGradient {
 
 // `gates` are the activated ones; grad_h and grad_c are the whole gradients of this step's h and c.
 template <class Math, class V>
-LSTM_FUSED_INLINE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& c,
-                                                     const V& grad_h, const V& grad_c) {
+LSTM_FUSED_INLINE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& c, const V& grad_h,
+                                                const V& grad_c) {
   const V tanh_c = Math::tanh(c);
   const V grad_c_total = grad_c + grad_h * gates.o * (1 - tanh_c * tanh_c);
-  return {{grad_c_total * gates.g * gates.i * (1 - gates.i),            //
-           grad_c_total * c_prev * gates.f * (1 - gates.f),             //
-           grad_c_total * gates.i * (1 - gates.g * gates.g),            //
+  return {{grad_c_total * gates.g * gates.i * (1 - gates.i),  //
+           grad_c_total * c_prev * gates.f * (1 - gates.f),   //
+           grad_c_total * gates.i * (1 - gates.g * gates.g),  //
            grad_h * tanh_c * gates.o * (1 - gates.o)},
           grad_c_total * gates.f};
 }

@@ -1,6 +1,7 @@
 // The contract between csrc/torch, the planner, the CUDA kernels and the CPU kernels: plain structs, no behaviour.
 // Sizes:  T = seq_len, B = batch, I = input_size, H = hidden_size, P = width of h (proj_size, or H without one),
-//         D = directions (1 or 2), L = num_layers.  Gate order everywhere: i, f, g, o.  Counts and strides are elements.
+//         D = directions (1 or 2), L = num_layers.  Gate order everywhere: i, f, g, o.  Counts and strides are
+//         elements.
 #pragma once
 
 #include <cstdint>
@@ -37,63 +38,63 @@ struct LayerShape {
   int64_t seq_len;
   int64_t batch;
   int64_t hidden_size;
-  int64_t proj_width;      // P
-  int64_t output_stride;   // distance between rows of `output`, `grad_output`: D*P
-  int64_t cells_stride;    // distance between rows of `cells`: H in the reserve, D*H in a returned tensor
-  int64_t cells_time;      // distance between steps of `cells`: B*cells_stride, or 0 where one step is kept (inference)
+  int64_t proj_width;     // P
+  int64_t output_stride;  // distance between rows of `output`, `grad_output`: D*P
+  int64_t cells_stride;   // distance between rows of `cells`: H in the reserve, D*H in a returned tensor
+  int64_t cells_time;     // distance between steps of `cells`: B*cells_stride, or 0 where one step is kept (inference)
   bool has_projection;
   Segments segments;
 };
 
 template <class T>
 struct ForwardParams {
-  bool reverse;      // time runs from T-1 to 0
-  const T* w_hh;     // (4H, P)
-  const T* w_hr;     // (P, H), null without projection
-  const T* b_ih;     // (4H,), null without biases
-  const T* b_hh;     // (4H,)
-  const T* h_0;      // (B, P)
-  const T* c_0;      // (B, H)
-  T* gates;          // (T', B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
+  bool reverse;        // time runs from T-1 to 0
+  const T* w_hh;       // (4H, P)
+  const T* w_hr;       // (P, H), null without projection
+  const T* b_ih;       // (4H,), null without biases
+  const T* b_hh;       // (4H,)
+  const T* h_0;        // (B, P)
+  const T* c_0;        // (B, H)
+  T* gates;            // (T', B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
   int64_t gates_time;  // the time of the first row of `gates`, where T' < T
   bool keep_gates;
-  T* cells;          // (T, B, H) or (B, H); see cells_time
-  T* output;         // (T, B, P)
-  T* h_n;            // (B, P)
-  T* c_n;            // (B, H)
+  T* cells;   // (T, B, H) or (B, H); see cells_time
+  T* output;  // (T, B, P)
+  T* h_n;     // (B, P)
+  T* c_n;     // (B, H)
 };
 
 template <class T>
 struct BackwardParams {
   bool reverse;
-  const T* w_hh;            // (4H, P)
-  const T* w_hr;            // (P, H), null without projection
-  const T* h_0;             // (B, P)
-  const T* c_0;             // (B, H)
-  const T* gates;           // (T, B, 4H), activated, from forward
-  const T* cells;           // (T, B, H), from forward
-  const T* output;          // (T, B, P), from forward
-  const T* grad_output;     // (T, B, P), null for zero
-  const T* grad_cells;      // (T, B, H) with cells_stride of its own: see grad_cells_stride; null for zero
+  const T* w_hh;         // (4H, P)
+  const T* w_hr;         // (P, H), null without projection
+  const T* h_0;          // (B, P)
+  const T* c_0;          // (B, H)
+  const T* gates;        // (T, B, 4H), activated, from forward
+  const T* cells;        // (T, B, H), from forward
+  const T* output;       // (T, B, P), from forward
+  const T* grad_output;  // (T, B, P), null for zero
+  const T* grad_cells;   // (T, B, H) with cells_stride of its own: see grad_cells_stride; null for zero
   int64_t grad_cells_stride;
-  const T* grad_h_n;        // (B, P), null for zero
-  const T* grad_c_n;        // (B, H), null for zero
-  T* grad_gates;            // (T, B, 4H), out: gradient of the pre-activations, zero past a row's length
-  T* h_prev;                // (T, B, P), out: the h that each step started from, the left factor of grad W_hh
-  T* hidden;                // (T, B, H), out with projection: o * tanh(c), the left factor of grad W_hr
-  T* grad_h;                // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
-  T* grad_h_0;              // (B, P), out
-  T* grad_c_0;              // (B, H), out
+  const T* grad_h_n;  // (B, P), null for zero
+  const T* grad_c_n;  // (B, H), null for zero
+  T* grad_gates;      // (T, B, 4H), out: gradient of the pre-activations, zero past a row's length
+  T* h_prev;          // (T, B, P), out: the h that each step started from, the left factor of grad W_hh
+  T* hidden;          // (T, B, H), out with projection: o * tanh(c), the left factor of grad W_hr
+  T* grad_h;          // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
+  T* grad_h_0;        // (B, P), out
+  T* grad_c_0;        // (B, H), out
 };
 
 // grad W = grad_y^T x: W_ih, W_hh and W_hr alike.
 template <class T>
 struct WeightGradientParams {
-  int64_t num_rows;         // T*B
+  int64_t num_rows;  // T*B
   int64_t y_width, x_width;
-  const T* grad_y;          // (T*B, y_width)
-  const T* x;               // (T*B, x_width)
-  T* grad_w;                // (y_width, x_width), out
+  const T* grad_y;  // (T*B, y_width)
+  const T* x;       // (T*B, x_width)
+  T* grad_w;        // (y_width, x_width), out
 };
 
 }  // namespace lstm_fused

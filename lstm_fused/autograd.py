@@ -1,8 +1,8 @@
-"""Gradients: an ``autograd.Function`` for eager and functorch use, the same formula registered on the op for compilers.
+"""Gradients: an ``autograd.Function`` for eager use, and the same formula registered on the op for compilers.
 
-The two mechanisms cover different ground. A registered formula is what ``torch.compile`` and ``torch.export`` trace; a
-``Function`` is what ``torch.func`` transforms understand, and it refuses forward-mode differentiation where the registered
-formula would drop the tangent in silence. :func:`lstm` picks one per call.
+The two cover different ground. A registered formula is what ``torch.compile`` and ``torch.export`` trace; a
+``Function`` is what ``torch.func`` transforms understand, and it refuses forward-mode differentiation where the
+registered formula would drop the tangent in silence. :func:`lstm` picks one per call.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ def lstm(
     dropout_mask: MaybeTensor,
     return_cells: bool,
 ) -> Outputs:
-    """output, h_n, c_n, cells of :func:`lstm_fused.reference.lstm`, by the kernels, with gradients where they are asked."""
+    """output, h_n, c_n, cells of :func:`lstm_fused.reference.lstm`, by the kernels, with gradients where needed."""
     differentiable = (input, h_0, c_0, *weights)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    options = (bidirectional, lengths, reset, dropout_mask)
     if torch.compiler.is_compiling():
-        masks = (bidirectional, lengths, reset, dropout_mask)
-        return ops.forward(input, h_0, c_0, list(weights), *masks, needs_grad, return_cells)[:4]
-    options = (bidirectional, lengths, reset, dropout_mask, return_cells)
-    if needs_grad or _transforms_are_active():
-        return _Forward.apply(*options, *differentiable)[:4]
-    return _forward(False, *options, *differentiable)[:4]
+        results = ops.forward(input, h_0, c_0, list(weights), *options, needs_grad, return_cells)
+    elif needs_grad or _transforms_are_active():
+        results = _Forward.apply(*options, return_cells, *differentiable)
+    else:
+        results = _forward(False, *options, return_cells, *differentiable)
+    output, h_n, c_n, cells, _ = results
+    return output, h_n, c_n, cells
 
 
 def _transforms_are_active() -> bool:
@@ -67,7 +69,7 @@ def _forward(
 
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         return _forward(True, *args)
 
     @staticmethod
@@ -79,7 +81,7 @@ class _Forward(torch.autograd.Function):
         ctx.needs_weight_grads = any(ctx.needs_input_grad[8:])
 
     @staticmethod
-    def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
         grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[5])
         if not ctx.needs_weight_grads:
             grad_weights = [None] * (len(ctx.needs_input_grad) - 8)
@@ -90,7 +92,7 @@ class _Backward(torch.autograd.Function):
     """Gradients that can be differentiated again: the kernels forward, the reference's own gradients backward."""
 
     @staticmethod
-    def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(*args: Any) -> tuple[Tensor, ...]:
         grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
         return grad_input, grad_h_0, grad_c_0, *grad_weights
 
@@ -101,7 +103,7 @@ class _Backward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grad_grads: MaybeTensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad_grads: MaybeTensor) -> tuple[Any, ...]:
         lengths, reset, dropout_mask, *grads, input, h_0, c_0, _, _ = ctx.saved_tensors[:12]
         primals = (input, h_0, c_0, *ctx.saved_tensors[12:])
         given = [n for n, grad in enumerate(grads) if grad is not None]
@@ -127,7 +129,7 @@ class _Backward(torch.autograd.Function):
             of_primals = torch.func.vjp(outputs, *primals)[1](grads)
             return tuple(of_primals[n] for n in wanted)
 
-        _, pullback = torch.func.vjp(gradients, tuple(grads[n] for n in given), primals)
+        pullback = torch.func.vjp(gradients, tuple(grads[n] for n in given), primals)[1]
         of_given, of_primals = pullback(tuple(grad_grads[n] for n in wanted))
         of_grads: list[MaybeTensor] = [None] * 4
         for n, grad in zip(given, of_given, strict=True):
@@ -188,9 +190,9 @@ def _backward(
 
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *primals, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells = inputs
+    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells = inputs
     ctx.training, ctx.return_cells = training, return_cells
-    _save(ctx, *primals, weights, bidirectional, lengths, reset, dropout_mask, output)
+    _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
     ctx.needs_weight_grads = any(w.requires_grad for w in weights)
 
 

@@ -38,7 +38,7 @@ def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidire
     gates, n = 4 * hidden, 0
     for state in range(states):
         layer_input = first.size(1) if state < num_directions else num_directions * width
-        shapes = [("w_ih", (gates, layer_input)), ("w_hh", (gates, width))]
+        shapes: list[tuple[str, tuple[int, ...]]] = [("w_ih", (gates, layer_input)), ("w_hh", (gates, width))]
         shapes += [("b_ih", (gates,)), ("b_hh", (gates,))] if bias else []
         shapes += [("w_hr", (width, hidden))] if projected else []
         for name, shape in shapes:

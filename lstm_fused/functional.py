@@ -1,4 +1,4 @@
-"""The stateless form of :class:`lstm_fused.LSTM`: input forms, defaults, dropout and packing around one operator call."""
+"""The stateless form of :class:`lstm_fused.LSTM`: input forms, defaults, dropout and packing around one op call."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def lstm(
     Args:
         input: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, ``(T, I)`` unbatched, or a ``PackedSequence``.
         hx: h_0 ``(L*D, B, P)`` and c_0 ``(L*D, B, H)``, without the B unbatched; zero when None.
-        weights: per layer and direction w_ih ``(4H, I or D*P)``, w_hh ``(4H, P)``, with ``bias`` b_ih and b_hh ``(4H,)``,
-            with a projection w_hr ``(P, H)``: the order of ``torch.nn.LSTM.parameters()``.
+        weights: per layer and direction w_ih ``(4H, I or D*P)``, w_hh ``(4H, P)``, with ``bias`` b_ih and b_hh
+            ``(4H,)``, with a projection w_hr ``(P, H)``: the order of ``torch.nn.LSTM.parameters()``.
         dropout: probability of a zero between layers while ``training``, drawn from torch's generator.
         lengths: int ``(B,)``, each row's number of valid steps; on any device. Not with a ``PackedSequence``.
-        reset: bool ``(T, B)`` (``(B, T)`` with ``batch_first``, ``(T,)`` unbatched): where true, the row's state is zero
-            before that step. Going backwards the same boundary holds: the state is zero between that step and the one
-            before it. Rows of a ``PackedSequence`` are counted as its ``unsorted_indices`` say.
+        reset: bool ``(T, B)`` (``(B, T)`` with ``batch_first``, ``(T,)`` unbatched): where true, the row's state is
+            zero before that step. Going backwards the same boundary holds: the state is zero between that step and the
+            one before it. Rows of a ``PackedSequence`` are counted as its ``unsorted_indices`` say.
         return_cells: also return the last layer's cell state after every step.
 
     Returns:
-        ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``. output is ``(T, B, D*P)`` and cells ``(T, B, D*H)``, both
-        in the input's form and zero past a row's length; h_n and c_n as hx, each row's last valid step.
+        ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``. output is ``(T, B, D*P)`` and cells
+        ``(T, B, D*H)``, both in the input's form and zero past a row's length; h_n and c_n as hx, each row's last valid
+        step.
 
     Raises:
         RuntimeError, ValueError, TypeError: as ``torch.nn.LSTM`` for what it has too; for ``lengths``, ``reset`` and
@@ -78,7 +79,7 @@ def lstm(
     # From here on time comes first and there is a batch.
     if not batched:
         input = input.unsqueeze(1)
-        hx = None if hx is None else tuple(h.unsqueeze(1) for h in hx)
+        hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         lengths = None if lengths is None else lengths.unsqueeze(0)
         reset = None if reset is None else reset.unsqueeze(1)
     elif batch_first:
@@ -126,7 +127,8 @@ def _packed(
     if hx is not None:
         checks.check_hx(hx, data, batch, layout)
     if sorted_indices is not None:
-        hx = None if hx is None else tuple(h.index_select(1, sorted_indices) for h in hx)
+        if hx is not None:
+            hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
         reset = None if reset is None else reset.index_select(1, sorted_indices)
     input, lengths = padded(data)
     mask = _dropout_mask(data, data.shape[:1], layout, dropout, training)
@@ -161,8 +163,7 @@ def _run(
     return_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator, for time-major padded input."""
-    seq_len, batch, _ = input.shape
-    device = input.device
+    batch, device = input.size(1), input.device
     if device.type not in ("cpu", "meta"):
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:

@@ -15,8 +15,8 @@ from . import checks, functional
 class LSTM(RNNBase):
     """Drop-in replacement for :class:`torch.nn.LSTM`.
 
-    Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors are
-    those of ``torch.nn.LSTM``; a checkpoint moves both ways. The call takes three more keyword arguments.
+    Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors
+    are those of ``torch.nn.LSTM``; a checkpoint moves both ways. The call takes three more keyword arguments.
 
     Args:
         input_size: I, the width of the input.
@@ -96,7 +96,7 @@ class LSTMCell(RNNCellBase):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor]:
         """Returns h and c after the step.
 
         Args:
@@ -120,7 +120,7 @@ class LSTMCell(RNNCellBase):
         checks.check_input(input, self.weight_ih, 2, RuntimeError)
         if hx is not None:
             self._check_states(input, hx)
-            hx = tuple(state.unsqueeze(0) for state in hx)
+            hx = hx[0].unsqueeze(0), hx[1].unsqueeze(0)
         weights = [self.weight_ih, self.weight_hh]
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
@@ -133,7 +133,9 @@ class LSTMCell(RNNCellBase):
             raise RuntimeError("lstm_cell expects two hidden states")
         for n, state in enumerate(hx):
             if state.dim() != 2 or state.size(0) != input.size(0):
-                raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden{n} batch size {state.size(0)}")
+                raise RuntimeError(
+                    f"Input batch size {input.size(0)} doesn't match hidden{n} batch size {state.size(0)}"
+                )
             if state.size(1) != self.hidden_size:
                 raise RuntimeError(
                     f"hidden{n} has inconsistent hidden_size: got {state.size(1)}, expected {self.hidden_size}"

@@ -1,9 +1,9 @@
 """The two operators: what they compute without data (fake tensors), and their place in torch's dispatcher.
 
 ``torch.ops.lstm_fused.forward(input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training,
-return_cells) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions. Tensors are shaped as
-in :func:`lstm_fused.reference.lstm`. ``training`` keeps the reserve that ``torch.ops.lstm_fused.backward`` needs; without
-it the reserve is empty, and without ``return_cells`` so are the cells.
+return_cells) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions. Tensors are shaped
+as in :func:`lstm_fused.reference.lstm`. ``training`` keeps the reserve that ``torch.ops.lstm_fused.backward`` needs;
+without it the reserve is empty, and without ``return_cells`` so are the cells.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
 """The LSTM in plain torch operations: the definition that the kernels are held to, differentiable to any order.
 
-    i, f, o = sigmoid(x W_ih^T + b_ih + h W_hh^T + b_hh)      g = tanh(...)      (Hochreiter & Schmidhuber 1997,
-    c' = f c + i g,   h' = o tanh(c')   or, projected, h' = W_hr (o tanh(c'))     Gers et al. 2000, Sak et al. 2014)
+Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and the projection of Sak et al. 2014:
+
+    i, f, o = sigmoid(W_ih x + b_ih + W_hh h + b_hh),  g = tanh(the same)
+    c' = f c + i g
+    h' = o tanh(c'), or W_hr (o tanh(c')) where h is projected
 """
 
 from __future__ import annotations

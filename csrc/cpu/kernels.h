@@ -1,5 +1,5 @@
-// The CPU kernels: the recurrence of one layer, all directions and time steps, and the gradients of its weights. The input
-// projection and its gradient are large products left to the caller.
+// The CPU kernels: the recurrence of one layer, all directions and time steps, and the gradients of its weights. The
+// input projection and its gradient are large products left to the caller.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace lstm_fused {
 
-// How the threads share a layer. Rows: each takes some rows of the batch (of one direction) through all of time and never
-// waits. Gates: each takes some hidden units of all rows and they meet after every step; W_hh is then read once, not
-// once a thread.
+// How the threads share a layer. Rows: each takes some rows of the batch (of one direction) through all of time and
+// never waits. Gates: each takes some hidden units of all rows and they meet after every step; W_hh is then read once,
+// not once a thread.
 enum class CpuSplit { kRows, kGates };
 
 // Steps [begin, end) in a direction's own order of time. A sequence may be run in several ranges, in order and with one

@@ -7,7 +7,8 @@ namespace lstm_fused {
 
 struct Parallel {
   int64_t num_threads;
-  // Calls task(context, 0) ... task(context, num_tasks - 1), in any order and at the same time; returns when all are done.
+  // Calls task(context, 0) ... task(context, num_tasks - 1), in any order and at the same time; returns when all are
+  // done.
   void (*run)(int64_t num_tasks, void (*task)(void* context, int64_t index), void* context);
 
   template <class Task>

@@ -13,8 +13,9 @@ struct GateGradients {
   Tensor grad_h, hidden;  // (T*B, P), (T*B, H), empty without a projection
 };
 
-// Elements from which torch's product is faster than our own, whose strength is its sum in slices. Measured at T*B = 2048 on
-// two AVX-512 cores: 68 thousand elements, 5.0 and 5.4 ms; 262 thousand, 86 and 121 ms for the whole training step.
+// Elements from which torch's product is faster than our own, whose strength is its sum in slices. Measured at T*B =
+// 2048 on two AVX-512 cores: 68 thousand elements, 5.0 and 5.4 ms; 262 thousand, 86 and 121 ms for the whole training
+// step.
 constexpr int64_t kLargeWeight = 1 << 17;
 
 // Appends the gradients of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
@@ -127,7 +128,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       if (layer == 0 && lengths) x = without_padding<T>(stack, x, *lengths);
       x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
       if (mask) x = multiply(x, *mask);
-      for (const GateGradients& g : gradients) append_weight_gradients<T>(stack, g, x, schedule.parallel, weight_gradients[layer]);
+      for (const GateGradients& g : gradients)
+        append_weight_gradients<T>(stack, g, x, schedule.parallel, weight_gradients[layer]);
     }
     if (layer == 0 && !needs_input_grad) continue;
     const auto grad_x_of = [&](int64_t d) {
@@ -141,18 +143,22 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   }
 
   std::vector<Tensor> grad_weights;
-  for (const auto& of_layer : weight_gradients) grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
-  if (needs_input_grad) grad_x = torch::stable::view(grad_x, {stack.seq_len, stack.batch, stack.input_size});
-  else grad_x = empty({0}, input, type);
+  for (const auto& of_layer : weight_gradients)
+    grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
+  if (needs_input_grad)
+    grad_x = torch::stable::view(grad_x, {stack.seq_len, stack.batch, stack.input_size});
+  else
+    grad_x = empty({0}, input, type);
   return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype), dense(grad_c_0, stack.dtype), grad_weights};
 }
 
 }  // namespace
 
 BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights,
-                            bool bidirectional, OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask,
-                            Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads) {
+                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
+                            std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
+                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
+                            bool needs_input_grad, bool needs_weight_grads) {
   const Stack stack(input, h_0, c_0, weights, bidirectional);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);

@@ -4,10 +4,10 @@
 namespace lstm_fused {
 namespace {
 
-// How many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when the recurrence
-// reads it, and the product should have a few hundred rows to be worth its own packing.
+// How many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when the
+// recurrence reads it, and the product should have a few hundred rows to be worth its own packing.
 int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
-  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 256;
+  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512;
   const int64_t cached_rows = kCacheBytes / (kNumGates * stack.hidden_size * element_bytes);
   const int64_t rows = cached_rows > kRows ? cached_rows : kRows;
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
@@ -16,8 +16,9 @@ int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
 // Half types are widened once, computed in float and rounded at the end.
 template <class T>
 ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                      const std::vector<Tensor>& all_weights, const OptionalTensor& lengths, const OptionalTensor& reset,
-                      const OptionalTensor& dropout_mask, bool training, bool return_cells) {
+                      const std::vector<Tensor>& all_weights, const OptionalTensor& lengths,
+                      const OptionalTensor& reset, const OptionalTensor& dropout_mask, bool training,
+                      bool return_cells) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1, range = steps_per_range(stack, sizeof(T));
@@ -30,9 +31,11 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
   const Tensor output = empty({stack.seq_len, stack.batch, stack.output_width()}, input, type);
-  const Tensor cells = empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
+  const Tensor cells =
+      empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
   const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
-  const Tensor some_gates = empty({training ? 0 : directions, gates_steps * stack.batch, kNumGates * hidden}, input, type);
+  const Tensor some_gates =
+      empty({training ? 0 : directions, gates_steps * stack.batch, kNumGates * hidden}, input, type);
   const Tensor one_step = empty({training ? 0 : directions, stack.batch, hidden}, input, type);
   const Tensor workspace = empty({directions, kernels.forward_workspace(shape)}, input, type);
 
@@ -95,10 +98,11 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     for (int64_t d = 0; d < directions; ++d) {
       Tensor part = cells;
       part = torch::stable::narrow(part, 2, d * hidden, hidden);
-      torch::stable::copy_(part, torch::stable::view(stack.cells(reserve, last_layer, d),
-                                                     {stack.seq_len, stack.batch, hidden}));
+      torch::stable::copy_(
+          part, torch::stable::view(stack.cells(reserve, last_layer, d), {stack.seq_len, stack.batch, hidden}));
     }
-  return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype), reserve};
+  return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype),
+          reserve};
 }
 
 }  // namespace

@@ -34,9 +34,9 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
       "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
       "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads) -> "
       "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)");
-  m.def("cpu_isa() -> str");                      // the instruction set that the CPU kernels run
-  m.def("kernels() -> str");                      // names of the CUDA kernels, comma-separated
-  m.def("device_facts(int device) -> int[]");     // csrc/device_facts.h, in its order
+  m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
+  m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
+  m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {

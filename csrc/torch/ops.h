@@ -18,8 +18,9 @@ ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tens
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 
 BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights,
-                            bool bidirectional, OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask,
-                            Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads);
+                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
+                            std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
+                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
+                            bool needs_input_grad, bool needs_weight_grads);
 
 }  // namespace lstm_fused

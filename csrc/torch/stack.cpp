@@ -3,7 +3,9 @@
 namespace lstm_fused {
 namespace {
 
-ScalarType compute_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
+ScalarType compute_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 DType plan_type(ScalarType dtype) {
   switch (dtype) {
@@ -50,8 +52,8 @@ Stack::Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const st
                       proj_width <= hidden_size && num_layers * num_directions == h_0.size(0),
                   "lstm_fused: sizes of input, h_0 and c_0 do not describe an LSTM");
   STD_TORCH_CHECK(count == weights_per_direction() * h_0.size(0),
-                  "lstm_fused: weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, got ", count,
-                  " tensors");
+                  "lstm_fused: weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, got ",
+                  count, " tensors");
   check_size("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
   check_size("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
   for (int64_t n = 0; n < h_0.size(0); ++n) {
@@ -137,7 +139,8 @@ void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& res
     STD_TORCH_CHECK(lengths->is_contiguous(), "lstm_fused: lengths must be contiguous");
     for (int64_t b = 0; lengths->is_cpu() && b < batch; ++b) {
       const int64_t length = const_data<int64_t>(*lengths)[b];
-      STD_TORCH_CHECK(length >= 0 && length <= seq_len, "lstm_fused: lengths must lie in [0, ", seq_len, "], got ", length);
+      STD_TORCH_CHECK(length >= 0 && length <= seq_len, "lstm_fused: lengths must lie in [0, ", seq_len, "], got ",
+                      length);
     }
   }
   if (reset) {

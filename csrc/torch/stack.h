@@ -33,18 +33,21 @@ struct Stack {
   // The factor (T*B, D*P) on the input of a layer above the first.
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
-  // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P) of
-  // all layers but the last.
+  // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P)
+  // of all layers but the last.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;
   int64_t reserve_size() const;
 
   Problem problem(bool training, bool has_lengths, bool has_reset) const;
-  // Raise where a size or dtype is not what the stack's own sizes ask for. A length may be 0: nothing of the row is read.
-  void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask) const;
-  void check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                       const OptionalTensor& grad_cells, const Tensor& output, const Tensor& reserve) const;
+  // Raise where a size or dtype is not what the stack's own sizes ask for. A length may be 0: nothing of the row is
+  // read.
+  void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
+                   const OptionalTensor& dropout_mask) const;
+  void check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                       const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
+                       const Tensor& reserve) const;
 
   LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
 };

@@ -48,8 +48,8 @@ class Backward {
     pack_columns(p.w_hr, s.proj_width, s.hidden_size, block * kPanelWidth<T>, unit_panel(block));
   }
 
-  // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns are
-  // hidden units and the cell's backward follows at once. step == T goes one further, to h_0 and c_0.
+  // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns
+  // are hidden units and the cell's backward follows at once. step == T goes one further, to h_0 and c_0.
   void hidden_state(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
     for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
       for (int64_t block = n_begin; block < n_end; ++block)
@@ -76,8 +76,8 @@ class Backward {
   }
 
  private:
-  // The rows that take part in a step and, for each, the gradient of the gates of the step after it: null where there is
-  // none, because the row ends or a segment starts there. `ends` tells the two apart.
+  // The rows that take part in a step and, for each, the gradient of the gates of the step after it: null where there
+  // is none, because the row ends or a segment starts there. `ends` tells the two apart.
   struct Chunk {
     int64_t t, count;
     bool initial;  // beyond the first step: h_0
@@ -243,9 +243,8 @@ void backward(const LayerShape& shape, const BackwardParams<T>* directions, int 
         direction(d).hidden_state(step, 0, shape.batch, begin, end);
       });
       if (step < shape.seq_len)
-        team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-          direction(d).units(step, 0, shape.batch, begin, end);
-        });
+        team.each(unit_blocks, INT64_MAX,
+                  [&](int64_t d, int64_t begin, int64_t end) { direction(d).units(step, 0, shape.batch, begin, end); });
     }
   }
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {

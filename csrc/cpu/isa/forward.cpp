@@ -1,5 +1,5 @@
-// Forward recurrence: gates = x W_ih^T (given) + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
-// projection. A block is one vector of units: two panels of W_hh hold its rows, i and f in one, g and o in the other.
+// Forward recurrence: gates = x W_ih^T (given) + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with
+// a projection. A block is one vector of units: two panels of W_hh hold its rows, i and f in one, g and o in the other.
 #include "cell.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
@@ -9,8 +9,8 @@ namespace {
 
 constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 
-// Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh, and with a projection
-// packed W_hr and o tanh(c).
+// Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh, and with a
+// projection packed W_hr and o tanh(c).
 template <class T>
 struct Workspace {
   int64_t bias, w_hh, w_hr, hidden, size;
@@ -99,7 +99,9 @@ class Forward {
     const T* c_prev[kChunk];
   };
 
-  T* gate_row(int64_t t, int64_t b) const { return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size; }
+  T* gate_row(int64_t t, int64_t b) const {
+    return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
+  }
   T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
   T* cell_row(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
@@ -231,12 +233,10 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
     });
   } else {
     for (int64_t step = steps.begin; step < steps.end; ++step) {
-      team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-        direction(d).gates(step, 0, shape.batch, begin, end);
-      });
-      team.each(projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-        direction(d).project(step, 0, shape.batch, begin, end);
-      });
+      team.each(unit_blocks, INT64_MAX,
+                [&](int64_t d, int64_t begin, int64_t end) { direction(d).gates(step, 0, shape.batch, begin, end); });
+      team.each(projection_blocks, INT64_MAX,
+                [&](int64_t d, int64_t begin, int64_t end) { direction(d).project(step, 0, shape.batch, begin, end); });
     }
   }
   if (steps.end < shape.seq_len) return;

@@ -1,5 +1,5 @@
-// A register-blocked product  acc (R rows, 2 vectors) = A (R, K) * panel (K, 2 vectors), and the packing of weights into such
-// panels: a panel is read front to back, whole vectors at a time, whatever the width of the matrix.
+// A register-blocked product  acc (R rows, 2 vectors) = A (R, K) * panel (K, 2 vectors), and the packing of weights
+// into such panels: a panel is read front to back, whole vectors at a time, whatever the width of the matrix.
 #pragma once
 
 #include "cpu/isa/vector.h"
@@ -81,7 +81,8 @@ LSTM_FUSED_INLINE void with_lanes(int lanes, F&& f) {
     f(Variable{lanes});
 }
 
-// Splits `count` rows into tiles as even as possible, f(first, rows): 20 rows in tiles of 14 become 10 + 10, not 14 + 6.
+// Splits `count` rows into tiles as even as possible, f(first, rows): 20 rows in tiles of 14 become 10 + 10, not 14
+// + 6.
 template <class F>
 LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
   const int64_t tiles = num_tiles(count, kTileRows);
@@ -102,8 +103,9 @@ void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin,
   }
 }
 
-// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them. In blocks
-// of K, so that a cache line of the matrix is used up at once: rows a power of two apart share one set of the cache.
+// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them. In
+// blocks of K, so that a cache line of the matrix is used up at once: rows a power of two apart share one set of the
+// cache.
 template <class T>
 void pack_transposed(const T* matrix, int64_t k_size, int valid, int v, T* panel) {
   panel += v * kLanes<T>;

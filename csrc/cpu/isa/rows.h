@@ -1,4 +1,5 @@
-// Which rows of the batch take part in a step, and what came before it: lengths and resets, in either direction of time.
+// Which rows of the batch take part in a step, and what came before it: lengths and resets, in either direction of
+// time.
 #pragma once
 
 #include "cpu/isa/product.h"
@@ -35,8 +36,8 @@ struct Clock {
   }
 };
 
-// Shares a layer between the threads: every direction's `total` (rows or blocks of columns) is cut into as many even parts
-// as there are threads for it, none above `limit`, and task(direction, begin, end) runs once for each.
+// Shares a layer between the threads: every direction's `total` (rows or blocks of columns) is cut into as many even
+// parts as there are threads for it, none above `limit`, and task(direction, begin, end) runs once for each.
 struct Team {
   const Parallel& parallel;
   int64_t num_directions;

@@ -8,8 +8,9 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-// A tile of a product is kTileRows x kTileVectors vectors of accumulators; beside them stand a row of W and one element of
-// h, so that 31 of 32, 15 of 16 and 11 of 16 registers are used (without fused multiply-add a product needs its own).
+// A tile of a product is kTileRows x kTileVectors vectors of accumulators; beside them stand a row of W and one element
+// of h, so that 31 of 32, 15 of 16 and 11 of 16 registers are used (without fused multiply-add a product needs its
+// own).
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTileRows = 14;
 #elif defined(__AVX2__)
@@ -73,7 +74,7 @@ template <>
 struct ExpConstants<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // k * high is exact
-  static constexpr float kLimit = 88.0f;  // e^88 < 2^127
+  static constexpr float kLimit = 88.0f;                                      // e^88 < 2^127
   static constexpr int kMantissa = 23, kTerms = 7;
 };
 template <>
@@ -99,8 +100,8 @@ struct Sum {
   Vec<T> rounded, lost;
 };
 
-// e^x = power + power * series, with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2, power = 2^k,
-// and series is Taylor's for e^r - 1, up to r^kTerms, which leaves less than half an ulp.
+// e^x = power + power * series, with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2, power =
+// 2^k, and series is Taylor's for e^r - 1, up to r^kTerms, which leaves less than half an ulp.
 template <class T>
 struct Exp {
   Vec<T> power, series;
@@ -140,8 +141,8 @@ LSTM_FUSED_INLINE Vec<T> reciprocal_estimate(Vec<T> x) {
   return 1 / x;
 }
 
-// n / d, corrected by its remainder, which a fused multiply-add gives exactly: close to half an ulp, as the libraries that
-// torch calls are, and twice as many right bits as the estimate has.
+// n / d, corrected by its remainder, which a fused multiply-add gives exactly: close to half an ulp, as the libraries
+// that torch calls are, and twice as many right bits as the estimate has.
 template <class T>
 LSTM_FUSED_INLINE Vec<T> quotient(const Sum<T>& n, const Sum<T>& d) {
 #if defined(__FMA__)

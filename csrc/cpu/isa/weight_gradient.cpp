@@ -1,5 +1,5 @@
-// grad W = grad_y^T x over all T*B rows. A single running sum of that many terms would lose more than torch.nn.LSTM does,
-// which adds up one step at a time: rows are taken in slices, each summed in registers and added to the result.
+// grad W = grad_y^T x over all T*B rows. A single running sum of that many terms would lose more than torch.nn.LSTM
+// does, which adds up one step at a time: rows are taken in slices, each summed in registers and added to the result.
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
 
@@ -16,8 +16,8 @@ int64_t slice_rows(int64_t num_rows) {
 }
 
 template <class T, int R>
-__attribute__((noinline)) void tile(const WeightGradientParams<T>& p, int64_t row, int64_t rows, int64_t m, int64_t begin,
-                                    const T* panel) {
+__attribute__((noinline)) void tile(const WeightGradientParams<T>& p, int64_t row, int64_t rows, int64_t m,
+                                    int64_t begin, const T* panel) {
   const T* columns[R];
   for (int r = 0; r < R; ++r) columns[r] = p.grad_y + row * p.y_width + m + r;
   const Accumulators<T, R> acc = multiply<T, R>(columns, rows, panel, p.y_width);

@@ -211,11 +211,11 @@ def split(batch: int, hidden_size: int, threads: int, **sizes) -> tuple[str, int
 
 
 def test_cpu_split_rule() -> None:
-    # W_hh of 1 MiB (H = 256 in float32) fits in L2, one of H = 257 does not
-    assert split(4, 256, 2) == ("rows", 2)
-    assert split(4, 257, 2) == ("gates", 2)
-    assert split(4, 256, 2, dtype="float64") == ("gates", 2)
-    assert split(4, 257, 2, dtype="bfloat16") == ("gates", 2)  # computed in float32
+    # W_hh of H = 181 in float32 fits in half of an L2 of 1 MiB, one of H = 182 does not
+    assert split(4, 181, 2) == ("rows", 2)
+    assert split(4, 182, 2) == ("gates", 2)
+    assert split(4, 181, 2, dtype="float64") == ("gates", 2)
+    assert split(4, 182, 2, dtype="bfloat16") == ("gates", 2)  # computed in float32
     assert split(4, 257, 2, proj_size=100) == ("rows", 2)
     # 24 rows per thread hide the reading; directions share the threads
     assert split(47, 1024, 2) == ("gates", 2)

@@ -16,8 +16,9 @@ Forward = Callable[[Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
 
 # Largest difference allowed between the two sides, as a fraction of the largest element of the tensor. torch.nn.LSTM
 # itself is off from its float64 result by up to 3e-6 in float32, and in bfloat16 by 2e-2 where the gradient of W_hh
-# adds up 256 packed steps (lstm_fused by 2e-3 there); a wrong step or row differs by far more.
-TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 1e-1, "bfloat16": 1e-1}
+# adds up 256 packed steps (lstm_fused by 2e-3 there); over the whole grid the two differed by up to 4e-6 and 4.5e-2.
+# A wrong step or row differs by far more.
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2, "bfloat16": 6e-2}
 TF32_TOLERANCE = 1e-2  # TF32 rounds the operands of each product to 10 bits, as float16 does
 
 

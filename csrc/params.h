@@ -46,7 +46,8 @@ struct LayerShape {
   Segments segments;
 };
 
-template <class T>
+// T is the type of the tensors, Acc that of sums and of the cell state between steps. On the CPU the two are one.
+template <class T, class Acc = T>
 struct ForwardParams {
   bool reverse;        // time runs from T-1 to 0
   const T* w_hh;       // (4H, P)
@@ -58,13 +59,19 @@ struct ForwardParams {
   T* gates;            // (T', B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
   int64_t gates_time;  // the time of the first row of `gates`, where T' < T
   bool keep_gates;
-  T* cells;   // (T, B, H) or (B, H); see cells_time
-  T* output;  // (T, B, P)
-  T* h_n;     // (B, P)
-  T* c_n;     // (B, H)
+  Acc* cells;  // (T, B, H) or (B, H); see cells_time
+  T* output;   // (T, B, P)
+  T* h_n;      // (B, P)
+  T* c_n;      // (B, H)
+
+  // CUDA only.
+  T* hidden = nullptr;      // (B, H), scratch of `step` with a projection: o * tanh(c)
+  const T* x = nullptr;     // (T, B, I), where `block` projects the input itself; `gates` is then written only
+  const T* w_ih = nullptr;  // (4H, I)
+  int64_t input_size = 0;   // I
 };
 
-template <class T>
+template <class T, class Acc = T>
 struct BackwardParams {
   bool reverse;
   const T* w_hh;         // (4H, P)
@@ -72,7 +79,7 @@ struct BackwardParams {
   const T* h_0;          // (B, P)
   const T* c_0;          // (B, H)
   const T* gates;        // (T, B, 4H), activated, from forward
-  const T* cells;        // (T, B, H), from forward
+  const Acc* cells;      // (T, B, H), from forward
   const T* output;       // (T, B, P), from forward
   const T* grad_output;  // (T, B, P), null for zero
   const T* grad_cells;   // (T, B, H) with cells_stride of its own: see grad_cells_stride; null for zero
@@ -85,6 +92,11 @@ struct BackwardParams {
   T* grad_h;          // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
   T* grad_h_0;        // (B, P), out
   T* grad_c_0;        // (B, H), out
+
+  // CUDA only.
+  Acc* grad_c = nullptr;      // (B, H), scratch of `step`: the gradient of c, carried from step to step
+  const T* w_hh_t = nullptr;  // (P, 4H), of `step`: W_hh transposed
+  const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
 };
 
 // grad W = grad_y^T x: W_ih, W_hh and W_hr alike.

@@ -42,18 +42,63 @@ constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread
 constexpr int64_t kCellsPerThread = 16;  // c stays in registers for all T, in float
 constexpr int64_t kGateStages = 2;       // tiles of x W_ih^T in flight
 
+// A warp reads matrices in chunks of 64 bytes of a row, 16 for each of 4 lanes; its 8 groups of 4 lanes take 8 units.
+constexpr int64_t kChunkBytes = 64;
+constexpr int64_t kWarp = 32;
+
+constexpr int64_t num_chunks(DType dtype, int64_t width) { return ceil_div(width * element_bytes(dtype), kChunkBytes); }
+
+// Rows of h in shared memory lie an odd multiple of 64 bytes apart: reads of 16 bytes then meet no bank twice.
+constexpr int64_t shared_row_bytes(int64_t chunks) { return (chunks + (chunks % 2 == 0)) * kChunkBytes; }
+
+// ---- block. Forward, a warp holds the four rows of W_hh of 8 hidden units; backward, the columns of 16. Per lane that
+// is 16 registers for a chunk forward, and 32 for 16 bytes of hidden units backward.
+struct BlockVariant {
+  int64_t hidden_chunks, input_chunks;  // of a row of h and of x; 0: x W_ih^T is given
+};
+
+constexpr bool is_16_bit(DType dtype) { return element_bytes(dtype) == 2; }
+
+// The largest H, by the registers that W_hh takes in the larger of the kernels that will run.
+constexpr int64_t block_max_hidden(DType dtype, bool training) {
+  return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? (training ? 64 : 96) : 0;
+}
+
+// The smallest of the compiled sizes that holds H, and I where the input is fused.
+constexpr bool block_fuses_input(DType dtype, int64_t hidden_size, int64_t input_size) {
+  return num_chunks(dtype, input_size) <= 2 && hidden_size <= 64;
+}
+constexpr BlockVariant block_variant(DType dtype, int64_t hidden_size, bool fuses_input) {
+  const int64_t chunks = num_chunks(dtype, hidden_size);
+  const int64_t smallest = is_16_bit(dtype) ? 2 : 4;
+  return {chunks <= smallest ? smallest : is_16_bit(dtype) ? 4 : 6, fuses_input ? 2 : 0};
+}
+constexpr int64_t block_forward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 8); }
+constexpr int64_t block_backward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 16); }
+
+// h (and x) of a tile of rows, this step's and the next one's.
+constexpr int64_t block_forward_shared_bytes(BlockVariant variant) {
+  return 2 * kTileRows * shared_row_bytes(variant.hidden_chunks + variant.input_chunks);
+}
+// The gradients of the four gates of a tile of rows, likewise.
+constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
+  return 2 * kTileRows * shared_row_bytes(4 * variant.hidden_chunks);
+}
+
 // How one recurrent kernel covers a layer. A group of blocks holds W_hh once and takes `rows_per_group` rows of the
 // batch in one direction through all T; num_groups groups cover the batch and the directions.
 struct Launch {
   KernelKind kind = KernelKind::kStep;
   DType dtype = DType::kFloat32;
   bool training = false;
-  int64_t threads_per_block = 0;
+  bool allow_tf32 = false;
+  bool fuses_input = false;       // the kernel multiplies x by W_ih itself: ForwardParams.x is set
+  int64_t threads_per_block = 0;  // forward
   int64_t blocks_per_group = 0;
   int64_t num_groups = 0;
   int64_t units_per_block = 0;  // hidden units; four times as many rows of W_hh
   int64_t rows_per_group = 0;
-  int64_t shared_bytes = 0;  // dynamic, per block
+  int64_t shared_bytes = 0;  // dynamic, per block, forward
   int64_t num_directions = 1;
 };
 

@@ -1,14 +1,15 @@
 // What every launcher looks like. Plain C++, so that builds without a CUDA toolkit have the same table, only shorter.
 #pragma once
 
+#include "element.h"
 #include "params.h"
 #include "tiles.h"
 
 namespace lstm_fused {
 
 // Runs one layer, all its directions, on a CUDA stream, and returns a cudaError_t as int; 0 is success. `params` points
-// to launch.num_directions of ForwardParams<T> or BackwardParams<T>, T being the element type of launch.dtype; `stream`
-// is a cudaStream_t. A launcher allocates nothing and waits for nothing.
+// to launch.num_directions of ForwardParams<T, Accumulator<T>> or BackwardParams<T, Accumulator<T>>, T being the
+// element type of launch.dtype; `stream` is a cudaStream_t. A launcher allocates nothing and waits for nothing.
 using Launcher = int (*)(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
 }  // namespace lstm_fused

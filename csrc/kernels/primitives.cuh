@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "element.h"
+
 #define LSTM_FUSED_DEVICE __device__ __forceinline__
 #define LSTM_FUSED_KERNEL(max_threads, min_blocks) __global__ void __launch_bounds__(max_threads, min_blocks)
 #define LSTM_FUSED_PARAMS __grid_constant__ const  // a struct of parameters, read where it lies
@@ -31,13 +33,6 @@ LSTM_FUSED_DEVICE Index block_index() {
 }
 
 // ---- numbers
-
-struct float16 {
-  uint16_t bits;
-};
-struct bfloat16 {
-  uint16_t bits;
-};
 
 struct alignas(16) Vector16 {
   uint32_t word[4];
@@ -100,10 +95,9 @@ LSTM_FUSED_DEVICE float reciprocal_approximate(float x) {
 //                 b[1]: k + 4.
 
 LSTM_FUSED_DEVICE void mma_float16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 LSTM_FUSED_DEVICE void mma_bfloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
@@ -179,8 +173,8 @@ cudaError_t launch(void (*kernel)(const Params), const Grid& grid, void* stream,
   cudaError_t error = cudaSuccess;
   constexpr int64_t kAlwaysAllowed = 48 * 1024;
   if (grid.shared_bytes > kAlwaysAllowed) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(grid.shared_bytes));
+    error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
     if (error != cudaSuccess) return error;
   }
   if (grid.cluster > 8) {

@@ -61,7 +61,7 @@ constexpr bool is_16_bit(DType dtype) { return element_bytes(dtype) == 2; }
 
 // The largest H, by the registers that W_hh takes in the larger of the kernels that will run.
 constexpr int64_t block_max_hidden(DType dtype, bool training) {
-  return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? (training ? 64 : 96) : 0;
+  return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? (training ? 64 : 80) : 0;
 }
 
 // The smallest of the compiled sizes that holds H, and I where the input is fused.
@@ -71,7 +71,7 @@ constexpr bool block_fuses_input(DType dtype, int64_t hidden_size, int64_t input
 constexpr BlockVariant block_variant(DType dtype, int64_t hidden_size, bool fuses_input) {
   const int64_t chunks = num_chunks(dtype, hidden_size);
   const int64_t smallest = is_16_bit(dtype) ? 2 : 4;
-  return {chunks <= smallest ? smallest : is_16_bit(dtype) ? 4 : 6, fuses_input ? 2 : 0};
+  return {chunks <= smallest ? smallest : is_16_bit(dtype) ? 4 : 5, fuses_input ? 2 : 0};
 }
 constexpr int64_t block_forward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 8); }
 constexpr int64_t block_backward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 16); }

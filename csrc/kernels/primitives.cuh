@@ -11,6 +11,7 @@
 #include "element.h"
 
 #define LSTM_FUSED_DEVICE __device__ __forceinline__
+#define LSTM_FUSED_DEVICE_CALL __device__ __noinline__  // rarely run and large
 #define LSTM_FUSED_KERNEL(max_threads, min_blocks) __global__ void __launch_bounds__(max_threads, min_blocks)
 #define LSTM_FUSED_PARAMS __grid_constant__ const  // a struct of parameters, read where it lies
 
@@ -167,9 +168,10 @@ struct Grid {
   int cluster = 1;           // blocks along x that form a cluster
 };
 
-// kernel<<<...>>>(params) on `stream`, a cudaStream_t; allows the shared memory and the cluster it needs.
+// kernel<<<...>>>(params) on `stream`, a cudaStream_t; allows the shared memory and the cluster it needs. Returns a
+// cudaError_t.
 template <class Params>
-cudaError_t launch(void (*kernel)(const Params), const Grid& grid, void* stream, const Params& params) {
+int launch_kernel(void (*kernel)(const Params), const Grid& grid, void* stream, const Params& params) {
   cudaError_t error = cudaSuccess;
   constexpr int64_t kAlwaysAllowed = 48 * 1024;
   if (grid.shared_bytes > kAlwaysAllowed) {

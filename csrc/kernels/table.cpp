@@ -2,11 +2,38 @@
 
 #include <vector>
 
+#include "kernels/launchers.h"
+
 namespace lstm_fused {
 
+namespace {
+
+#ifdef LSTM_FUSED_CUDA
+template <DType kType>
+void add(std::vector<KernelEntry>& entries) {
+  for (const bool training : {false, true}) {
+    entries.push_back({KernelKind::kStep, kType, training, step_forward<kType>, step_backward<kType>});
+    if constexpr (kType != DType::kFloat64)
+      entries.push_back({KernelKind::kBlock, kType, training, block_forward<kType>, block_backward<kType>});
+  }
+}
+#endif
+
+std::vector<KernelEntry> all_entries() {
+  std::vector<KernelEntry> entries;
+#ifdef LSTM_FUSED_CUDA
+  add<DType::kFloat16>(entries);
+  add<DType::kBFloat16>(entries);
+  add<DType::kFloat32>(entries);
+  add<DType::kFloat64>(entries);
+#endif
+  return entries;
+}
+
+}  // namespace
+
 KernelTable kernel_table() {
-  // One line per instantiation, under #ifdef LSTM_FUSED_CUDA.
-  static const std::vector<KernelEntry> entries = {};
+  static const std::vector<KernelEntry> entries = all_entries();
   return {entries.data(), entries.data() + entries.size()};
 }
 

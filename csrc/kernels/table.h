@@ -12,7 +12,7 @@ struct KernelEntry {
   DType dtype;
   bool training;
   Launcher forward;
-  Launcher backward;  // null without training
+  Launcher backward;
 };
 
 // A run of entries; a plain pair, so that tests can look things up in tables of their own.

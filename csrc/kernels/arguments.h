@@ -1,0 +1,33 @@
+// A kernel's parameters: a layer and its directions, by value.
+#pragma once
+
+#include <type_traits>
+
+#include "element.h"
+#include "params.h"
+#include "tiles.h"
+
+namespace lstm_fused {
+
+template <class T>
+struct ForwardArguments {
+  LayerShape shape;
+  ForwardParams<T, Accumulator<T>> direction[2];
+};
+template <class T>
+struct BackwardArguments {
+  LayerShape shape;
+  BackwardParams<T, Accumulator<T>> direction[2];
+};
+
+// From what a Launcher is given.
+template <class Arguments>
+Arguments make_arguments(const Launch& launch, const LayerShape& shape, const void* params) {
+  Arguments arguments{};
+  using Params = std::remove_reference_t<decltype(arguments.direction[0])>;
+  arguments.shape = shape;
+  for (int64_t d = 0; d < launch.num_directions; ++d) arguments.direction[d] = static_cast<const Params*>(params)[d];
+  return arguments;
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,430 @@
+// The persistent kernels of kind `block`: a thread block holds all of W_hh in registers, takes a tile of kTileRows rows
+// of the batch in one direction through all of time, and meets once per step, in shared memory. docs/kernels.md has
+// the essay.
+#pragma once
+
+#include "kernels/arguments.h"
+#include "kernels/cell_math.cuh"
+#include "kernels/launchers.h"
+#include "kernels/product.cuh"
+
+namespace lstm_fused {
+
+// A tile of rows in shared memory, twice: `current` is read while `next` is written, and a barrier turns them over.
+template <class A, int kChunks>
+struct RowTiles {
+  using T = Element<A>;
+  static constexpr int kRowBytes = static_cast<int>(shared_row_bytes(kChunks));
+  static constexpr int kTileBytes = static_cast<int>(kTileRows) * kRowBytes;
+  char* current;
+  char* next;
+
+  LSTM_FUSED_DEVICE RowTiles() : current(shared_memory()), next(current + kTileBytes) {}
+
+  // All of both: the padding has to be zero, for zero weights times NaN are NaN. A barrier must follow.
+  LSTM_FUSED_DEVICE void clear() const {
+    for (int at = thread_index() * kLaneBytes; at < 2 * kTileBytes; at += num_threads() * kLaneBytes)
+      store_shared(reinterpret_cast<Vector16*>(current + at), Vector16{});
+  }
+  LSTM_FUSED_DEVICE Vector16 load(int row, int chunk) const {
+    return load_shared(
+        reinterpret_cast<const Vector16*>(current + row * kRowBytes + chunk * kChunkBytes + lane_pair() * kLaneBytes));
+  }
+  // Elements k ... of a row, k counted from chunk 0.
+  template <class V>
+  LSTM_FUSED_DEVICE V load_at(int row, int k) const {
+    return load_shared(reinterpret_cast<const V*>(current + row * kRowBytes + k * static_cast<int>(sizeof(T))));
+  }
+  template <class V>
+  LSTM_FUSED_DEVICE void store(char* tile, int row, int k, V value) const {
+    store_shared(reinterpret_cast<V*>(tile + row * kRowBytes + k * static_cast<int>(sizeof(T))), value);
+  }
+  LSTM_FUSED_DEVICE void turn() {
+    block_barrier();
+    char* const read = current;
+    current = next;
+    next = read;
+  }
+};
+
+// The longest of the tile's rows, from `first_row`: the number of steps that the block has to take.
+LSTM_FUSED_DEVICE int64_t longest(const Clock& clock, int64_t first_row) {
+  int64_t steps = 0;
+  for (int64_t b = first_row; b < first_row + kTileRows && b < clock.shape.batch; ++b) {
+    const int64_t length = clock.length(b);
+    steps = length > steps ? length : steps;
+  }
+  return steps;
+}
+
+// x of a tile of rows on its way to shared memory, as more columns of h: threads carry 16 bytes of a row each, fetched
+// a step ahead. Without input chunks there is nothing to carry.
+template <class A, int kInputChunks>
+struct InputTile {
+  using T = Element<A>;
+  static constexpr int kLoads = static_cast<int>(kTileRows) * kInputChunks * kPairs;  // of the block
+  static constexpr int kMost = (kLoads + kWarpSize - 1) / kWarpSize;  // of a thread, in a block of one warp
+  const LayerShape& s;
+  const ForwardParams<T, Accumulator<T>>& p;
+  int64_t first_row;
+  bool aligned;
+  Vector16 carried[kMost > 0 ? kMost : 1];
+
+  LSTM_FUSED_DEVICE void fetch(const Clock& clock, int64_t t) {
+#pragma unroll
+    for (int n = 0; n < kMost; ++n) {
+      const int at = thread_index() + n * num_threads();
+      if (at >= kLoads) break;
+      const int64_t b = first_row + at / (kLoads / kTileRows);
+      const int64_t k = at % (kLoads / kTileRows) * kLaneElements<A>;
+      carried[n] = b < s.batch && t < clock.length(b)  // what lies past a row's end is never read
+                       ? load_factors<A>(p.x + (t * s.batch + b) * p.input_size, k, p.input_size, aligned)
+                       : Vector16{};
+    }
+  }
+  template <class Tiles>
+  LSTM_FUSED_DEVICE void put(const Tiles& tiles, char* tile, int begin) const {
+#pragma unroll
+    for (int n = 0; n < kMost; ++n) {
+      const int at = thread_index() + n * num_threads();
+      if (at >= kLoads) break;
+      tiles.store(tile, at / (kLoads / kTileRows), begin + at % (kLoads / kTileRows) * kLaneElements<A>, carried[n]);
+    }
+  }
+};
+template <class A>
+struct InputTile<A, 0> {
+  const LayerShape& s;
+  const ForwardParams<Element<A>, Accumulator<Element<A>>>& p;
+  int64_t first_row;
+  bool aligned;
+  LSTM_FUSED_DEVICE void fetch(const Clock&, int64_t) {}
+  template <class Tiles>
+  LSTM_FUSED_DEVICE void put(const Tiles&, char*, int) const {}
+};
+
+// The units that a block of this many chunks of h has room for, and its threads.
+template <class A>
+constexpr int64_t max_units(int hidden_chunks) {
+  return hidden_chunks * kChunkElements<A>;
+}
+
+// A warp takes 8 units. With kInputChunks x is multiplied here too.
+template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
+LSTM_FUSED_KERNEL(block_forward_threads(max_units<A>(kHiddenChunks)), 1)
+lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
+  using T = Element<A>;
+  using Acc = Accumulator<T>;
+  constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
+  const LayerShape& s = arguments.shape;
+  const auto& p = arguments.direction[block_index().y];
+  const Clock clock{s, p.reverse};
+  const int64_t first_row = block_index().x * kTileRows, width = s.hidden_size;
+  const int64_t num_steps = longest(clock, first_row);
+  const auto time = [&](int64_t step) { return p.reverse ? num_steps - 1 - step : step; };
+
+  const int64_t unit = warp_index() * kTileUnits + lane_group();
+  const bool has_unit = unit < width;
+  const bool w_hh_aligned = rows_are_aligned<A>(p.w_hh, width),
+             w_ih_aligned = rows_are_aligned<A>(p.w_ih, p.input_size);
+  Vector16 weights[kChunks][kNumGates] = {};
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk)
+#pragma unroll
+    for (int gate = 0; gate < kNumGates; ++gate) {
+      if (!has_unit) continue;
+      const int k = chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>;
+      const int64_t row = gate * width + unit;
+      weights[chunk][gate] = chunk < kHiddenChunks ? load_factors<A>(p.w_hh + row * width, k, width, w_hh_aligned)
+                                                   : load_factors<A>(p.w_ih + row * p.input_size, k - kInputBegin,
+                                                                     p.input_size, w_ih_aligned);
+    }
+  const Gates<Acc> bias = has_unit ? bias_of(p.b_ih, p.b_hh, unit, width) : Gates<Acc>{};
+
+  // This lane's two cells: rows `row`, their state between steps, and x W_ih^T of the coming step.
+  const int column = lane_pair() * kColumns;
+  int row[kColumns], length[kColumns];
+  bool exists[kColumns];
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    row[n] = first_row + column + n;
+    exists[n] = has_unit && row[n] < s.batch;
+    length[n] = exists[n] ? clock.length(row[n]) : 0;
+  }
+  T h[kColumns] = {};
+  Acc c[kColumns] = {};
+  Gates<T> input[kColumns] = {};
+  const auto starts_anew = [&](int64_t t, int n) {
+    return t < length[n] && clock.before(t, row[n]) == Before::kNothing;
+  };
+  const auto load_input = [&](int64_t t, int n) {
+    return kInputChunks == 0 && t < length[n] ? load_gates(gates_at(s, p, t, row[n]) + unit, width) : Gates<T>{};
+  };
+
+  RowTiles<A, kChunks> tiles;
+  InputTile<A, kInputChunks> x{s, p, first_row, rows_are_aligned<A>(p.x, p.input_size)};
+  tiles.clear();
+  block_barrier();
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    if (!exists[n] || starts_anew(time(0), n)) continue;
+    h[n] = p.h_0[row[n] * width + unit];
+    c[n] = to_accumulator(p.c_0[row[n] * width + unit]);
+    tiles.store(tiles.current, column + n, static_cast<int>(unit), as_factor<A>(h[n]));
+    input[n] = load_input(time(0), n);
+  }
+  x.fetch(clock, time(0));
+  x.put(tiles, tiles.current, kInputBegin);
+  block_barrier();
+
+  for (int64_t step = 0; step < num_steps; ++step) {
+    const int64_t t = time(step), t_next = clock.next(t);
+    const bool last = step + 1 == num_steps;
+    Gates<T> coming[kColumns] = {};
+    bool starts[kColumns] = {};
+    if (!last) {  // on their way while the product runs
+      x.fetch(clock, t_next);
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        coming[n] = load_input(t_next, n);
+        starts[n] = starts_anew(t_next, n);
+      }
+    }
+
+    Product<A, kNumGates> product;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk)
+      product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
+    product.finish();
+
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+      if (t < length[n]) {
+        const Gates<Acc> recurrent = {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)};
+        // The bias last: it may be large, and no term should be rounded to its size.
+        const Gates<Acc> pre = add(add(widen(input[n]), recurrent), bias);
+        h[n] = round_to<T>(forward_at<kTraining>(s, p, t, row[n], unit, pre, c[n]));
+        output_at(s, p, t, row[n])[unit] = h[n];
+        if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = c[n];
+      }
+      if (starts[n]) {
+        h[n] = T{};
+        c[n] = 0;
+      }
+      if (has_unit) tiles.store(tiles.next, column + n, static_cast<int>(unit), as_factor<A>(h[n]));
+      input[n] = coming[n];
+    }
+    if (!last) x.put(tiles, tiles.next, kInputBegin);
+    tiles.turn();
+  }
+
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    if (!exists[n]) continue;
+    p.h_n[row[n] * width + unit] = h[n];
+    p.c_n[row[n] * width + unit] = round_to<T>(c[n]);
+    for (int64_t t = length[n]; t < s.seq_len; ++t) {  // past the row's end
+      output_at(s, p, t, row[n])[unit] = T{};
+      if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = 0;
+    }
+  }
+}
+
+// Elements k, k + 1, ... of column `unit` of W_hh (4H, H), where k counts unit by unit, gate by gate; zero outside. Out
+// of line, as it is called for every weight: inlined it is most of the kernel, and its loads crowd the registers.
+template <class A>
+LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* w_hh, int64_t width, int64_t unit, int k) {
+  Element<A> x[kLaneElements<A>];
+#pragma unroll
+  for (int e = 0; e < kLaneElements<A>; ++e) {
+    const int64_t gate = (k + e) % kNumGates, of_unit = (k + e) / kNumGates;
+    const bool exists = of_unit < width && unit < width;
+    x[e] = exists ? as_factor<A>(w_hh[(gate * width + of_unit) * width + unit]) : Element<A>{};
+  }
+  return pack_factors<A>(x);
+}
+
+// A warp takes 16 units, two per lane. The tile in shared memory is grad_gates of the step after, unit by unit, gate by
+// gate, so that a lane stores its cell's four gates at once: element k = 4 * unit + gate.
+template <class A, int kHiddenChunks>
+LSTM_FUSED_KERNEL(block_backward_threads(max_units<A>(kHiddenChunks)), 1)
+lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
+  using T = Element<A>;
+  using Acc = Accumulator<T>;
+  using Math = typename MathOf<T>::type;
+  constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
+  struct alignas(kNumGates * sizeof(T)) Factors {
+    T at[kNumGates];
+  };
+  const LayerShape& s = arguments.shape;
+  const auto& p = arguments.direction[block_index().y];
+  const Clock clock{s, p.reverse};
+  const int64_t first_row = block_index().x * kTileRows, width = s.hidden_size;
+  const int64_t num_steps = longest(clock, first_row);
+
+  const int column = lane_pair() * kColumns;
+  int unit[kUnits], row[kColumns], length[kColumns];
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) unit[u] = (warp_index() * kUnits + u) * kTileUnits + lane_group();
+#pragma unroll
+  for (int n = 0; n < kColumns; ++n) {
+    row[n] = first_row + column + n;
+    length[n] = row[n] < s.batch ? clock.length(row[n]) : 0;
+  }
+
+  Vector16 weights[kChunks][kUnits];  // columns of W_hh
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk)
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u)
+      weights[chunk][u] =
+          load_column<A>(p.w_hh, width, unit[u], chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>);
+
+  RowTiles<A, kChunks> tiles;
+  tiles.clear();
+  block_barrier();
+  Acc grad_c[kUnits][kColumns] = {};  // what flows to the step before
+  for (int64_t step = num_steps - 1; step >= 0; --step) {
+    const int64_t t = p.reverse ? num_steps - 1 - step : step;
+    SavedCell<T> saved[kUnits][kColumns];  // on its way while the product runs
+    T grad_output[kUnits][kColumns] = {};
+    Before before[kColumns];
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+      if (t >= length[n]) continue;
+      before[n] = clock.before(t, row[n]);
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+        if (unit[u] >= width) continue;
+        saved[u][n] = load_saved(s, p, clock, t, row[n], unit[u], before[n]);
+        if (p.grad_output != nullptr)
+          grad_output[u][n] = p.grad_output[(t * s.batch + row[n]) * s.output_stride + unit[u]];
+      }
+    }
+
+    Product<A, kUnits> product;
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk)
+      product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
+    product.finish();
+
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u)
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        if (unit[u] >= width) continue;
+        const int k = kNumGates * static_cast<int>(unit[u]);
+        if (t >= length[n]) {  // not yet or no more part of the row: its gradient waits
+          tiles.store(tiles.next, column + n, k, tiles.template load_at<Factors>(column + n, k));
+          continue;
+        }
+        const SavedCell<T>& cell = saved[u][n];
+        const Acc grad_h =
+            product.at(u, n) + to_accumulator(grad_output[u][n]) + last_grad_h(s, p, clock, t, row[n], unit[u]);
+        const CellGradient<Acc> grad =
+            cell_backward<Math>(widen(cell.gates), cell.c_prev, cell.c, grad_h,
+                                grad_c[u][n] + outer_grad_c(s, p, clock, t, row[n], unit[u]));
+        const Gates<T> rounded = round_gates<T>(grad.pre);
+        store_gates(p.grad_gates + (t * s.batch + row[n]) * kNumGates * width + unit[u], width, rounded);
+        const bool flows = before[n] != Before::kNothing;
+        grad_c[u][n] = flows ? grad.c_prev : 0;
+        tiles.store(tiles.next, column + n, k,
+                    flows ? Factors{{as_factor<A>(rounded.i), as_factor<A>(rounded.f), as_factor<A>(rounded.g),
+                                     as_factor<A>(rounded.o)}}
+                          : Factors{});
+      }
+    tiles.turn();
+  }
+
+  // What is left flows to h_0 and c_0. The h that each step started from is copied here, where nobody waits for it.
+  Product<A, kUnits> product;
+#pragma unroll
+  for (int chunk = 0; chunk < kChunks; ++chunk)
+    product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
+  product.finish();
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u)
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+      if (unit[u] >= width || row[n] >= s.batch) continue;
+      const int64_t state = row[n] * width + unit[u];
+      const bool empty = length[n] == 0;
+      p.grad_h_0[state] = !empty ? round_to<T>(product.at(u, n)) : p.grad_h_n != nullptr ? p.grad_h_n[state] : T{};
+      p.grad_c_0[state] = !empty ? round_to<T>(grad_c[u][n]) : p.grad_c_n != nullptr ? p.grad_c_n[state] : T{};
+      for (int64_t t = 0; t < s.seq_len; ++t) {
+        const int64_t at = t * s.batch + row[n];
+        const bool past = t >= length[n];
+        p.h_prev[at * width + unit[u]] =
+            past ? T{} : h_before(s, p, clock, t, row[n], unit[u], clock.before(t, row[n]));
+        if (past) store_gates(p.grad_gates + at * kNumGates * width + unit[u], width, Gates<T>{});
+      }
+    }
+}
+
+// ---- launchers
+
+template <class A, int kHiddenChunks, int kInputChunks>
+int launch_block_forward(const ForwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
+  const auto kernel = launch.training ? lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, true>
+                                      : lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, false>;
+  const LayerShape& s = arguments.shape;
+  Grid grid;
+  grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
+  grid.threads = static_cast<int>(block_forward_threads(s.hidden_size));
+  grid.shared_bytes = block_forward_shared_bytes({kHiddenChunks, kInputChunks});
+  static_assert(2 * RowTiles<A, kHiddenChunks + kInputChunks>::kTileBytes ==
+                block_forward_shared_bytes({kHiddenChunks, kInputChunks}));
+  return launch_kernel(kernel, grid, stream, arguments);
+}
+
+template <class A, int kHiddenChunks>
+int launch_block_backward(const BackwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
+  const LayerShape& s = arguments.shape;
+  Grid grid;
+  grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
+  grid.threads = static_cast<int>(block_backward_threads(s.hidden_size));
+  grid.shared_bytes = block_backward_shared_bytes({kHiddenChunks, 0});
+  static_assert(2 * RowTiles<A, kNumGates * kHiddenChunks>::kTileBytes ==
+                block_backward_shared_bytes({kHiddenChunks, 0}));
+  return launch_kernel(lstm_block_backward_kernel<A, kHiddenChunks>, grid, stream, arguments);
+}
+
+template <class A>
+int run_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  constexpr DType kType = dtype_of<A>;
+  constexpr BlockVariant kSmall = block_variant(kType, 1, true),
+                         kLarge = block_variant(kType, block_max_hidden(kType, false), false);
+  const auto arguments = make_arguments<ForwardArguments<Element<A>>>(launch, shape, params);
+  const BlockVariant variant = block_variant(kType, shape.hidden_size, launch.fuses_input);
+  if (variant.hidden_chunks == kLarge.hidden_chunks)
+    return launch_block_forward<A, kLarge.hidden_chunks, 0>(arguments, launch, stream);
+  return variant.input_chunks > 0
+             ? launch_block_forward<A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream)
+             : launch_block_forward<A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
+}
+
+template <class A>
+int run_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  constexpr DType kType = dtype_of<A>;
+  constexpr BlockVariant kSmall = block_variant(kType, 1, false),
+                         kLarge = block_variant(kType, block_max_hidden(kType, true), false);
+  const auto arguments = make_arguments<BackwardArguments<Element<A>>>(launch, shape, params);
+  const BlockVariant variant = block_variant(kType, shape.hidden_size, false);
+  return variant.hidden_chunks == kLarge.hidden_chunks
+             ? launch_block_backward<A, kLarge.hidden_chunks>(arguments, launch, stream)
+             : launch_block_backward<A, kSmall.hidden_chunks>(arguments, launch, stream);
+}
+
+template <DType kType>
+int block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  return with_arithmetic<kType>(
+      launch, [&](auto arithmetic) { return run_block_forward<decltype(arithmetic)>(launch, shape, params, stream); });
+}
+
+template <DType kType>
+int block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  return with_arithmetic<kType>(
+      launch, [&](auto arithmetic) { return run_block_backward<decltype(arithmetic)>(launch, shape, params, stream); });
+}
+
+}  // namespace lstm_fused

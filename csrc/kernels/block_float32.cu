@@ -1,0 +1,8 @@
+#include "kernels/block.cuh"
+
+namespace lstm_fused {
+
+template int block_forward<DType::kFloat32>(const Launch&, const LayerShape&, const void*, void*);
+template int block_backward<DType::kFloat32>(const Launch&, const LayerShape&, const void*, void*);
+
+}  // namespace lstm_fused

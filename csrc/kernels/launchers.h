@@ -1,0 +1,18 @@
+// The launchers of this build, each instantiated in the .cu file of its kind and type. See launch.h.
+#pragma once
+
+#include "kernels/launch.h"
+
+namespace lstm_fused {
+
+template <DType kType>
+int step_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+template <DType kType>
+int step_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
+template <DType kType>  // not float64
+int block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+template <DType kType>
+int block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
+}  // namespace lstm_fused

@@ -1,0 +1,8 @@
+#include "kernels/step.cuh"
+
+namespace lstm_fused {
+
+template int step_forward<DType::kFloat32>(const Launch&, const LayerShape&, const void*, void*);
+template int step_backward<DType::kFloat32>(const Launch&, const LayerShape&, const void*, void*);
+
+}  // namespace lstm_fused

@@ -68,7 +68,7 @@ struct InputTile {
   const ForwardParams<T, Accumulator<T>>& p;
   int64_t first_row;
   bool aligned;
-  Vector16 carried[kMost > 0 ? kMost : 1];
+  Vector16 carried[kMost > 0 ? kMost : 1] = {};
 
   LSTM_FUSED_DEVICE void fetch(const Clock& clock, int64_t t) {
 #pragma unroll
@@ -167,11 +167,11 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   block_barrier();
 #pragma unroll
   for (int n = 0; n < kColumns; ++n) {
+    input[n] = load_input(time(0), n);
     if (!exists[n] || starts_anew(time(0), n)) continue;
     h[n] = p.h_0[row[n] * width + unit];
     c[n] = to_accumulator(p.c_0[row[n] * width + unit]);
     tiles.store(tiles.current, column + n, static_cast<int>(unit), as_factor<A>(h[n]));
-    input[n] = load_input(time(0), n);
   }
   x.fetch(clock, time(0));
   x.put(tiles, tiles.current, kInputBegin);

@@ -1,0 +1,142 @@
+// The twin of csrc/kernels/primitives.cuh: the same names, on the simulator. Found first on the include path, it turns
+// a kernel's source into C++ that any compiler takes. What the functions promise stands in the original.
+#pragma once
+
+#include <cstdint>
+
+#include "device.h"
+#include "numbers.h"
+
+#define LSTM_FUSED_DEVICE inline
+#define LSTM_FUSED_KERNEL(max_threads, min_blocks) void
+#define LSTM_FUSED_PARAMS const
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+using cudaStream_t = struct CUstream_st*;
+
+namespace lstm_fused {
+
+using sim::Site;
+
+// ---- who am I
+
+struct Index {
+  int x, y, z;
+};
+
+constexpr int kWarpSize = sim::kWarpSize;
+
+inline int thread_index() { return sim::self->index; }
+inline int num_threads() { return sim::machine->shape().threads; }
+inline int lane_index() { return sim::self->lane; }
+inline int warp_index() { return thread_index() / kWarpSize; }
+inline Index block_index() {
+  const sim::Dim& index = sim::self->block->index;
+  return {index.x, index.y, index.z};
+}
+
+// ---- numbers
+
+struct float16 {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+struct alignas(16) Vector16 {
+  uint32_t word[4];
+};
+
+inline float to_accumulator(float16 x) { return sim::float16_to_float(x.bits); }
+inline float to_accumulator(bfloat16 x) { return sim::bfloat16_to_float(x.bits); }
+inline float to_accumulator(float x) { return x; }
+inline double to_accumulator(double x) { return x; }
+
+template <class T, class Acc>
+T round_to(Acc x) {
+  return static_cast<T>(x);
+}
+template <>
+inline float16 round_to<float16, float>(float x) {
+  return {sim::float_to_float16(x)};
+}
+template <>
+inline bfloat16 round_to<bfloat16, float>(float x) {
+  return {sim::float_to_bfloat16(x)};
+}
+
+inline uint32_t round_to_tf32(uint32_t float_bits) { return sim::float_to_tf32(float_bits); }
+
+inline float bits_to_float(uint32_t bits) { return sim::bits_to_float(bits); }
+inline uint32_t float_to_bits(float x) { return sim::float_to_bits(x); }
+
+inline float exp2_approximate(float x) { return sim::exp2_approximate(x); }
+inline float reciprocal_approximate(float x) { return sim::reciprocal_approximate(x); }
+
+// ---- matrix products
+
+inline void mma_float16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  sim::mma(sim::Factor::kFloat16, d, a, b, site);
+}
+inline void mma_bfloat16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  sim::mma(sim::Factor::kBFloat16, d, a, b, site);
+}
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Site site = Site::here()) {
+  sim::mma(sim::Factor::kTf32, d, a, b, site);
+}
+
+// ---- one warp
+
+template <class T>
+T shuffle_xor(T value, int lane_mask, Site site = Site::here()) {
+  return sim::shuffle_xor(value, lane_mask, site);
+}
+inline bool any_lane(bool predicate, Site site = Site::here()) { return sim::any_lane(predicate, site); }
+inline void warp_barrier(Site site = Site::here()) { sim::warp_barrier(site); }
+
+// ---- one block
+
+inline void block_barrier(Site site = Site::here()) { sim::block_barrier(site); }
+
+inline char* shared_memory() { return sim::shared_memory(); }
+template <class V>
+V load_shared(const V* p, Site site = Site::here()) {
+  V value;
+  sim::load_shared(p, &value, sizeof value, site);
+  return value;
+}
+template <class V>
+void store_shared(V* p, V value, Site site = Site::here()) {
+  sim::store_shared(p, &value, sizeof value, site);
+}
+
+inline void copy_async_16(void* shared, const void* global, Site site = Site::here()) {
+  sim::copy_async_16(shared, global, site);
+}
+inline void close_copies() { sim::close_copies(); }
+template <int n>
+void wait_for_copies(Site site = Site::here()) {
+  sim::wait_for_copies(n, site);
+}
+
+// ---- global memory
+
+inline void prefetch(const void*) {}
+
+// ---- the host's side
+
+struct Grid {
+  Index blocks;
+  int threads;
+  int64_t shared_bytes = 0;
+  int cluster = 1;
+};
+
+template <class Params>
+cudaError_t launch(void (*kernel)(const Params), const Grid& grid, void*, const Params& params) {
+  const sim::Shape shape{{grid.blocks.x, grid.blocks.y, grid.blocks.z}, grid.threads, grid.shared_bytes, grid.cluster};
+  return static_cast<cudaError_t>(sim::launch(shape, [&] { kernel(params); }));
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,308 @@
+#include "machine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <numeric>
+
+namespace sim {
+
+Machine* machine = nullptr;
+Thread* self = nullptr;
+Time now = 1;
+
+namespace {
+
+constexpr int kDefaultResidentThreads = 4096;
+constexpr int64_t kMaxSharedBytes = 227 * 1024;
+constexpr int kMaxThreads = 1024;
+constexpr int kMaxCluster = 16;
+constexpr int kMaxBlocksYZ = 65535;
+constexpr int kSuccess = 0, kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
+
+std::mutex one_grid;
+Random seeds;
+int max_resident_blocks = 0;
+int64_t num_launches = 0;
+int64_t most_shared_bytes = 0;
+
+std::string text(const Dim& dim) {
+  return "(" + std::to_string(dim.x) + ", " + std::to_string(dim.y) + ", " + std::to_string(dim.z) + ")";
+}
+
+std::string counted(size_t count, const char* what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
+}
+
+// "0-4, 6-31, 40"
+std::string ranges(const std::vector<int>& ascending) {
+  std::string result;
+  for (size_t i = 0; i < ascending.size();) {
+    size_t last = i;
+    while (last + 1 < ascending.size() && ascending[last + 1] == ascending[last] + 1) ++last;
+    result += (i ? ", " : "") + std::to_string(ascending[i]);
+    if (last > i) result += "-" + std::to_string(ascending[last]);
+    i = last + 1;
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string text(const Site& site) {
+  const char* slash = std::strrchr(site.file, '/');
+  return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
+}
+
+std::string text(const Thread& thread) {
+  return "block " + text(thread.block->index) + " thread " + std::to_string(thread.index);
+}
+
+void fault(const std::string& what, Site site) { throw Fault(text(*self) + " at " + text(site) + ": " + what); }
+
+Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t seed, int resident_blocks)
+    : shape_(shape), body_(body), random_(seed) {
+  // How often a thread loses its turn, and how long a warp keeps it, differ from launch to launch: some bugs show when
+  // all threads go forward in step, others when a warp runs far ahead.
+  const uint32_t preempt[] = {8, 64, 1u << 30};
+  const uint32_t change_warp[] = {1, 16, 256};
+  preempt_one_in_ = preempt[random_.below(3)];
+  change_warp_one_in_ = change_warp[random_.below(3)];
+
+  const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
+  if (!resident_blocks) resident_blocks = kDefaultResidentThreads / shape.threads;
+  const int num_slots = std::clamp(std::min(resident_blocks, kMaxResidentBlocks) / shape.cluster, 1, num_clusters);
+  pending_.resize(num_clusters);
+  std::iota(pending_.begin(), pending_.end(), 0);
+  for (int i = num_clusters - 1; i > 0; --i) std::swap(pending_[i], pending_[random_.below(i + 1)]);
+  for (int slot = 0; slot < num_slots; ++slot) {
+    clusters_.push_back(std::make_unique<Cluster>());
+    free_slots_.push_back(slot);
+  }
+}
+
+void Machine::start_cluster(int slot) {
+  const int number = pending_.back();
+  pending_.pop_back();
+  const int clusters_x = shape_.blocks.x / shape_.cluster;
+  const Dim first{number % clusters_x * shape_.cluster, number / clusters_x % shape_.blocks.y,
+                  number / clusters_x / shape_.blocks.y};
+  Cluster& cluster = *clusters_[slot];
+  cluster.blocks.resize(shape_.cluster);
+  cluster.running = shape_.cluster * shape_.threads;
+  for (int rank = 0; rank < shape_.cluster; ++rank) {
+    Block& block = cluster.blocks[rank];
+    block.index = {first.x + rank, first.y, first.z};
+    block.cluster = &cluster;
+    block.slot = slot * shape_.cluster + rank;
+    block.barrier = {};
+    block.known = 0;
+    block.shared.reset(shape_.shared_bytes);
+    block.warps.assign((shape_.threads + kWarpSize - 1) / kWarpSize, Warp{});
+    block.threads.resize(shape_.threads);
+    for (int i = 0; i < shape_.threads; ++i) {
+      Thread& thread = block.threads[i];
+      thread = {};
+      thread.block = &block;
+      thread.warp = &block.warps[i / kWarpSize];
+      thread.index = i;
+      thread.in_cluster = rank * shape_.threads + i;
+      thread.lane = i % kWarpSize;
+      if (!thread.lane) thread.warp->threads = &thread;
+      ++thread.warp->num_threads;
+      thread.fiber.start(stack_of_fiber(block.slot * shape_.threads + i), fiber_main);
+      make_ready(thread);
+    }
+  }
+}
+
+void Machine::run() {
+  machine = this;
+  while (true) {
+    while (!pending_.empty() && !free_slots_.empty()) {
+      start_cluster(free_slots_.back());
+      free_slots_.pop_back();
+    }
+    if (ready_warps_.empty()) break;
+    run_next();
+    if (fault_) throw Fault(*fault_);
+  }
+  if (free_slots_.size() < clusters_.size()) throw Fault(deadlock());
+}
+
+void Machine::fiber_main() {
+  Fiber::entered();
+  try {
+    machine->body_();
+    for (AsyncCopy& copy : self->copies) {
+      if (!copy.landed) self->block->shared.land_copy(copy.offset, copy.source, 16);
+    }
+  } catch (const std::exception& error) {
+    machine->fault_ = std::make_unique<Fault>(error.what());
+  }
+  Thread& thread = *self;
+  thread.finished = true;
+  Cluster& cluster = *thread.block->cluster;
+  if (--cluster.running == 0) machine->free_slots_.push_back(cluster.blocks[0].slot / machine->shape_.cluster);
+  if (machine->fault_ || cluster.running == 0) {
+    self = nullptr;
+    Fiber::switch_to(thread.fiber, machine->main_);
+  } else {
+    machine->run_next();
+  }
+  __builtin_unreachable();
+}
+
+void Machine::make_ready(Thread& thread) {
+  Warp& warp = *thread.warp;
+  if (!warp.ready) {
+    warp.place = static_cast<int>(ready_warps_.size());
+    ready_warps_.push_back(&warp);
+  }
+  warp.ready |= 1u << thread.lane;
+}
+
+Thread* Machine::pick() {
+  if (ready_warps_.empty()) return nullptr;
+  if (!last_warp_ || !last_warp_->ready || random_.one_in(change_warp_one_in_)) {
+    last_warp_ = ready_warps_[random_.below(static_cast<uint32_t>(ready_warps_.size()))];
+  }
+  Warp& warp = *last_warp_;
+  const uint32_t first = random_.below(kWarpSize);
+  const uint32_t behind = warp.ready >> first << first;  // the first ready lane from a random one on, around the end
+  const int lane = __builtin_ctz(behind ? behind : warp.ready);
+  warp.ready &= ~(1u << lane);
+  if (!warp.ready) {
+    ready_warps_[warp.place] = ready_warps_.back();
+    ready_warps_[warp.place]->place = warp.place;
+    ready_warps_.pop_back();
+  }
+  return &warp.threads[lane];
+}
+
+void Machine::run_next() {
+  Thread* next = pick();
+  Thread* last = self;
+  if (next == last) return;
+  self = next;
+  Fiber::switch_to(last ? last->fiber : main_, next ? next->fiber : main_);
+}
+
+void Machine::preempt() {
+  if (self->fiber.nearly_overflown()) throw Fault(text(*self) + ": stack overflow");
+  make_ready(*self);
+  run_next();
+}
+
+void Machine::wait(const char* what, Site site) {
+  if (self->fiber.nearly_overflown()) fault("stack overflow", site);
+  self->waits_for = what;
+  self->waits_at = site;
+  run_next();
+}
+
+// Whether the calling thread is the last; it must have come to what the others came to.
+bool Machine::arrive(Meeting& meeting, int expected, const char* name, Site site) {
+  if (!meeting.arrived) {
+    meeting = {name, site, 0};
+  } else if (name != meeting.name || site.line != meeting.site.line || std::strcmp(site.file, meeting.site.file)) {
+    fault(std::string("comes to ") + name + " while others wait for " + meeting.name + " at " + text(meeting.site),
+          site);
+  }
+  if (++meeting.arrived < expected) return false;
+  meeting.arrived = 0;
+  return true;
+}
+
+void Machine::meet_warp(const char* name, Site site, void* deposit, Complete complete) {
+  Thread& thread = *self;
+  Warp& warp = *thread.warp;
+  if (warp.num_threads < kWarpSize) {
+    fault(std::string(name) + " in a warp of " + counted(warp.num_threads, "lane") + " of 32", site);
+  }
+  warp.deposits[thread.lane] = deposit;
+  if (!arrive(warp.meeting, kWarpSize, name, site)) return wait(name, site);
+  complete(warp, warp.deposits);
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    if (lane != thread.lane) make_ready(warp.threads[lane]);
+  }
+  preempt();
+}
+
+void Machine::meet_block(const char* name, Site site) {
+  Block& block = *self->block;
+  if (!arrive(block.barrier, shape_.threads, name, site)) return wait(name, site);
+  block.known = now++;
+  for (Thread& thread : block.threads) {
+    if (&thread != self) make_ready(thread);
+  }
+  preempt();
+}
+
+std::string Machine::deadlock() const {
+  constexpr size_t kBlocksShown = 8;
+  std::map<std::string, std::vector<std::string>> waiting;  // for what and where -> the threads of each block
+  size_t ended = 0;
+  for (const auto& cluster : clusters_) {
+    if (!cluster->running) continue;
+    for (const Block& block : cluster->blocks) {
+      std::map<std::string, std::vector<int>> threads;
+      for (const Thread& thread : block.threads) {
+        const std::string what = thread.finished ? "" : thread.waits_for + (" at " + text(thread.waits_at));
+        threads[what].push_back(thread.index);
+      }
+      ended += threads[""].size();
+      threads.erase("");
+      for (const auto& [what, indices] : threads) {
+        waiting[what].push_back("block " + text(block.index) + " threads " + ranges(indices));
+      }
+    }
+  }
+  std::string report = "deadlock: no thread can move";
+  for (const auto& [what, blocks] : waiting) {
+    report += "\nin " + what + ": ";
+    for (size_t i = 0; i < std::min(blocks.size(), kBlocksShown); ++i) report += (i ? "; " : "") + blocks[i];
+    if (blocks.size() > kBlocksShown) report += "; and " + counted(blocks.size() - kBlocksShown, "more block");
+  }
+  if (ended) report += "\n" + counted(ended, "thread") + " of these blocks ended";
+  if (!pending_.empty()) {
+    report += "\n" + counted(pending_.size() * shape_.cluster, "block") + " had no room on the machine yet";
+  }
+  return report;
+}
+
+int launch(const Shape& shape, const std::function<void()>& body) {
+  const std::lock_guard<std::mutex> lock(one_grid);
+  const auto& [x, y, z] = shape.blocks;
+  if (x < 1 || y < 1 || z < 1 || y > kMaxBlocksYZ || z > kMaxBlocksYZ) return kInvalidConfiguration;
+  if (shape.threads < 1 || shape.threads > kMaxThreads) return kInvalidConfiguration;
+  if (shape.shared_bytes < 0 || shape.shared_bytes > kMaxSharedBytes) return kInvalidValue;
+  if (shape.cluster < 1 || shape.cluster > kMaxCluster || x % shape.cluster) return kInvalidConfiguration;
+  ++num_launches;
+  most_shared_bytes = std::max(most_shared_bytes, shape.shared_bytes);
+  Machine grid(shape, body, seeds.next(), max_resident_blocks);
+  try {
+    grid.run();
+  } catch (...) {
+    machine = nullptr;
+    self = nullptr;
+    throw;
+  }
+  machine = nullptr;
+  return kSuccess;
+}
+
+void set_seed(uint64_t seed) { seeds = Random(seed); }
+void set_max_resident_blocks(int blocks) { max_resident_blocks = blocks; }
+int64_t launches() { return num_launches; }
+int64_t max_shared_bytes() { return most_shared_bytes; }
+void reset_counts() { num_launches = most_shared_bytes = 0; }
+
+}  // namespace sim
+
+void sim_set_seed(uint64_t seed) { sim::set_seed(seed); }
+void sim_set_max_resident_blocks(int blocks) { sim::set_max_resident_blocks(blocks); }
+int64_t sim_launches() { return sim::launches(); }
+int64_t sim_max_shared_bytes() { return sim::max_shared_bytes(); }
+void sim_reset_counts() { sim::reset_counts(); }

@@ -1,0 +1,177 @@
+// The machine that kernels run on: threads, warps, blocks and clusters, who waits for what, and who runs next.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fiber.h"
+#include "shared_memory.h"
+#include "sim.h"
+
+namespace sim {
+
+constexpr int kWarpSize = 32;
+constexpr int kMaxResidentBlocks = 1 << 14;
+
+// A place in a kernel. As a default argument Site::here() is where the caller stands.
+struct Site {
+  const char* file;
+  int line;
+  static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+std::string text(const Site& site);
+
+class Random {
+ public:
+  explicit Random(uint64_t seed = 0) : state_(seed) {}
+  uint64_t next() {  // splitmix64
+    uint64_t x = (state_ += 0x9e3779b97f4a7c15u);
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+  }
+  uint32_t below(uint32_t n) { return static_cast<uint32_t>(((next() >> 32) * n) >> 32); }
+  bool one_in(uint32_t n) { return below(n) == 0; }
+
+ private:
+  uint64_t state_;
+};
+
+struct Dim {
+  int x, y, z;
+};
+struct Shape {
+  Dim blocks;
+  int threads;
+  int64_t shared_bytes;
+  int cluster;
+};
+
+struct Warp;
+struct Block;
+struct Cluster;
+
+// 16 bytes on their way from global to shared memory.
+struct AsyncCopy {
+  int64_t offset;
+  const void* source;
+  int group;
+  bool landed;
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  int index = 0;       // in its block
+  int in_cluster = 0;  // counted through the blocks of the cluster
+  int lane = 0;
+  bool finished = false;
+  const char* waits_for = nullptr;
+  Site waits_at{};
+  std::vector<AsyncCopy> copies;
+  int closed_groups = 0;
+};
+
+// Something that several threads come to, and nobody leaves before the last has come.
+struct Meeting {
+  const char* name = nullptr;
+  Site site{};
+  int arrived = 0;
+};
+
+// Gets every lane's deposit once all are there.
+using Complete = void (*)(Warp& warp, void* const (&deposits)[kWarpSize]);
+
+struct Warp {
+  Block* block = nullptr;
+  Thread* threads = nullptr;
+  int num_threads = 0;
+  uint32_t ready = 0;  // lanes that may run
+  int place = 0;       // in the machine's list of warps with such lanes
+  Meeting meeting;
+  void* deposits[kWarpSize] = {};
+  Time known = 0;  // what the warp did up to here happened before what its lanes do now
+};
+
+struct Block {
+  Dim index{};
+  Cluster* cluster = nullptr;
+  int slot = 0;  // its place on the machine
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  Meeting barrier;
+  Time known = 0;  // as for a warp
+  SharedMemory shared;
+};
+
+struct Cluster {
+  std::vector<Block> blocks;
+  int running = 0;  // threads
+};
+
+class Machine {
+ public:
+  Machine(const Shape& shape, const std::function<void()>& body, uint64_t seed, int max_resident_blocks);
+
+  // Runs every block; throws Fault.
+  void run();
+
+  const Shape& shape() const { return shape_; }
+  Random& random() { return random_; }
+
+  // ---- called by fibers
+
+  // The calling thread may lose its turn here.
+  void maybe_preempt() {
+    if (random_.one_in(preempt_one_in_)) preempt();
+  }
+  void preempt();
+  // Gives the turn away until somebody calls make_ready.
+  void wait(const char* what, Site site);
+  void make_ready(Thread& thread);
+  // All lanes of the calling thread's warp meet; the last to come runs `complete`.
+  void meet_warp(const char* name, Site site, void* deposit, Complete complete);
+  void meet_block(const char* name, Site site);
+
+ private:
+  void start_cluster(int slot);
+  Thread* pick();
+  bool arrive(Meeting& meeting, int expected, const char* name, Site site);
+  void run_next();
+  [[noreturn]] static void fiber_main();
+  std::string deadlock() const;
+
+  Shape shape_;
+  const std::function<void()>& body_;
+  Random random_;
+  uint32_t preempt_one_in_;
+  uint32_t change_warp_one_in_;
+  std::vector<int> pending_;  // clusters not started, in the order in which they will be, last first
+  std::vector<std::unique_ptr<Cluster>> clusters_;
+  std::vector<int> free_slots_;
+  std::vector<Warp*> ready_warps_;
+  Warp* last_warp_ = nullptr;
+  Fiber main_;
+  std::unique_ptr<Fault> fault_;
+};
+
+// The machine that is running, and the thread whose turn it is. One grid runs at a time in a process.
+extern Machine* machine;
+extern Thread* self;
+
+// Ends the launch from within a fiber: "<where the calling thread is>: <what>".
+[[noreturn]] void fault(const std::string& what, Site site);
+std::string text(const Thread& thread);
+
+// The last tick: events with a stamp up to it are over, later ones get a larger stamp.
+extern Time now;
+
+// Runs a grid; an error code of CUDA's where CUDA would refuse it.
+int launch(const Shape& shape, const std::function<void()>& body);
+
+}  // namespace sim

@@ -1,0 +1,35 @@
+// What a test sees of the simulator. launch() of the kernels' primitives runs a grid on the calling thread, every CUDA
+// thread as a fiber, in an order drawn from a seed; what a kernel does wrong comes out of launch() as a Fault.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+
+namespace sim {
+
+class Fault : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The seed of all later launches: the same seed and the same launches give the same schedules.
+void set_seed(uint64_t seed);
+
+// How many blocks are on the machine at once, in whole clusters and at least one; 0, the default, is as many as have
+// 4096 threads together. Blocks beyond that start when others have ended, in random order.
+void set_max_resident_blocks(int blocks);
+
+// Since the last reset_counts().
+int64_t launches();
+int64_t max_shared_bytes();
+void reset_counts();
+
+}  // namespace sim
+
+// The same for Python's ctypes.
+extern "C" {
+__attribute__((visibility("default"))) void sim_set_seed(uint64_t seed);
+__attribute__((visibility("default"))) void sim_set_max_resident_blocks(int blocks);
+__attribute__((visibility("default"))) int64_t sim_launches();
+__attribute__((visibility("default"))) int64_t sim_max_shared_bytes();
+__attribute__((visibility("default"))) void sim_reset_counts();
+}

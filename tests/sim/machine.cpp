@@ -96,6 +96,7 @@ void Machine::start_cluster(int slot) {
     block.index = {first.x + rank, first.y, first.z};
     block.cluster = &cluster;
     block.slot = slot * shape_.cluster + rank;
+    block.first_in_cluster = rank * shape_.threads;
     block.barrier = {};
     block.known = 0;
     block.shared.reset(shape_.shared_bytes);
@@ -107,7 +108,7 @@ void Machine::start_cluster(int slot) {
       thread.block = &block;
       thread.warp = &block.warps[i / kWarpSize];
       thread.index = i;
-      thread.in_cluster = rank * shape_.threads + i;
+      thread.in_cluster = block.first_in_cluster + i;
       thread.lane = i % kWarpSize;
       if (!thread.lane) thread.warp->threads = &thread;
       ++thread.warp->num_threads;

@@ -101,7 +101,8 @@ struct Warp {
 struct Block {
   Dim index{};
   Cluster* cluster = nullptr;
-  int slot = 0;  // its place on the machine
+  int slot = 0;              // its place on the machine
+  int first_in_cluster = 0;  // Thread::in_cluster of its first thread
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Meeting barrier;

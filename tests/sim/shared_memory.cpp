@@ -12,15 +12,18 @@ Stamp stamp_of(const Thread& thread, Site site) {
   return {now, 0, static_cast<uint64_t>(thread.in_cluster), static_cast<uint64_t>(site.line)};
 }
 
-bool same(Stamp a, Stamp b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+template <class V>
+bool same(const V& a, const V& b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
 
 // Whether the access happened before what `thread` does now.
 bool ordered(Stamp stamp, const Thread& thread) {
   if (stamp.in_flight) return false;
   if (static_cast<int>(stamp.thread) == thread.in_cluster) return true;
   const Block& block = *thread.block;
-  const int index = static_cast<int>(stamp.thread) - block.threads[0].in_cluster;
-  if (index < 0 || index >= static_cast<int>(block.threads.size())) return false;
+  const int index = static_cast<int>(stamp.thread) - block.first_in_cluster;
+  if (index < 0 || index >= machine->shape().threads) return false;
   return stamp.time <= block.known ||
          (index / kWarpSize == thread.index / kWarpSize && stamp.time <= thread.warp->known);
 }
@@ -51,24 +54,26 @@ void SharedMemory::race(const Thread& thread, int64_t offset, const char* verb, 
 }
 
 void SharedMemory::check(int64_t offset, int64_t bytes, const char* verb, Site site) const {
-  const std::string what = std::string(verb) + " " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset);
-  if (offset < 0 || offset + bytes > size_) {
-    fault(what + " of " + std::to_string(size_) + ": out of bounds of shared memory", site);
-  }
-  if (offset % bytes) fault(what + " of shared memory: misaligned", site);
+  const bool inside = offset >= 0 && offset + bytes <= size_;
+  if (inside && offset % bytes == 0) return;
+  fault(std::string(verb) + " " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) + " of " +
+            std::to_string(size_) + " of shared memory: " + (inside ? "misaligned" : "out of bounds"),
+        site);
 }
 
 void SharedMemory::load(const Thread& thread, int64_t offset, void* value, int64_t bytes, Site site) {
   check(offset, bytes, "reads", site);
   const Stamp mine = stamp_of(thread, site);
-  Stamp good{};  // the writer that was looked at last; most often it wrote all of the bytes
+  Byte before{}, after{};  // what is right for one byte of a value mostly holds for the next
   for (int64_t i = offset; i < offset + bytes; ++i) {
     Byte& byte = bytes_[i];
-    if (!exists(byte.writer)) fault("reads byte " + std::to_string(i) + " of shared memory, never written", site);
-    if (!same(byte.writer, good)) {
-      if (!ordered(byte.writer, thread)) race(thread, i, "reads", byte.writer, "wrote", site);
-      good = byte.writer;
+    if (i > offset && same(byte, before)) {
+      byte = after;
+      continue;
     }
+    before = byte;
+    if (!exists(byte.writer)) fault("reads byte " + std::to_string(i) + " of shared memory, never written", site);
+    if (!ordered(byte.writer, thread)) race(thread, i, "reads", byte.writer, "wrote", site);
     // A reader ordered before this one needs no place: who is ordered after this one is ordered after it, too.
     if (!exists(byte.readers[0]) || ordered(byte.readers[0], thread)) {
       byte.readers[0] = mine;
@@ -77,21 +82,17 @@ void SharedMemory::load(const Thread& thread, int64_t offset, void* value, int64
     } else {
       byte.readers[machine->random().below(2)] = mine;
     }
+    after = byte;
   }
   std::memcpy(value, &data_[offset], bytes);
 }
 
 void SharedMemory::check_write(const Thread& thread, int64_t offset, int64_t bytes, Site site) const {
   check(offset, bytes, "writes", site);
-  Stamp good{};
   for (int64_t i = offset; i < offset + bytes; ++i) {
     const Byte& byte = bytes_[i];
-    if (!same(byte.writer, good)) {
-      if (exists(byte.writer) && !ordered(byte.writer, thread)) {
-        race(thread, i, "writes", byte.writer, "wrote", site);
-      }
-      good = byte.writer;
-    }
+    if (i > offset && same(byte, bytes_[i - 1])) continue;
+    if (exists(byte.writer) && !ordered(byte.writer, thread)) race(thread, i, "writes", byte.writer, "wrote", site);
     for (const Stamp& reader : byte.readers) {
       if (exists(reader) && !ordered(reader, thread)) race(thread, i, "writes", reader, "read", site);
     }

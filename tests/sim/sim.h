@@ -1,5 +1,5 @@
-// What a test sees of the simulator. launch() of the kernels' primitives runs a grid on the calling thread, every CUDA
-// thread as a fiber, in an order drawn from a seed; what a kernel does wrong comes out of launch() as a Fault.
+// What a test sees of the simulator. launch_kernel runs a grid on the calling thread, every CUDA thread as a fiber, in
+// an order drawn from a seed; what a kernel does wrong comes out of launch_kernel as a Fault.
 #pragma once
 
 #include <cstdint>

@@ -20,7 +20,7 @@ extern const std::vector<Case> kBlockCases, kWarpCases, kCopyCases;
 
 template <class Params>
 void run(void (*kernel)(const Params), const Grid& grid, const Params& params) {
-  if (launch(kernel, grid, nullptr, params) != cudaSuccess) throw std::runtime_error("launch refused");
+  if (launch_kernel(kernel, grid, nullptr, params) != 0) throw std::runtime_error("launch refused");
 }
 
 template <class T>

@@ -24,7 +24,7 @@ int launch_grid(const Grid& grid, int max_resident_blocks) {
   sim::reset_counts();
   sim::set_max_resident_blocks(max_resident_blocks);
   int here = 0, most = 0;
-  const cudaError_t error = launch(count_blocks, grid, nullptr, Params{&here, &most});
+  const int error = launch_kernel(count_blocks, grid, nullptr, Params{&here, &most});
   std::printf("%d %d %d %d\n", error, most, static_cast<int>(sim::launches()),
               static_cast<int>(sim::max_shared_bytes()));
   return 0;

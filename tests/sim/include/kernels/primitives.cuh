@@ -5,14 +5,13 @@
 #include <cstdint>
 
 #include "device.h"
+#include "element.h"
 #include "numbers.h"
 
 #define LSTM_FUSED_DEVICE inline
+#define LSTM_FUSED_DEVICE_CALL inline
 #define LSTM_FUSED_KERNEL(max_threads, min_blocks) void
 #define LSTM_FUSED_PARAMS const
-
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
-using cudaStream_t = struct CUstream_st*;
 
 namespace lstm_fused {
 
@@ -36,13 +35,6 @@ inline Index block_index() {
 }
 
 // ---- numbers
-
-struct float16 {
-  uint16_t bits;
-};
-struct bfloat16 {
-  uint16_t bits;
-};
 
 struct alignas(16) Vector16 {
   uint32_t word[4];
@@ -134,9 +126,9 @@ struct Grid {
 };
 
 template <class Params>
-cudaError_t launch(void (*kernel)(const Params), const Grid& grid, void*, const Params& params) {
+int launch_kernel(void (*kernel)(const Params), const Grid& grid, void*, const Params& params) {
   const sim::Shape shape{{grid.blocks.x, grid.blocks.y, grid.blocks.z}, grid.threads, grid.shared_bytes, grid.cluster};
-  return static_cast<cudaError_t>(sim::launch(shape, [&] { kernel(params); }));
+  return sim::launch(shape, [&] { kernel(params); });
 }
 
 }  // namespace lstm_fused

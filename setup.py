@@ -43,6 +43,12 @@ def command(*words: str | Path) -> str:
     return shlex.join(map(str, words)).replace("$", "$$")
 
 
+def with_report(compile: str) -> str:
+    """An nvcc command whose resource report goes to $out.resources; what else it says, a warning or error, is shown."""
+    show = "grep -v -e 'ptxas info' -e 'bytes stack frame' $out.resources"
+    return f"{compile} 2> $out.resources && {{ {show} || true; }} || {{ {show}; false; }}"
+
+
 @dataclass
 class NinjaFile:
     """The text of a build.ninja, with paths relative to the repository, so that no machine's paths enter the code."""
@@ -97,8 +103,8 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
     if cuda:
         # The host compiler is cxx's last word: a launcher such as ccache may stand before it.
         nvcc = [cuda.nvcc, "-ccbin", cxx[-1], "-O3", "-std=c++17", "-Icsrc", "-DLSTM_FUSED_CUDA", *cuda.gencode()]
-        nvcc += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
-        ninja.rule("nvcc", f"{command(*nvcc)} -MD -MF $out.d -c $in -o $out", *depends)
+        nvcc += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "--resource-usage"]
+        ninja.rule("nvcc", with_report(f"{command(*nvcc)} -MD -MF $out.d -c $in -o $out"), *depends)
         objects += ninja.compile("nvcc", "csrc/kernels/*.cu")
     ninja.link("link", "liblstm_fused.so", objects)
     ninja.link("link_plan", plan_name, [*planner, f"{folder}/csrc/plan/bindings.cpp.o"])
@@ -128,7 +134,10 @@ class NinjaBuild(build_ext):
         (ROOT / folder / "build.ninja").write_text(ninja_file(folder, plan, torch, cuda))
         (ROOT / folder / info).write_text(json.dumps(self.build_info(torch, cuda), indent=2) + "\n")
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
-        if subprocess.run([ninja, "-f", folder / "build.ninja", *jobs], cwd=ROOT).returncode:
+        # nvcc's threads, one for each architecture, are no part of its command: more of them call for no new build.
+        threads = os.environ.get("MAX_JOBS", str(min(4, os.cpu_count() or 1)))
+        environment = {"NVCC_APPEND_FLAGS": f"--threads={threads}"} | os.environ
+        if subprocess.run([ninja, "-f", folder / "build.ninja", *jobs], cwd=ROOT, env=environment).returncode:
             raise toolchain.BuildError("lstm_fused did not compile: the first error above says why.")
         for name in (library, plan, info):
             part = ROOT / target / f"{name}.part"  # renamed into place: a running process keeps its old library

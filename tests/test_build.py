@@ -287,3 +287,20 @@ def test_cuda_in_the_ninja_file(setup_py: ModuleType, bare_machine: Path, monkey
     assert re.search(r"rule cxx\n  command = .*-DLSTM_FUSED_CUDA", text)
     assert re.search(r"rule nvcc\n  command = .*code=sm_90a .*code=compute_120 ", text)
     assert re.search(r"rule link\n  command = .*-lcudart_static .*--exclude-libs,ALL", text)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "said"), [(0, ""), (0, "x.cu(3): warning: unused"), (1, "x.cu(3): error: expected a ;")]
+)
+def test_resource_report_is_kept_and_the_rest_is_shown(
+    setup_py: ModuleType, tmp_path: Path, exit_code: int, said: str
+) -> None:
+    report = "ptxas info    : Used 72 registers\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
+    report += f"{said}\n" if said else ""
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{report}END\nexit {exit_code}\n")
+    nvcc.chmod(0o755)
+    command = setup_py.with_report(str(nvcc)).replace("$out", str(tmp_path / "x.o"))
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (exit_code, said)
+    assert (tmp_path / "x.o.resources").read_text() == report

@@ -1,0 +1,162 @@
+"""What nvcc reports of each kernel, left by the build beside the objects: registers, stack, spills, shared memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import lstm_fused
+
+ROOT = Path(__file__).resolve().parent.parent
+OBJECTS = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
+PACKAGE = Path(lstm_fused.__file__).parent
+ARCHITECTURES = json.loads((PACKAGE / "_build.json").read_text())["cuda_architectures"]
+REGISTERS_PER_BLOCK = 65536
+WARP = 32
+
+needs_cuda_build = pytest.mark.skipif(ARCHITECTURES is None, reason="this build of lstm_fused has no CUDA kernels")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """One function for one architecture. A function that is no kernel has no registers of its own."""
+
+    architecture: str
+    function: str
+    stack_bytes: int
+    spilled_bytes: int  # stores and loads
+    registers: int | None
+    static_shared_bytes: int
+
+
+def read_report(text: str) -> Iterator[Usage]:
+    """The functions of a report of nvcc --resource-usage."""
+    entry = None  # (mangled name, architecture)
+    lines = iter(text.splitlines())
+    for line in lines:
+        if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
+            entry = found[1], found[2]
+        elif found := re.search(r"Function properties for (\w+)", line):
+            stack, stores, loads = map(int, re.findall(r"(\d+) bytes", next(lines)))
+            registers, shared = None, 0
+            assert entry is not None, "properties of a function before the first kernel"
+            if found[1] == entry[0]:
+                used = next(lines)
+                registers = int(re.search(r"Used (\d+) registers", used)[1])
+                shared = int((re.search(r"(\d+) bytes smem", used) or [0, 0])[1])
+            yield Usage(entry[1], found[1], stack, stores + loads, registers, shared)
+
+
+def demangle(names: list[str]) -> list[str]:
+    tool = shutil.which("c++filt")
+    if tool is None:
+        pytest.fail("c++filt is missing; it comes with the linker that built this library (binutils)")
+    return subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
+
+
+def threads_of(kernel: str) -> int:
+    """The most threads that a block of this kernel is launched with, by the rules of csrc/tiles.h."""
+    if found := re.search(r"lstm_block_(forward|backward)_kernel<lstm_fused::(\w+), (\d+)", kernel):
+        direction, arithmetic, chunks = found[1], found[2], int(found[3])
+        units = chunks * 64 // (2 if arithmetic in ("Float16", "BFloat16") else 4)
+        return WARP * -(-units // (8 if direction == "forward" else 16))
+    raise AssertionError(f"tell here how many threads run {kernel}")
+
+
+@pytest.fixture(scope="module")
+def usages() -> list[Usage]:
+    sources = sorted(path.relative_to(ROOT) for path in (ROOT / "csrc" / "kernels").glob("*.cu"))
+    reports = [OBJECTS / f"{source}.o.resources" for source in sources]
+    missing = [str(path.relative_to(ROOT)) for path in reports if not path.exists()]
+    assert not missing, f"build in place first (make build); missing: {missing}"
+    found = [usage for report in reports for usage in read_report(report.read_text())]
+    names = demangle([usage.function for usage in found])
+    return [Usage(u.architecture, name, *list(vars(u).values())[2:]) for u, name in zip(found, names)]
+
+
+@needs_cuda_build
+def test_every_kernel_is_there_for_every_architecture(usages: list[Usage]) -> None:
+    kernels = {usage.function for usage in usages if usage.registers is not None}
+    assert kernels, "the build has CUDA and no kernel"
+    for kernel in kernels:
+        assert {u.architecture for u in usages if u.function == kernel} == set(ARCHITECTURES), kernel
+
+
+@needs_cuda_build
+def test_nothing_spills_and_nothing_lies_in_local_memory(usages: list[Usage]) -> None:
+    """Local memory is device memory: an array that falls out of registers costs more than the step that uses it."""
+    assert [usage for usage in usages if usage.stack_bytes or usage.spilled_bytes] == []
+
+
+@needs_cuda_build
+def test_blocks_fit_the_register_file(usages: list[Usage]) -> None:
+    """The launch would fail, and in the kernel's launch bounds a wrong number of threads would stay unseen."""
+    for usage in usages:
+        if usage.registers is not None:
+            allocated = -(-usage.registers // 8) * 8 * threads_of(usage.function)
+            assert allocated <= REGISTERS_PER_BLOCK, f"{usage}: {allocated} registers"
+
+
+@needs_cuda_build
+def test_shared_memory_is_dynamic(usages: list[Usage]) -> None:
+    """The planner counts what a launch asks for; static arrays would come on top of it."""
+    assert [usage for usage in usages if usage.static_shared_bytes] == []
+
+
+REPORT = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z4goodPf' for 'sm_80'
+ptxas info    : Function properties for _Z4goodPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 72 registers, used 1 barriers, 368 bytes cmem[0]
+ptxas info    : Compile time = 40.416 ms
+ptxas info    : Compiling entry function '_Z3badPf' for 'sm_90a'
+ptxas info    : Function properties for _Z3badPf
+    128 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers, 128 bytes cumulative stack size, 1024 bytes smem
+ptxas info    : Function properties for _Z6calleef
+    8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+"""
+
+
+def test_reports_are_understood() -> None:
+    assert list(read_report(REPORT)) == [
+        Usage("sm_80", "_Z4goodPf", 0, 0, 72, 0),
+        Usage("sm_90a", "_Z3badPf", 128, 28, 255, 1024),
+        Usage("sm_90a", "_Z6calleef", 8, 0, None, 0),
+    ]
+
+
+# ---- what the library ships
+
+
+def embedded_code(library: bytes) -> Iterator[tuple[str, int]]:
+    """(ptx or sm, compute capability times 10) of every piece of device code, read from nvcc's containers."""
+    kinds = {1: "ptx", 2: "sm"}
+    at = library.find(magic := struct.pack("<I", 0xBA55ED50))
+    while at >= 0:
+        _, _, header, size = struct.unpack_from("<IHHQ", library, at)
+        entry, end = at + header, at + header + size
+        while entry < end:
+            kind, _, entry_header, entry_size = struct.unpack_from("<HHIQ", library, entry)
+            (architecture,) = struct.unpack_from("<I", library, entry + 28)
+            yield kinds[kind], architecture
+            entry += entry_header + entry_size
+        at = library.find(magic, end)
+
+
+@needs_cuda_build
+def test_library_holds_machine_code_for_each_architecture_and_ptx_of_the_newest() -> None:
+    """PTX is what a GPU that comes later runs; it is compiled by the driver at start."""
+    numbers = [int(re.sub(r"\D", "", name)) for name in ARCHITECTURES]
+    expected = {("sm", number) for number in numbers} | {("ptx", max(numbers))}
+    assert set(embedded_code((PACKAGE / "liblstm_fused.so").read_bytes())) == expected

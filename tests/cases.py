@@ -32,6 +32,7 @@ class Case:
     return_cells: bool = False
     contiguous: bool = True
     seed: int = 0
+    device: str = "cpu"
 
     @property
     def rows(self) -> int:
@@ -85,9 +86,18 @@ class Problem:
             self, case=case, leaves=cast(self.leaves), cotangents=cast(self.cotangents), masks=masks
         )
 
+    def on(self, device: str) -> Problem:
+        """The same numbers on another device."""
+
+        def move(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        extras = (None if tensor is None else tensor.to(device) for tensor in (self.lengths, self.reset, self.masks))
+        return Problem(self.case.but(device=device), move(self.leaves), move(self.cotangents), *extras)
+
 
 def draw(case: Case, replica: int = 0) -> Problem:
-    """Random tensors for a case. Weights start as torch.nn.LSTM starts them."""
+    """Random tensors for a case, the same on every device but for the masks. Weights start as torch.nn.LSTM's do."""
     seed = case.seed + 1000 * replica
     torch.manual_seed(seed)
     steps, rows, states = case.seq_len, case.rows, case.num_layers * case.directions
@@ -107,13 +117,14 @@ def draw(case: Case, replica: int = 0) -> Problem:
     cotangents = {name: torch.randn(shape).to(case.dtype) for name, shape in shapes.items()}
     lengths = torch.randint(1, steps + 1, (rows,)) if case.lengths else None
     reset = torch.rand(steps, rows) < case.reset if case.reset else None
-    masks = None
-    if case.dropout:
+    problem = Problem(case.but(seed=seed), leaves, cotangents, lengths, reset, None).on(case.device)
+    if case.dropout and case.num_layers > 1:
         torch.manual_seed(seed)
-        ones = torch.ones(shapes["output"], dtype=case.dtype)
-        layers = [torch.nn.functional.dropout(ones, case.dropout) for _ in range(case.num_layers - 1)]
-        masks = torch.stack(layers) if layers else None
-    return Problem(case.but(seed=seed), leaves, cotangents, lengths, reset, masks)
+        ones = torch.ones(shapes["output"], dtype=case.dtype, device=case.device)
+        problem.masks = torch.stack(
+            [torch.nn.functional.dropout(ones, case.dropout) for _ in range(case.num_layers - 1)]
+        )
+    return problem
 
 
 def _sizes() -> list[Case]:

@@ -10,6 +10,7 @@ the same dtype, plus one rounding of the result. It is applied to every output a
 * One rounding moves a value by at most half the distance to its neighbour: eps / 2 of the largest element.
 * Small cases are drawn several times, and all draws count as one tensor, for both sides alike: torch.nn.LSTM may hit
   the exact result of a single element by chance.
+* torch.nn.LSTM runs on the device of the case, its float64 reference always on the CPU.
 * float64 has no finer reference here. The rounding errors of one algorithm scale with eps, so torch.nn.LSTM's error in
   float64 is taken as its error e in float32 times eps64 / eps32; the reference itself is off by e as well: 2e + e.
 """
@@ -103,7 +104,7 @@ class Errors:
         self.exact: list[Tensor] = []
 
     def add(self, actual: Tensor, exact: Tensor) -> None:
-        self.differences.append((actual.double() - exact).flatten())
+        self.differences.append((actual.cpu().double() - exact).flatten())
         self.exact.append(exact.flatten())
 
     def norms(self) -> dict[str, float]:
@@ -141,10 +142,10 @@ def assert_accurate(
     double = case.dtype == torch.float64
     for replica in range(times or draws(case)):
         problem = make(case, replica)
-        exact, actual = expected(problem, torch.float64), run(problem)
+        exact, actual = expected(problem.on("cpu"), torch.float64), run(problem)
         single = make(case.but(dtype=torch.float32), replica) if double else problem
         plain = expected(single, single.case.dtype)
-        plain_exact = expected(single, torch.float64) if double else exact
+        plain_exact = expected(single.on("cpu"), torch.float64) if double else exact
         assert actual.keys() == exact.keys()
         for name in exact:
             assert actual[name].dtype == case.dtype, f"{name} is {actual[name].dtype}"

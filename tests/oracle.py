@@ -44,7 +44,7 @@ def whole(problem: Problem, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
 def packed(problem: Problem, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """pack -> torch.nn.LSTM -> pad."""
     module, parameters, input, hx = _module_and_inputs(problem, leaves)
-    sequence = pack_padded_sequence(input, problem.lengths, enforce_sorted=False)
+    sequence = pack_padded_sequence(input, problem.lengths.cpu(), enforce_sorted=False)
     output, (h_n, c_n) = torch.func.functional_call(module, parameters, (sequence, hx))
     return {"output": pad_packed_sequence(output, total_length=problem.case.seq_len)[0], "h_n": h_n, "c_n": c_n}
 
@@ -83,7 +83,8 @@ def split_rows(problem: Problem, leaves: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _zero_state(problem: Problem) -> tuple[Tensor, Tensor]:
     case = problem.case
-    return torch.zeros(case.width, dtype=case.dtype), torch.zeros(case.hidden_size, dtype=case.dtype)
+    place = {"dtype": case.dtype, "device": case.device}
+    return torch.zeros(case.width, **place), torch.zeros(case.hidden_size, **place)
 
 
 def _one_row(problem: Problem, row: int, steps: Tensor, state, weights: list[Tensor], reverse: bool, stepwise: bool):

@@ -67,19 +67,27 @@ LSTM_FUSED_DEVICE void step_product(MatrixRow&& matrix_row, BatchRow&& batch_row
 #pragma unroll
   for (int r = 0; r < kLaneRows; ++r) matrix[r] = matrix_row(r);
   Product<A, kLaneRows> products[kRowTiles<A>];
-  constexpr int kWarpsChunks = kStepWarps * kChunkElements<A>;
-  for (int64_t chunk = warp_index() * kChunkElements<A>; chunk < k_size; chunk += kWarpsChunks) {
+  const auto load = [&](const T* row, int64_t chunk) {
     const int64_t k = chunk + lane_pair() * kLaneElements<A>;
-    const auto load = [&](const T* row) {
-      return row != nullptr ? load_factors<A>(row, k, k_size, aligned) : Vector16{};
-    };
+    return row != nullptr && k < k_size ? load_factors<A>(row, k, k_size, aligned) : Vector16{};
+  };
+  constexpr int kStride = kStepWarps * kChunkElements<A>;
+  const int64_t first_chunk = warp_index() * kChunkElements<A>;
+  Vector16 coming[kLaneRows];  // weights come from afar: a chunk ahead
+#pragma unroll
+  for (int r = 0; r < kLaneRows; ++r) coming[r] = load(matrix[r], first_chunk);
+  for (int64_t chunk = first_chunk; chunk < k_size; chunk += kStride) {
     Vector16 weights[kLaneRows];
 #pragma unroll
-    for (int r = 0; r < kLaneRows; ++r) weights[r] = load(matrix[r]);
+    for (int r = 0; r < kLaneRows; ++r) {
+      weights[r] = coming[r];
+      coming[r] = load(matrix[r], chunk + kStride);
+    }
 #pragma unroll
     for (int tile = 0; tile < kRowTiles<A>; ++tile)
-      products[tile].add(weights,
-                         [&](int n) { return load(load_shared(Shared::row(tile * static_cast<int>(kTileRows) + n))); });
+      products[tile].add(weights, [&](int n) {
+        return load(load_shared(Shared::row(tile * static_cast<int>(kTileRows) + n)), chunk);
+      });
   }
 
 #pragma unroll

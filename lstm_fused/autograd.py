@@ -190,7 +190,7 @@ def _backward(
 
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells = inputs
+    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells, _ = inputs
     ctx.training, ctx.return_cells = training, return_cells
     _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
     ctx.needs_weight_grads = any(w.requires_grad for w in weights)
@@ -208,7 +208,7 @@ def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
     )
     if not needs[1]:
         grad_weights = [None] * len(weights)
-    return grad_input if needs[0] else None, grad_h_0, grad_c_0, grad_weights, None, None, None, None, None, None
+    return (grad_input if needs[0] else None, grad_h_0, grad_c_0, grad_weights, *[None] * 7)
 
 
 torch.library.register_autograd("lstm_fused::forward", _backward_registered, setup_context=_setup_registered)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _plan
+from . import _plan, ops
 from ._plan import DeviceInfo, Plan, Problem
 
 __all__ = ["Plan", "built_kernels", "cpu_device", "cuda_device", "explain"]
@@ -61,7 +61,7 @@ def explain(
         num_layers=lstm.num_layers if lstm else 1,
         num_directions=2 if lstm and lstm.bidirectional else 1,
         dtype=str(dtype).removeprefix("torch."),
-        allow_tf32=_allows_tf32(),
+        allow_tf32=ops.allows_tf32(),
         training=torch.is_grad_enabled() and any(p.requires_grad for p in found.parameters()),
     )
     return _plan.plan(problem, _find_device(weight.device if device is None else device), built_kernels())
@@ -102,11 +102,6 @@ def _find_device(device: torch.device | str) -> DeviceInfo:
     if index >= count:
         raise ValueError(f"device: torch sees {count} CUDA devices, got {str(device)!r}; expected {expected}")
     return cuda_device(index)
-
-
-def _allows_tf32() -> bool:
-    """torch's switch for cuDNN's RNN, whether set by the old name (allow_tf32) or the new one."""
-    return str(getattr(torch.backends.cudnn, "rnn").fp32_precision) == "tf32"  # noqa: B009 (mypy sees a module)
 
 
 def _num_gates(cell: torch.nn.RNNCellBase) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from . import autograd, checks
+from . import autograd, checks, ops
 
 State = tuple[Tensor, Tensor]
 
@@ -164,7 +164,7 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator, for time-major padded input."""
     batch, device = input.size(1), input.device
-    if device.type not in ("cpu", "meta"):
+    if device.type not in ops.DEVICE_TYPES:
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:
         states = layout.num_layers * layout.num_directions
@@ -175,7 +175,7 @@ def _run(
     else:
         checks.check_hx(hx, input, batch, layout)
     if lengths is not None:
-        lengths = lengths.to(device=device, dtype=torch.int64).contiguous()
+        lengths = lengths.to(device=device, dtype=torch.int64, non_blocking=True).contiguous()
     if reset is not None:
         reset = reset.contiguous()
     tensors: Sequence[Tensor] = (input, *hx, *weights)

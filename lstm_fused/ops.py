@@ -1,26 +1,42 @@
 """The two operators: what they compute without data (fake tensors), and their place in torch's dispatcher.
 
 ``torch.ops.lstm_fused.forward(input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training,
-return_cells) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions. Tensors are shaped
-as in :func:`lstm_fused.reference.lstm`. ``training`` keeps the reserve that ``torch.ops.lstm_fused.backward`` needs;
-without it the reserve is empty, and without ``return_cells`` so are the cells.
+return_cells, allow_tf32) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions.
+Tensors are shaped as in :func:`lstm_fused.reference.lstm`. ``training`` keeps the reserve that
+``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty, and without ``return_cells`` so are the
+cells. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here fill it in from torch's own
+switch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _library  # noqa: F401  (registers the operators)
 
-forward = torch.ops.lstm_fused.forward.default
-backward = torch.ops.lstm_fused.backward.default
+# Device types that the operators run on, here or (meta) without data.
+DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("cpu", "meta")
 
 
-def _reserve_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def forward(input: Tensor, *args: Any) -> Any:
+    return torch.ops.lstm_fused.forward.default(input, *args, _uses_tf32(input))
+
+
+def backward(*args: Any) -> Any:
+    return torch.ops.lstm_fused.backward.default(*args, _uses_tf32(args[4]))
+
+
+def allows_tf32() -> bool:
+    """torch's switch for cuDNN's RNN, whether set by the old name (allow_tf32) or the new one."""
+    return str(getattr(torch.backends.cudnn, "rnn").fp32_precision) == "tf32"  # noqa: B009 (mypy sees a module)
+
+
+def _uses_tf32(input: Tensor) -> bool:
+    return input.is_cuda and input.dtype == torch.float32 and allows_tf32()
 
 
 @torch.library.register_fake("lstm_fused::forward")
@@ -35,6 +51,7 @@ def _fake_forward(
     dropout_mask: Tensor | None,
     training: bool,
     return_cells: bool,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     seq_len, batch, _ = input.shape
     states, _, proj_width = h_0.shape
@@ -42,9 +59,14 @@ def _fake_forward(
     directions = 2 if bidirectional else 1
     output = input.new_empty((seq_len, batch, directions * proj_width))
     cells = input.new_empty((seq_len, batch, directions * hidden) if return_cells else (0,))
-    reserve_width = states * 5 * hidden + (states - directions) * proj_width  # csrc/torch/stack.h, reserve
-    reserve_size = seq_len * batch * reserve_width if training else 0
-    reserve = input.new_empty((reserve_size,), dtype=_reserve_dtype(input.dtype))
+    # csrc/torch/stack.h, reserve. The CPU computes half types in float32; a GPU keeps their cells alone in float32.
+    half = input.dtype.itemsize == 2
+    cell_width = 2 if half and input.is_cuda else 1
+    reserve_width = states * hidden * (4 + cell_width) + (states - directions) * proj_width
+    reserve = input.new_empty(
+        (seq_len * batch * reserve_width if training else 0,),
+        dtype=torch.float32 if half and not input.is_cuda else input.dtype,
+    )
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
 
@@ -67,6 +89,7 @@ def _fake_backward(
     reserve: Tensor,
     needs_input_grad: bool,
     needs_weight_grads: bool,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     grad_input = input.new_empty(input.shape if needs_input_grad else (0,))
     grad_weights = [w.new_empty(w.shape) for w in weights] if needs_weight_grads else []

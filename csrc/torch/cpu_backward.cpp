@@ -157,8 +157,8 @@ BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n,
                             OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
-                            bool needs_input_grad, bool needs_weight_grads) {
-  const Stack stack(input, h_0, c_0, weights, bidirectional);
+                            bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/) {
+  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
   const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;

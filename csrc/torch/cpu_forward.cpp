@@ -109,8 +109,8 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
 ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
                           OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                          bool return_cells) {
-  const Stack stack(input, h_0, c_0, weights, bidirectional);
+                          bool return_cells, bool /*allow_tf32*/) {
+  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional);
   stack.check_masks(lengths, reset, dropout_mask);
   const auto run = stack.dtype == ScalarType::Double ? forward<double> : forward<float>;
   return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);

@@ -1,4 +1,4 @@
-// Registration. Schemas take SymInt where a size may be symbolic; none does yet.
+// Registration.
 #include "torch/ops.h"
 
 #include <string>
@@ -25,15 +25,8 @@ std::vector<int64_t> device_facts(int64_t device) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY(lstm_fused, m) {
-  m.def(
-      "forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, "
-      "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells) -> "
-      "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor reserve)");
-  m.def(
-      "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
-      "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
-      "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads) -> "
-      "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)");
+  m.def(kForwardSchema);
+  m.def(kBackwardSchema);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
@@ -43,6 +36,13 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("forward", TORCH_BOX(&forward_cpu));
   m.impl("backward", TORCH_BOX(&backward_cpu));
 }
+
+#ifdef LSTM_FUSED_CUDA
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
+  m.impl("forward", TORCH_BOX(&forward_cuda));
+  m.impl("backward", TORCH_BOX(&backward_cuda));
+}
+#endif
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));

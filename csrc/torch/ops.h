@@ -1,4 +1,4 @@
-// The two ops of this library; their schemas are in ops.cpp, their meaning in lstm_fused/ops.py.
+// The two ops of this library; their meaning is in lstm_fused/ops.py.
 #pragma once
 
 #include <tuple>
@@ -7,20 +7,32 @@
 
 namespace lstm_fused {
 
+// SymInt where a size may be symbolic; none is passed yet.
+constexpr const char* kForwardSchema =
+    "forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, "
+    "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells, bool allow_tf32) -> "
+    "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor reserve)";
+constexpr const char* kBackwardSchema =
+    "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
+    "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
+    "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
+    "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
+
 // output (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), cells (T, B, D*H) or (0,), reserve (N,) or (0,)
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
-                          OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                          bool return_cells);
+using Forward = ForwardResult(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
+                              OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
+                              bool return_cells, bool allow_tf32);
 
 // grad_input (T, B, I) or (0,), grad_h_0, grad_c_0, and the gradients of the weights in their order, or none
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
+using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
+                                OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
+                                std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
+                                OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
+                                bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
 
-BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
-                            std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
-                            bool needs_input_grad, bool needs_weight_grads);
+Forward forward_cpu, forward_cuda;
+Backward backward_cpu, backward_cuda;
 
 }  // namespace lstm_fused

@@ -3,9 +3,7 @@
 namespace lstm_fused {
 namespace {
 
-ScalarType compute_type(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
+ScalarType wide_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
 DType plan_type(ScalarType dtype) {
   switch (dtype) {
@@ -20,23 +18,18 @@ DType plan_type(ScalarType dtype) {
   }
 }
 
-void check_size(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType dtype) {
-  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
-  for (size_t n = 0; same && n < expected.size(); ++n) same = tensor.size(n) == expected[n];
-  STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "lstm_fused: ", name, " has another dtype than expected");
-}
-
 }  // namespace
 
-Stack::Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
-             bool bidirectional) {
+Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+             const std::vector<Tensor>& weights, bool bidirectional)
+    : platform(platform), device(input.device()) {
   STD_TORCH_CHECK(input.dim() == 3 && h_0.dim() == 3 && c_0.dim() == 3, "lstm_fused: input, h_0 and c_0 must be 3-D");
   dtype = input.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
                       dtype == ScalarType::BFloat16,
                   "lstm_fused: input must be float32, float64, float16 or bfloat16");
-  compute_dtype = compute_type(dtype);
+  cell_dtype = wide_type(dtype);
+  compute_dtype = platform == Platform::kCpu ? cell_dtype : dtype;
   seq_len = input.size(0);
   batch = input.size(1);
   input_size = input.size(2);
@@ -54,16 +47,24 @@ Stack::Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const st
   STD_TORCH_CHECK(count == weights_per_direction() * h_0.size(0),
                   "lstm_fused: weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, got ",
                   count, " tensors");
-  check_size("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
-  check_size("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
+  check("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
+  check("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
   for (int64_t n = 0; n < h_0.size(0); ++n) {
     const Tensor* w = weights.data() + n * weights_per_direction();
-    check_size("w_ih", *w++, {kNumGates * hidden_size, layer_input_size(n / num_directions)}, dtype);
-    check_size("w_hh", *w++, {kNumGates * hidden_size, proj_width}, dtype);
-    if (has_biases) check_size("b_ih", *w++, {kNumGates * hidden_size}, dtype);
-    if (has_biases) check_size("b_hh", *w++, {kNumGates * hidden_size}, dtype);
-    if (has_projection) check_size("w_hr", *w++, {proj_width, hidden_size}, dtype);
+    check("w_ih", *w++, {kNumGates * hidden_size, layer_input_size(n / num_directions)}, dtype);
+    check("w_hh", *w++, {kNumGates * hidden_size, proj_width}, dtype);
+    if (has_biases) check("b_ih", *w++, {kNumGates * hidden_size}, dtype);
+    if (has_biases) check("b_hh", *w++, {kNumGates * hidden_size}, dtype);
+    if (has_projection) check("w_hr", *w++, {proj_width, hidden_size}, dtype);
   }
+}
+
+void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const {
+  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
+  for (size_t n = 0; same && n < expected.size(); ++n) same = tensor.size(n) == expected[n];
+  STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
+  STD_TORCH_CHECK(tensor.scalar_type() == type, "lstm_fused: ", name, " has another dtype than expected");
+  STD_TORCH_CHECK(tensor.device() == device, "lstm_fused: ", name, " is on another device than input");
 }
 
 DirectionWeights Stack::weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const {
@@ -84,22 +85,26 @@ Tensor Stack::mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType
 }
 
 Tensor Stack::gates(const Tensor& reserve, int64_t layer, int64_t direction) const {
-  const int64_t begin = (layer * num_directions + direction) * num_rows() * (kNumGates + 1) * hidden_size;
+  const int64_t begin = (layer * num_directions + direction) * reserve_per_state();
   return slice(reserve, begin, {num_rows(), kNumGates * hidden_size});
 }
 
 Tensor Stack::cells(const Tensor& reserve, int64_t layer, int64_t direction) const {
-  const int64_t begin = (layer * num_directions + direction) * num_rows() * (kNumGates + 1) * hidden_size;
-  return slice(reserve, begin + num_rows() * kNumGates * hidden_size, {num_rows(), hidden_size});
+  const int64_t begin = (layer * num_directions + direction) * reserve_per_state();
+  const Tensor part =
+      slice(reserve, begin + num_rows() * kNumGates * hidden_size, {num_rows(), hidden_size * elements_per_cell()});
+  return cell_dtype == compute_dtype ? part : reinterpret(part, cell_dtype);
 }
 
 Tensor Stack::layer_output(const Tensor& reserve, int64_t layer) const {
-  const int64_t begin = num_layers * num_directions * num_rows() * (kNumGates + 1) * hidden_size;
+  const int64_t begin = num_layers * num_directions * reserve_per_state();
   return slice(reserve, begin + layer * num_rows() * output_width(), {num_rows(), output_width()});
 }
 
+int64_t Stack::reserve_per_state() const { return num_rows() * hidden_size * (kNumGates + elements_per_cell()); }
+
 int64_t Stack::reserve_size() const {
-  return num_rows() * (num_layers * num_directions * (kNumGates + 1) * hidden_size + (num_layers - 1) * output_width());
+  return num_layers * num_directions * reserve_per_state() + (num_layers - 1) * num_rows() * output_width();
 }
 
 Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {
@@ -135,31 +140,31 @@ LayerShape Stack::layer_shape(const OptionalTensor& lengths, const OptionalTenso
 void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
                         const OptionalTensor& dropout_mask) const {
   if (lengths) {
-    check_size("lengths", *lengths, {batch}, ScalarType::Long);
+    check("lengths", *lengths, {batch}, ScalarType::Long);
     STD_TORCH_CHECK(lengths->is_contiguous(), "lstm_fused: lengths must be contiguous");
-    for (int64_t b = 0; lengths->is_cpu() && b < batch; ++b) {
+    for (int64_t b = 0; platform == Platform::kCpu && b < batch; ++b) {  // CUDA kernels clamp them
       const int64_t length = const_data<int64_t>(*lengths)[b];
       STD_TORCH_CHECK(length >= 0 && length <= seq_len, "lstm_fused: lengths must lie in [0, ", seq_len, "], got ",
                       length);
     }
   }
   if (reset) {
-    check_size("reset", *reset, {seq_len, batch}, ScalarType::Bool);
+    check("reset", *reset, {seq_len, batch}, ScalarType::Bool);
     STD_TORCH_CHECK(reset->is_contiguous(), "lstm_fused: reset must be contiguous");
   }
-  if (dropout_mask) check_size("dropout_mask", *dropout_mask, {num_layers - 1, seq_len, batch, output_width()}, dtype);
+  if (dropout_mask) check("dropout_mask", *dropout_mask, {num_layers - 1, seq_len, batch, output_width()}, dtype);
 }
 
 void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                             const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
                             const Tensor& reserve) const {
   const int64_t states = num_layers * num_directions;
-  if (grad_output) check_size("grad_output", *grad_output, {seq_len, batch, output_width()}, dtype);
-  if (grad_h_n) check_size("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
-  if (grad_c_n) check_size("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
-  if (grad_cells) check_size("grad_cells", *grad_cells, {seq_len, batch, num_directions * hidden_size}, dtype);
-  check_size("output", output, {seq_len, batch, output_width()}, dtype);
-  check_size("reserve", reserve, {reserve_size()}, compute_dtype);
+  if (grad_output) check("grad_output", *grad_output, {seq_len, batch, output_width()}, dtype);
+  if (grad_h_n) check("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
+  if (grad_c_n) check("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
+  if (grad_cells) check("grad_cells", *grad_cells, {seq_len, batch, num_directions * hidden_size}, dtype);
+  check("output", output, {seq_len, batch, output_width()}, dtype);
+  check("reserve", reserve, {reserve_size()}, compute_dtype);
 }
 
 }  // namespace lstm_fused

@@ -13,14 +13,21 @@ struct DirectionWeights {
   OptionalTensor b_ih, b_hh, w_hr;
 };
 
+// Where a stack runs. The CPU widens the half types to float once per call; a GPU computes on them as they are, and
+// keeps the cell state between steps in float.
+enum class Platform { kCpu, kCuda };
+
 struct Stack {
+  Platform platform;
+  torch::stable::Device device;
   int64_t seq_len, batch, input_size, hidden_size, proj_width, num_layers, num_directions;
   bool has_biases, has_projection;
   ScalarType dtype;          // of every tensor in and out
-  ScalarType compute_dtype;  // of the arithmetic and the reserve: float for the half types
+  ScalarType compute_dtype;  // of the kernels' tensors and the reserve
+  ScalarType cell_dtype;     // of the cells in the reserve
 
-  Stack(const Tensor& input, const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& weights,
-        bool bidirectional);
+  Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+        const std::vector<Tensor>& weights, bool bidirectional);
 
   int64_t num_rows() const { return seq_len * batch; }
   int64_t output_width() const { return num_directions * proj_width; }
@@ -34,7 +41,8 @@ struct Stack {
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
   // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P)
-  // of all layers but the last.
+  // of all layers but the last. A cell in float takes the room of two elements of a half type. lstm_fused/ops.py knows
+  // the size, too.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;
@@ -50,6 +58,11 @@ struct Stack {
                        const Tensor& reserve) const;
 
   LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
+
+ private:
+  int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
+  int64_t reserve_per_state() const;  // gates and cells of one layer and direction
+  void check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const;
 };
 
 }  // namespace lstm_fused

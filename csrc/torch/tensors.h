@@ -64,22 +64,25 @@ inline Tensor steps(const Tensor& matrix, int64_t time, int64_t count, int64_t b
   return torch::stable::narrow(part, 0, time * batch, count * batch);
 }
 
-// out = a b. The out= form, because autocast leaves it alone.
-inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 3> stack{from(a), from(b), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
-  (void)torch::stable::detail::to<Tensor>(stack[0]);
+// An operator that returns one tensor: for those that the stable ABI has no function for.
+template <class... Arguments>
+Tensor call_operator(const char* name, const char* overload, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
+
+// out = a b. The out= form, because autocast leaves it alone.
+inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) { call_operator("aten::mm", "out", a, b, out); }
 
 // The stable ABI has a difference with a factor, and no sum.
 inline Tensor add(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, -1.0); }
 
-inline Tensor multiply(const Tensor& a, const Tensor& b) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 2> stack{from(a), from(b)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mul", "Tensor", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+inline Tensor multiply(const Tensor& a, const Tensor& b) { return call_operator("aten::mul", "Tensor", a, b); }
+
+// The same bytes as elements of another type.
+inline Tensor reinterpret(const Tensor& tensor, ScalarType dtype) {
+  return call_operator("aten::view", "dtype", tensor, dtype);
 }
 
 }  // namespace lstm_fused

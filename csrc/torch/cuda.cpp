@@ -1,0 +1,87 @@
+#include "torch/cuda.h"
+
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "kernels/device_query.h"
+#include "plan/planner.h"
+
+namespace lstm_fused {
+namespace {
+
+// Asked once per device.
+const DeviceInfo& device_info(int device) {
+  static std::map<int, DeviceInfo> known;
+  auto found = known.find(device);
+  if (found == known.end()) {
+    DeviceInfo info;
+    const int error = query_device(device, &info);
+    STD_TORCH_CHECK(error == 0, "lstm_fused: cuda:", device, " cannot be asked: ", error_text(error));
+    info.is_cuda = true;
+    found = known.emplace(device, info).first;
+  }
+  return found->second;
+}
+
+std::set<std::string> built_kernels() {
+  std::set<std::string> names;
+  const KernelTable table = kernel_table();
+  for (const KernelEntry* entry = table.begin; entry != table.end; ++entry)
+    names.insert(kernel_name(entry->kind, entry->dtype, entry->training));
+  return names;
+}
+
+LayerKernel choose(const Problem& problem, int device) {
+  static const std::set<std::string> built = built_kernels();
+  const Plan plan = make_plan(problem, device_info(device), built);
+  const KernelTable table = kernel_table();
+  STD_TORCH_CHECK(plan.chosen >= 0,
+                  "lstm_fused: ", missing_kernel(table, KernelKind::kStep, problem.dtype, problem.training));
+  const Launch& launch = plan.candidates[plan.chosen].launch;
+  const KernelEntry* const kernel = find_kernel(table, launch.kind, launch.dtype, launch.training);
+  return {launch, kernel->forward, kernel->backward};
+}
+
+bool same(const Problem& a, const Problem& b) {
+  return a.seq_len == b.seq_len && a.batch == b.batch && a.input_size == b.input_size &&
+         a.hidden_size == b.hidden_size && a.proj_size == b.proj_size && a.num_layers == b.num_layers &&
+         a.num_directions == b.num_directions && a.dtype == b.dtype && a.allow_tf32 == b.allow_tf32 &&
+         a.training == b.training && a.has_lengths == b.has_lengths && a.has_reset == b.has_reset;
+}
+
+}  // namespace
+
+// A plan costs some microseconds, which matter at T = 1, so the last few are kept.
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device) {
+  struct Entry {
+    Problem problem;
+    int device;
+    LayerKernel kernel;
+  };
+  static std::mutex mutex;
+  static std::deque<Entry> recent;
+  constexpr size_t kMostRecent = 16;
+
+  Problem problem = stack.problem(training, false, false);
+  problem.num_layers = 1;
+  problem.input_size = stack.layer_input_size(layer);
+  problem.allow_tf32 = allow_tf32;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Entry& entry : recent)
+    if (entry.device == device && same(entry.problem, problem)) return entry.kernel;
+  recent.push_front({problem, device, choose(problem, device)});
+  if (recent.size() > kMostRecent) recent.pop_back();
+  return recent.front().kernel;
+}
+
+void run(Launcher launcher, const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  if (shape.batch == 0) return;
+  const int error = launcher(launch, shape, params, stream);
+  STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(launch.kind, launch.dtype, launch.training),
+                  " was not launched: ", error_text(error));
+}
+
+}  // namespace lstm_fused

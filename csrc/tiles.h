@@ -35,12 +35,7 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 constexpr int64_t kTileRows = 8;   // N of mma.sync
 constexpr int64_t kTileUnits = 8;  // two M = 16 tiles are 32 rows of W_hh: i, f, g, o of 8 hidden units
 constexpr int64_t kTileK = 16;     // of 16-bit elements; two K = 8 tiles in TF32
-constexpr int64_t kThreads = 256;
-constexpr int64_t kRegistersPerThread = 208;  // ptxas for sm_90: 206 with 40 fragments of W_hh resident, no spills
-constexpr int64_t kFragmentBytesPerThread = 16;
-constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread;  // 160 KiB of W_hh per block
-constexpr int64_t kCellsPerThread = 16;  // c stays in registers for all T, in float
-constexpr int64_t kGateStages = 2;       // tiles of x W_ih^T in flight
+constexpr int64_t kThreads = 256;  // of a block, where its size does not depend on H
 
 // A warp reads matrices in chunks of 64 bytes of a row, 16 for each of 4 lanes; its 8 groups of 4 lanes take 8 units.
 constexpr int64_t kChunkBytes = 64;
@@ -85,8 +80,32 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
   return 2 * kTileRows * shared_row_bytes(4 * variant.hidden_chunks);
 }
 
-// How one recurrent kernel covers a layer. A group of blocks holds W_hh once and takes `rows_per_group` rows of the
-// batch in one direction through all T; num_groups groups cover the batch and the directions.
+// Registers per thread: the weights, and room for the rest.
+constexpr int64_t kBlockWorkRegisters = 64;
+constexpr int64_t block_forward_registers(BlockVariant variant) {
+  return 16 * (variant.hidden_chunks + variant.input_chunks) + kBlockWorkRegisters;
+}
+constexpr int64_t block_backward_registers(BlockVariant variant) {
+  return 32 * variant.hidden_chunks + kBlockWorkRegisters;
+}
+
+// W_hh and, where the input is fused, W_ih in the registers of a block, rows padded to whole chunks.
+constexpr int64_t block_weight_bytes(BlockVariant variant, int64_t hidden_size) {
+  return 4 * round_up(hidden_size, kTileUnits) * (variant.hidden_chunks + variant.input_chunks) * kChunkBytes;
+}
+
+// ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
+// registers have accumulators for.
+constexpr int64_t step_rows(DType dtype, bool allow_tf32) {
+  const int64_t tiles = is_16_bit(dtype) || (dtype == DType::kFloat32 && allow_tf32) ? 4
+                        : dtype == DType::kFloat32                                   ? 2
+                                                                                     : 1;
+  return tiles * kTileRows;
+}
+
+// How one recurrent kernel covers a layer. A group of blocks has all of W_hh between them and takes `rows_per_group`
+// rows of the batch in one direction through all T, or in `step` through one step; num_groups groups cover the batch
+// and the directions.
 struct Launch {
   KernelKind kind = KernelKind::kStep;
   DType dtype = DType::kFloat32;
@@ -98,9 +117,18 @@ struct Launch {
   int64_t num_groups = 0;
   int64_t units_per_block = 0;  // hidden units; four times as many rows of W_hh
   int64_t rows_per_group = 0;
-  int64_t shared_bytes = 0;  // dynamic, per block, forward
+  int64_t shared_bytes = 0;  // dynamic, per block, forward; `step` knows its own
   int64_t num_directions = 1;
 };
+
+constexpr int64_t num_blocks(const Launch& launch) { return launch.blocks_per_group * launch.num_groups; }
+
+// ---- cluster and group: estimates until their kernels exist.
+constexpr int64_t kRegistersPerThread = 208;  // ptxas for sm_90: 206 with 40 fragments of W_hh resident, no spills
+constexpr int64_t kFragmentBytesPerThread = 16;
+constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread;  // 160 KiB of W_hh per block
+constexpr int64_t kCellsPerThread = 16;  // c stays in registers for all T, in float
+constexpr int64_t kGateStages = 2;       // tiles of x W_ih^T in flight
 
 // Bytes of W_hh that one block holds: (4 * units, hidden_size), K padded to whole tiles.
 constexpr int64_t weight_bytes(DType dtype, int64_t units, int64_t hidden_size) {
@@ -119,8 +147,8 @@ constexpr int64_t max_rows(int64_t units) {
 }
 
 // Dynamic shared memory of one block: h twice (this step's and the next one's), input gates in flight, and what the
-// registers leave over of W_hh. Block and cluster exchange h of all their rows in shared memory; group stages one tile
-// of rows from L2.
+// registers leave over of W_hh. A cluster exchanges h of all its rows in shared memory; a group stages one tile of rows
+// from L2.
 constexpr int64_t shared_bytes(KernelKind kind, DType dtype, int64_t units, int64_t rows, int64_t hidden_size) {
   const int64_t h_rows = kind == KernelKind::kGroup ? kTileRows : rows;
   const int64_t h_bytes = 2 * h_rows * round_up(hidden_size, kTileK) * element_bytes(dtype);

@@ -88,7 +88,7 @@ class Candidate:
         """Why it is not chosen; empty for the chosen one."""
     @property
     def register_bytes(self) -> int:
-        """Of W_hh, per block."""
+        """Of W_hh, and of W_ih where the input is fused, per block."""
     @property
     def shared_bytes(self) -> int:
         """Per block."""
@@ -106,6 +106,11 @@ class Candidate:
     def units_per_block(self) -> int: ...
     @property
     def rows_per_group(self) -> int: ...
+    @property
+    def threads_per_block(self) -> int: ...
+    @property
+    def fuses_input(self) -> bool:
+        """Whether the kernel multiplies the first layer's input by W_ih itself; otherwise a GEMM does."""
 
 class CpuPlan:
     @property

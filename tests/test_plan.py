@@ -28,7 +28,7 @@ def everything(kinds: list[str] = KINDS) -> set[str]:
 
 def plan(device: str, built: set[str] | None = None, **sizes) -> Plan:
     sizes = {"seq_len": 128, "batch": 16, "dtype": "bfloat16"} | sizes
-    return _plan.plan(Problem(input_size=sizes["hidden_size"], **sizes), DEVICES[device], built or set())
+    return _plan.plan(Problem(**{"input_size": sizes["hidden_size"]} | sizes), DEVICES[device], built or set())
 
 
 def candidate(device: str, kind: str, **sizes) -> Candidate:
@@ -81,15 +81,44 @@ def test_step_is_always_legal_and_refusals_have_reasons(device: str, hidden_size
         assert all(c.reason in text for c in found.candidates)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("kind", "largest", "limit"),
-    [("block", 136, "registers hold 160.0 KiB"), ("cluster", 512, "registers hold 160.0 KiB")],
+    ("dtype", "training", "largest"),
+    [("float16", True, 128), ("bfloat16", False, 128), ("float32", False, 80), ("float32", True, 64)],
 )
-def test_register_boundary_on_h100(kind: str, largest: int, limit: str) -> None:
-    assert candidate("H100", kind, hidden_size=largest).legal
-    refused = candidate("H100", kind, hidden_size=largest + 1)
+def test_register_boundary_of_block(device: str, dtype: str, training: bool, largest: int) -> None:
+    for allow_tf32 in (False, True):
+        sizes = {"dtype": dtype, "training": training, "allow_tf32": allow_tf32}
+        assert candidate(device, "block", hidden_size=largest, **sizes).legal
+        refused = candidate(device, "block", hidden_size=largest + 1, **sizes)
+        assert not refused.legal
+        mode = "training" if training else "inference"
+        what = f"the registers of one block hold W_hh up to H {largest} in {dtype} {mode}, H is {largest + 1}"
+        assert refused.reason == what
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_block_takes_eight_rows_in_one_direction(device: str) -> None:
+    small = candidate(device, "block", hidden_size=64, batch=33, num_directions=2)
+    assert (small.blocks_per_group, small.num_groups, small.rows_per_group, small.units_per_block) == (1, 10, 8, 64)
+    assert (small.threads_per_block, small.fuses_input, small.launches) == (256, True, 1)
+    # 256 rows of W_hh and of W_ih, 64 elements; h and x of 8 rows, twice, rows 64 bytes longer than they need
+    assert (small.register_bytes, small.shared_bytes) == (64 * KiB, 2 * 8 * (128 + 128 + 64))
+    large = candidate(device, "block", hidden_size=111, batch=0)
+    assert (large.num_groups, large.threads_per_block, large.units_per_block) == (1, 14 * 32, 112)
+    assert (large.fuses_input, large.launches) == (False, 2)
+    assert (large.register_bytes, large.shared_bytes) == (4 * 112 * 256, 2 * 8 * (256 + 64))
+    wide = candidate(device, "block", hidden_size=64, input_size=65)
+    assert (wide.fuses_input, wide.launches, wide.register_bytes) == (False, 2, 32 * KiB)
+    single = candidate(device, "block", hidden_size=20, input_size=32, dtype="float32")
+    assert (single.fuses_input, single.threads_per_block, single.units_per_block) == (True, 96, 24)
+
+
+def test_register_boundary_of_cluster_on_h100() -> None:
+    assert candidate("H100", "cluster", hidden_size=512).legal
+    refused = candidate("H100", "cluster", hidden_size=513)
     assert not refused.legal
-    assert refused.reason.endswith(limit)
+    assert refused.reason.endswith("registers hold 160.0 KiB")
 
 
 def test_shared_memory_boundary_of_group() -> None:
@@ -116,8 +145,12 @@ def test_reasons_of_architecture_and_options() -> None:
     assert reasons["block"] == reasons["group"] == "needs compute capability 8.0, this device has 7.5"
     assert reasons["step"] == ""
     half = _plan.cuda_device("half", [80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320])
-    block = next(c for c in _plan.plan(Problem(hidden_size=64), half).candidates if c.kind == "block")
-    assert block.reason == "needs 53248 registers per SM, this device has 32768"
+    reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), half).candidates}
+    assert reasons["block"] == "needs 40960 registers per SM, this device has 32768"
+    assert reasons["group"] == "needs 53248 registers per SM, this device has 32768"
+    bare = _plan.cuda_device("bare", [80, 40, 4 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320])
+    reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), bare).candidates}
+    assert reasons["block"] == "7.0 KiB of shared memory per block, this device has 4.0 KiB"
 
 
 def test_only_what_is_built_is_chosen() -> None:
@@ -156,12 +189,39 @@ def test_estimates_follow_the_floors(hidden_size: int, batch: int, kind: str, fl
 
 
 def test_launches() -> None:
+    """An input GEMM per direction; one recurrence, or one per step and one to finish, for both directions."""
     sizes = {"hidden_size": 256, "seq_len": 10, "num_layers": 3, "num_directions": 2}
-    assert candidate("H100", "cluster", **sizes).launches == 3 * (
-        1 + 2
-    )  # a recurrence, and an input GEMM per direction
-    assert candidate("H100", "step", **sizes).launches == 3 * 2 * (1 + 2 * 10)
-    assert candidate("H100", "step", proj_size=8, **sizes).launches == 3 * 2 * (1 + 3 * 10)
+    assert candidate("H100", "cluster", **sizes).launches == 3 * (2 + 1)
+    assert candidate("H100", "step", **sizes).launches == 3 * (2 + 10 + 1)
+    assert candidate("H100", "step", proj_size=8, **sizes).launches == 3 * (2 + 2 * 10 + 1)
+    # fused: every layer, the first one, the upper ones, none
+    for hidden_size, input_size, directions, launches in [(32, 64, 2, 3), (64, 64, 2, 1 + 2 * 3), (64, 65, 1, 2 + 2)]:
+        sizes = {"hidden_size": hidden_size, "input_size": input_size, "num_layers": 3, "num_directions": directions}
+        assert candidate("H100", "block", **sizes).launches == launches
+    assert candidate("H100", "block", hidden_size=128, num_layers=3, num_directions=2).launches == 3 * 3
+
+
+def test_step_multiplies_as_many_rows_as_it_has_accumulators_for() -> None:
+    for dtype, allow_tf32, rows in [
+        ("bfloat16", False, 32),
+        ("float32", True, 32),
+        ("float32", False, 16),
+        ("float64", True, 8),
+    ]:
+        found = candidate(
+            "A100", "step", hidden_size=100, batch=33, num_directions=2, dtype=dtype, allow_tf32=allow_tf32
+        )
+        assert (found.blocks_per_group, found.units_per_block, found.rows_per_group) == (13, 8, rows)
+        assert (found.num_groups, found.threads_per_block) == (2 * -(-33 // rows), 256)
+
+
+def test_blocks_share_an_sm_before_they_wait_for_one() -> None:
+    """132 SMs, and registers for two blocks of H = 64 on each."""
+    one, two, three = (
+        candidate("H100", "block", hidden_size=64, batch=8 * n).us_per_step for n in (132, 2 * 132, 2 * 132 + 1)
+    )
+    assert one < two < 2 * one
+    assert three == pytest.approx(2 * two)
 
 
 @hypothesis.given(

@@ -35,6 +35,18 @@ struct Refusal {
   std::string reason;
 };
 
+std::string too_few_registers(int64_t needed, const DeviceInfo& device) {
+  if (needed <= device.registers_per_sm) return "";
+  return "needs " + std::to_string(needed) + " registers per SM, this device has " +
+         std::to_string(device.registers_per_sm);
+}
+
+std::string too_little_shared_memory(int64_t needed, const std::string& per, const DeviceInfo& device) {
+  if (needed <= device.shared_bytes_per_block) return "";
+  return bytes_text(needed) + " of shared memory per " + per + ", this device has " +
+         bytes_text(device.shared_bytes_per_block);
+}
+
 // Reasons of kind, dtype and architecture: the same for every size.
 std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInfo& device) {
   if (problem.dtype == DType::kFloat64) return "float64: only step computes it";
@@ -44,16 +56,12 @@ std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInf
     return "needs compute capability " + capability_text(needed) + ", this device has " +
            capability_text(device.compute_capability);
   }
-  if (kThreads * kRegistersPerThread > device.registers_per_sm) {
-    return "needs " + std::to_string(kThreads * kRegistersPerThread) + " registers per SM, this device has " +
-           std::to_string(device.registers_per_sm);
-  }
   return "";
 }
 
 Refusal refuse_size(const Launch& launch, const Problem& problem, const DeviceInfo& device) {
   const int64_t blocks = launch.blocks_per_group, tiles = ceil_div(problem.hidden_size, kTileUnits);
-  const std::string over = " over " + std::to_string(blocks) + (blocks == 1 ? " block" : " blocks");
+  const std::string over = " over " + std::to_string(blocks) + " blocks";
   if (launch.kind == KernelKind::kCluster && blocks > device.max_cluster_size) {
     return {0, "clusters of " + std::to_string(blocks) + " blocks, this device allows " +
                    std::to_string(device.max_cluster_size)};
@@ -70,11 +78,8 @@ Refusal refuse_size(const Launch& launch, const Problem& problem, const DeviceIn
     return {2, "W_hh is " + bytes_text(weights) + " per block" + over + ", registers hold " +
                    bytes_text(kRegisterWeightBytes)};
   }
-  if (launch.shared_bytes > device.shared_bytes_per_block) {
-    return {2, bytes_text(launch.shared_bytes) + " of shared memory per block" + over + ", this device has " +
-                   bytes_text(device.shared_bytes_per_block)};
-  }
-  return {3, ""};
+  const std::string reason = too_little_shared_memory(launch.shared_bytes, "block" + over, device);
+  return {reason.empty() ? 3 : 2, reason};
 }
 
 Launch lay_out(KernelKind kind, int64_t blocks, const Problem& problem, const DeviceInfo& device) {
@@ -93,11 +98,60 @@ Launch lay_out(KernelKind kind, int64_t blocks, const Problem& problem, const De
   return launch;
 }
 
+// Launches of the recurrence and of the input projections in all layers; `fused`, in layers with this input size.
+template <class Fuses>
+int64_t count_launches(const Problem& problem, int64_t recurrence, Fuses&& fused) {
+  const int64_t width = problem.proj_size > 0 ? problem.proj_size : problem.hidden_size;
+  const auto layer = [&](int64_t input_size) { return recurrence + (fused(input_size) ? 0 : problem.num_directions); };
+  return layer(problem.input_size) + (problem.num_layers - 1) * layer(problem.num_directions * width);
+}
+
+// One thread block for each tile of rows and direction.
+Candidate block(const Problem& problem, const DeviceInfo& device) {
+  Candidate block;
+  Launch& launch = block.launch;
+  launch.kind = KernelKind::kBlock;
+  const int64_t hidden = problem.hidden_size, largest = block_max_hidden(problem.dtype, problem.training);
+  block.reason = refuse_kind(launch.kind, problem, device);
+  if (block.reason.empty() && hidden > largest) {
+    block.reason = "the registers of one block hold W_hh up to H " + std::to_string(largest) + " in " +
+                   dtype_name(problem.dtype) + (problem.training ? " training" : " inference") + ", H is " +
+                   std::to_string(hidden);
+  }
+  if (!block.reason.empty()) return block;
+
+  const auto fuses = [&](int64_t input_size) { return block_fuses_input(problem.dtype, hidden, input_size); };
+  launch.fuses_input = fuses(problem.input_size);
+  launch.threads_per_block = block_forward_threads(hidden);
+  launch.blocks_per_group = 1;
+  launch.num_groups = problem.num_directions * std::max<int64_t>(1, ceil_div(problem.batch, kTileRows));
+  launch.units_per_block = round_up(hidden, kTileUnits);
+  launch.rows_per_group = kTileRows;
+  const BlockVariant variant = block_variant(problem.dtype, hidden, launch.fuses_input);
+  launch.shared_bytes = block_forward_shared_bytes(variant);
+  const int64_t forward_registers = launch.threads_per_block * block_forward_registers(variant);
+  const int64_t backward_registers = block_backward_threads(hidden) * block_backward_registers(variant);
+  block.reason =
+      too_few_registers(problem.training ? std::max(forward_registers, backward_registers) : forward_registers, device);
+  if (block.reason.empty()) {
+    const int64_t backward_bytes = problem.training ? block_backward_shared_bytes(variant) : 0;
+    block.reason = too_little_shared_memory(std::max(launch.shared_bytes, backward_bytes), "block", device);
+  }
+  if (!block.reason.empty()) return block;
+  block.legal = true;
+  block.register_bytes = block_weight_bytes(variant, hidden);
+  block.launches = count_launches(problem, 1, fuses);
+  block.us_per_step = cuda_us_per_step(problem, device, launch);
+  return block;
+}
+
+// Kinds that hold W_hh in several blocks, one of `sizes`.
 Candidate persistent(KernelKind kind, std::initializer_list<int64_t> sizes, const Problem& problem,
                      const DeviceInfo& device) {
   Candidate best;
   best.launch.kind = kind;
   best.reason = refuse_kind(kind, problem, device);
+  if (best.reason.empty()) best.reason = too_few_registers(kThreads * kRegistersPerThread, device);
   if (!best.reason.empty()) return best;
   int depth = -1;
   for (const int64_t blocks : sizes) {
@@ -114,18 +168,24 @@ Candidate persistent(KernelKind kind, std::initializer_list<int64_t> sizes, cons
   }
   if (!best.legal) return best;
   best.register_bytes = register_weight_bytes(problem.dtype, best.launch.units_per_block, problem.hidden_size);
-  best.launches = problem.num_layers * (1 + problem.num_directions);  // one recurrence, an input GEMM per direction
+  best.launches = count_launches(problem, 1, [](int64_t) { return false; });
   return best;
 }
 
-// Runs everything: the last resort, and the first choice where B * H is so large that a GEMM per step is the right
-// thing.
+// Runs everything: the last resort, and the first choice where B * H is so large that a product per step is the right
+// thing. A launch per time step for both directions, two with a projection, and one to finish.
 Candidate step(const Problem& problem, const DeviceInfo& device) {
   Candidate step;
-  step.launch.kind = KernelKind::kStep;
+  Launch& launch = step.launch;
+  launch.kind = KernelKind::kStep;
+  launch.threads_per_block = kThreads;
+  launch.units_per_block = kTileUnits;
+  launch.rows_per_group = step_rows(problem.dtype, problem.allow_tf32);
+  launch.blocks_per_group = ceil_div(problem.hidden_size, kTileUnits);
+  launch.num_groups = problem.num_directions * std::max<int64_t>(1, ceil_div(problem.batch, launch.rows_per_group));
   step.legal = true;
-  const int64_t launches_per_step = problem.proj_size > 0 ? 3 : 2;
-  step.launches = problem.num_layers * problem.num_directions * (1 + launches_per_step * problem.seq_len);
+  const int64_t launches_per_step = problem.proj_size > 0 ? 2 : 1;
+  step.launches = count_launches(problem, launches_per_step * problem.seq_len + 1, [](int64_t) { return false; });
   step.us_per_step = cuda_us_per_step(problem, device, step.launch);
   return step;
 }
@@ -153,8 +213,7 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
   check("num_sms", device.num_sms, 1, int64_t{1} << 16);
   check("clock_mhz", device.clock_mhz, 1, int64_t{1} << 16);
   check("memory_gb_per_s", device.memory_gb_per_s, 1, int64_t{1} << 20);
-  plan.candidates = {persistent(KernelKind::kBlock, {1}, problem, device),
-                     persistent(KernelKind::kCluster, {2, 4, 8, 16}, problem, device),
+  plan.candidates = {block(problem, device), persistent(KernelKind::kCluster, {2, 4, 8, 16}, problem, device),
                      persistent(KernelKind::kGroup, {32, 48, 64, 96, 128}, problem, device), step(problem, device)};
   std::stable_sort(plan.candidates.begin(), plan.candidates.end(), [](const Candidate& a, const Candidate& b) {
     return a.legal != b.legal ? a.legal : a.legal && a.us_per_step < b.us_per_step;
@@ -162,6 +221,7 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
   for (Candidate& candidate : plan.candidates) {
     candidate.launch.dtype = problem.dtype;
     candidate.launch.training = problem.training;
+    candidate.launch.allow_tf32 = problem.allow_tf32;
     candidate.launch.num_directions = problem.num_directions;
     candidate.built = built.count(kernel_name(candidate.launch.kind, problem.dtype, problem.training)) > 0;
     if (!candidate.legal) continue;

@@ -28,7 +28,7 @@ struct Candidate {
   bool legal = false;
   bool built = false;
   std::string reason;          // why it is not chosen; empty for the chosen one
-  int64_t register_bytes = 0;  // of W_hh, per block
+  int64_t register_bytes = 0;  // of W_hh, and of W_ih where the input is fused, per block
   int64_t launches = 0;        // forward, the whole stack, input projections included
   double us_per_step = 0;      // estimated: one time step of one layer, forward, all its directions, recurrence only
 };

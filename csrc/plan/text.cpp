@@ -50,7 +50,11 @@ std::string estimate_text(const Candidate& candidate) {
 }
 
 std::string tiles_text(const Launch& launch) {
-  if (launch.kind == KernelKind::kStep) return "a GEMM per time step, tiled by the GEMM library";
+  if (launch.kind == KernelKind::kStep) {
+    return "at every time step " + count(num_blocks(launch), "block") + " of " +
+           std::to_string(launch.threads_per_block) + " threads, each " + std::to_string(launch.units_per_block) +
+           " units by " + std::to_string(launch.rows_per_group) + " rows";
+  }
   return std::to_string(launch.units_per_block) + " units per block, " + count(launch.blocks_per_group, "block") +
          " of " + std::to_string(launch.threads_per_block) + " threads per group, " +
          count(launch.num_groups, "group") + " of " + std::to_string(launch.rows_per_group) + " rows";
@@ -84,7 +88,8 @@ std::string cuda_text(const Plan& plan) {
   text += line("tiles", tiles_text(shown.launch));
   text += line("on chip", shown.register_bytes == 0
                               ? "nothing between steps: W_hh comes from L2 or memory at every step"
-                              : bytes_text(shown.register_bytes) + " of W_hh in registers and " +
+                              : bytes_text(shown.register_bytes) + " of W_hh" +
+                                    (shown.launch.fuses_input ? " and W_ih" : "") + " in registers and " +
                                     bytes_text(shown.launch.shared_bytes) + " of shared memory per block");
   text += line("launches", std::to_string(shown.launches) + " forward, input projections included");
   text += line("estimate", estimate_text(shown)) + "candidates\n";

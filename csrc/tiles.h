@@ -54,19 +54,15 @@ struct BlockVariant {
 
 constexpr bool is_16_bit(DType dtype) { return element_bytes(dtype) == 2; }
 
-// The largest H, by the registers that W_hh takes in the larger of the kernels that will run.
-constexpr int64_t block_max_hidden(DType dtype, bool training) {
-  return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? (training ? 64 : 80) : 0;
-}
+// The largest H, by the registers that W_hh takes: nvcc spills a few beyond it.
+constexpr int64_t block_max_hidden(DType dtype) { return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? 64 : 0; }
 
 // The smallest of the compiled sizes that holds H, and I where the input is fused.
 constexpr bool block_fuses_input(DType dtype, int64_t hidden_size, int64_t input_size) {
   return num_chunks(dtype, input_size) <= 2 && hidden_size <= 64;
 }
 constexpr BlockVariant block_variant(DType dtype, int64_t hidden_size, bool fuses_input) {
-  const int64_t chunks = num_chunks(dtype, hidden_size);
-  const int64_t smallest = is_16_bit(dtype) ? 2 : 4;
-  return {chunks <= smallest ? smallest : is_16_bit(dtype) ? 4 : 5, fuses_input ? 2 : 0};
+  return {is_16_bit(dtype) && hidden_size <= 64 ? 2 : 4, fuses_input ? 2 : 0};
 }
 constexpr int64_t block_forward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 8); }
 constexpr int64_t block_backward_threads(int64_t hidden_size) { return kWarp * ceil_div(hidden_size, 16); }
@@ -80,13 +76,25 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
   return 2 * kTileRows * shared_row_bytes(4 * variant.hidden_chunks);
 }
 
-// Registers per thread: the weights, and room for the rest.
-constexpr int64_t kBlockWorkRegisters = 64;
-constexpr int64_t block_forward_registers(BlockVariant variant) {
-  return 16 * (variant.hidden_chunks + variant.input_chunks) + kBlockWorkRegisters;
+// Registers per thread, at most: the weights and room for the rest, but no more than a full block may have. The rest
+// is larger without tensor cores, where a lane has the sums of all 8 rows.
+constexpr int64_t block_registers(int64_t weights, bool tensor_cores, int64_t most_threads) {
+  const int64_t wanted = weights + (tensor_cores ? 96 : 128), allowed = 65536 / most_threads;
+  return wanted < allowed ? wanted : allowed;
 }
-constexpr int64_t block_backward_registers(BlockVariant variant) {
-  return 32 * variant.hidden_chunks + kBlockWorkRegisters;
+constexpr bool has_tensor_cores(DType dtype, bool allow_tf32) {
+  return is_16_bit(dtype) || (dtype == DType::kFloat32 && allow_tf32);
+}
+constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
+  return variant.hidden_chunks * kChunkBytes / element_bytes(dtype);
+}
+constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
+  return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), has_tensor_cores(dtype, allow_tf32),
+                         block_forward_threads(block_max_units(dtype, variant)));
+}
+constexpr int64_t block_backward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
+  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32),
+                         block_backward_threads(block_max_units(dtype, variant)));
 }
 
 // W_hh and, where the input is fused, W_ih in the registers of a block, rows padded to whole chunks.
@@ -97,9 +105,7 @@ constexpr int64_t block_weight_bytes(BlockVariant variant, int64_t hidden_size) 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
 // registers have accumulators for.
 constexpr int64_t step_rows(DType dtype, bool allow_tf32) {
-  const int64_t tiles = is_16_bit(dtype) || (dtype == DType::kFloat32 && allow_tf32) ? 4
-                        : dtype == DType::kFloat32                                   ? 2
-                                                                                     : 1;
+  const int64_t tiles = has_tensor_cores(dtype, allow_tf32) ? 4 : dtype == DType::kFloat32 ? 2 : 1;
   return tiles * kTileRows;
 }
 

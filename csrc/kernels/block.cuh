@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/arguments.h"
-#include "kernels/cell_math.cuh"
+#include "kernels/lane_cells.cuh"
 #include "kernels/launchers.h"
 #include "kernels/product.cuh"
 
@@ -103,15 +103,9 @@ struct InputTile<A, 0> {
   LSTM_FUSED_DEVICE void put(const Tiles&, char*, int) const {}
 };
 
-// The units that a block of this many chunks of h has room for, and its threads.
-template <class A>
-constexpr int64_t max_units(int hidden_chunks) {
-  return hidden_chunks * kChunkElements<A>;
-}
-
 // A warp takes 8 units. With kInputChunks x is multiplied here too.
 template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
-LSTM_FUSED_KERNEL(block_forward_threads(max_units<A>(kHiddenChunks)), 1)
+LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
@@ -139,95 +133,44 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
                                                    : load_factors<A>(p.w_ih + row * p.input_size, k - kInputBegin,
                                                                      p.input_size, w_ih_aligned);
     }
-  const Gates<Acc> bias = has_unit ? bias_of(p.b_ih, p.b_hh, unit, width) : Gates<Acc>{};
 
-  // This lane's two cells: rows `row`, their state between steps, and x W_ih^T of the coming step.
   const int column = lane_pair() * kColumns;
-  int row[kColumns], length[kColumns];
-  bool exists[kColumns];
-#pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
-    row[n] = first_row + column + n;
-    exists[n] = has_unit && row[n] < s.batch;
-    length[n] = exists[n] ? clock.length(row[n]) : 0;
-  }
-  T h[kColumns] = {};
-  Acc c[kColumns] = {};
-  Gates<T> input[kColumns] = {};
-  const auto starts_anew = [&](int64_t t, int n) {
-    return t < length[n] && clock.before(t, row[n]) == Before::kNothing;
-  };
-  const auto load_input = [&](int64_t t, int n) {
-    return kInputChunks == 0 && t < length[n] ? load_gates(gates_at(s, p, t, row[n]) + unit, width) : Gates<T>{};
-  };
-
+  ForwardCells<A, kColumns, kTraining> cells(s, p, first_row + column, unit);
   RowTiles<A, kChunks> tiles;
   InputTile<A, kInputChunks> x{s, p, first_row, rows_are_aligned<A>(p.x, p.input_size)};
+  const auto fetch = [&](int64_t t) {
+    cells.template fetch<kInputChunks == 0>(t);
+    x.fetch(clock, t);
+  };
+  const auto put = [&](char* tile) {
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n)
+      if (has_unit) tiles.store(tile, column + n, static_cast<int>(unit), cells.factor(n));
+    x.put(tiles, tile, kInputBegin);
+  };
+
   tiles.clear();
   block_barrier();
-#pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
-    input[n] = load_input(time(0), n);
-    if (!exists[n] || starts_anew(time(0), n)) continue;
-    h[n] = p.h_0[row[n] * width + unit];
-    c[n] = to_accumulator(p.c_0[row[n] * width + unit]);
-    tiles.store(tiles.current, column + n, static_cast<int>(unit), as_factor<A>(h[n]));
-  }
-  x.fetch(clock, time(0));
-  x.put(tiles, tiles.current, kInputBegin);
+  fetch(time(0));
+  cells.begin();
+  put(tiles.current);
   block_barrier();
-
   for (int64_t step = 0; step < num_steps; ++step) {
-    const int64_t t = time(step), t_next = clock.next(t);
-    const bool last = step + 1 == num_steps;
-    Gates<T> coming[kColumns] = {};
-    bool starts[kColumns] = {};
-    if (!last) {  // on their way while the product runs
-      x.fetch(clock, t_next);
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        coming[n] = load_input(t_next, n);
-        starts[n] = starts_anew(t_next, n);
-      }
-    }
-
+    const int64_t t = time(step);
+    if (step + 1 < num_steps) fetch(time(step + 1));  // on its way while the product runs
     Product<A, kNumGates> product;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk)
       product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
     product.finish();
-
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      if (t < length[n]) {
-        const Gates<Acc> recurrent = {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)};
-        // The bias last: it may be large, and no term should be rounded to its size.
-        const Gates<Acc> pre = add(add(widen(input[n]), recurrent), bias);
-        h[n] = round_to<T>(forward_at<kTraining>(s, p, t, row[n], unit, pre, c[n]));
-        output_at(s, p, t, row[n])[unit] = h[n];
-        if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = c[n];
-      }
-      if (starts[n]) {
-        h[n] = T{};
-        c[n] = 0;
-      }
-      if (has_unit) tiles.store(tiles.next, column + n, static_cast<int>(unit), as_factor<A>(h[n]));
-      input[n] = coming[n];
-    }
-    if (!last) x.put(tiles, tiles.next, kInputBegin);
+    for (int n = 0; n < kColumns; ++n)
+      cells.step(t, n, {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)});
+    put(tiles.next);
+    cells.turn();
     tiles.turn();
   }
-
-#pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
-    if (!exists[n]) continue;
-    p.h_n[row[n] * width + unit] = h[n];
-    p.c_n[row[n] * width + unit] = round_to<T>(c[n]);
-    for (int64_t t = length[n]; t < s.seq_len; ++t) {  // past the row's end
-      output_at(s, p, t, row[n])[unit] = T{};
-      if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = 0;
-    }
-  }
+  cells.finish();
 }
 
 // Elements k, k + 1, ... of column `unit` of W_hh (4H, H), where k counts unit by unit, gate by gate; zero outside. Out
@@ -247,118 +190,58 @@ LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* w_hh, int64_t widt
 // A warp takes 16 units, two per lane. The tile in shared memory is grad_gates of the step after, unit by unit, gate by
 // gate, so that a lane stores its cell's four gates at once: element k = 4 * unit + gate.
 template <class A, int kHiddenChunks>
-LSTM_FUSED_KERNEL(block_backward_threads(max_units<A>(kHiddenChunks)), 1)
+LSTM_FUSED_KERNEL(block_backward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
   using T = Element<A>;
-  using Acc = Accumulator<T>;
-  using Math = typename MathOf<T>::type;
   constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
-  struct alignas(kNumGates * sizeof(T)) Factors {
-    T at[kNumGates];
-  };
   const LayerShape& s = arguments.shape;
   const auto& p = arguments.direction[block_index().y];
   const Clock clock{s, p.reverse};
-  const int64_t first_row = block_index().x * kTileRows, width = s.hidden_size;
-  const int64_t num_steps = longest(clock, first_row);
+  const int64_t first_row = block_index().x * kTileRows, num_steps = longest(clock, first_row);
 
   const int column = lane_pair() * kColumns;
-  int unit[kUnits], row[kColumns], length[kColumns];
-#pragma unroll
-  for (int u = 0; u < kUnits; ++u) unit[u] = (warp_index() * kUnits + u) * kTileUnits + lane_group();
-#pragma unroll
-  for (int n = 0; n < kColumns; ++n) {
-    row[n] = first_row + column + n;
-    length[n] = row[n] < s.batch ? clock.length(row[n]) : 0;
-  }
-
+  BackwardCells<A, kUnits, kColumns> cells(s, p, first_row + column, warp_index() * kUnits * kTileUnits + lane_group());
   Vector16 weights[kChunks][kUnits];  // columns of W_hh
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk)
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
-      weights[chunk][u] =
-          load_column<A>(p.w_hh, width, unit[u], chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>);
+      weights[chunk][u] = load_column<A>(p.w_hh, s.hidden_size, cells.unit(u),
+                                         chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>);
 
   RowTiles<A, kChunks> tiles;
-  tiles.clear();
-  block_barrier();
-  Acc grad_c[kUnits][kColumns] = {};  // what flows to the step before
-  for (int64_t step = num_steps - 1; step >= 0; --step) {
-    const int64_t t = p.reverse ? num_steps - 1 - step : step;
-    SavedCell<T> saved[kUnits][kColumns];  // on its way while the product runs
-    T grad_output[kUnits][kColumns] = {};
-    Before before[kColumns];
-#pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      if (t >= length[n]) continue;
-      before[n] = clock.before(t, row[n]);
-#pragma unroll
-      for (int u = 0; u < kUnits; ++u) {
-        if (unit[u] >= width) continue;
-        saved[u][n] = load_saved(s, p, clock, t, row[n], unit[u], before[n]);
-        if (p.grad_output != nullptr)
-          grad_output[u][n] = p.grad_output[(t * s.batch + row[n]) * s.output_stride + unit[u]];
-      }
-    }
-
+  const auto multiply = [&] {
     Product<A, kUnits> product;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk)
       product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
     product.finish();
-
+    return product;
+  };
+  tiles.clear();
+  block_barrier();
+  for (int64_t step = num_steps - 1; step >= 0; --step) {
+    const int64_t t = p.reverse ? num_steps - 1 - step : step;
+    cells.fetch(t);  // on its way while the product runs
+    const Product<A, kUnits> product = multiply();
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
-        if (unit[u] >= width) continue;
-        const int k = kNumGates * static_cast<int>(unit[u]);
-        if (t >= length[n]) {  // not yet or no more part of the row: its gradient waits
-          tiles.store(tiles.next, column + n, k, tiles.template load_at<Factors>(column + n, k));
-          continue;
-        }
-        const SavedCell<T>& cell = saved[u][n];
-        const Acc grad_h =
-            product.at(u, n) + to_accumulator(grad_output[u][n]) + last_grad_h(s, p, clock, t, row[n], unit[u]);
-        const CellGradient<Acc> grad =
-            cell_backward<Math>(widen(cell.gates), cell.c_prev, cell.c, grad_h,
-                                grad_c[u][n] + outer_grad_c(s, p, clock, t, row[n], unit[u]));
-        const Gates<T> rounded = round_gates<T>(grad.pre);
-        store_gates(p.grad_gates + (t * s.batch + row[n]) * kNumGates * width + unit[u], width, rounded);
-        const bool flows = before[n] != Before::kNothing;
-        grad_c[u][n] = flows ? grad.c_prev : 0;
+        if (!cells.has_unit(u)) continue;
+        const int k = kNumGates * cells.unit(u);
+        // A row that is not yet or no longer there: its gradient waits.
         tiles.store(tiles.next, column + n, k,
-                    flows ? Factors{{as_factor<A>(rounded.i), as_factor<A>(rounded.f), as_factor<A>(rounded.g),
-                                     as_factor<A>(rounded.o)}}
-                          : Factors{});
+                    cells.active(t, n) ? cells.step(t, u, n, product.at(u, n))
+                                       : tiles.template load_at<GateFactors<T>>(column + n, k));
       }
     tiles.turn();
   }
-
-  // What is left flows to h_0 and c_0. The h that each step started from is copied here, where nobody waits for it.
-  Product<A, kUnits> product;
-#pragma unroll
-  for (int chunk = 0; chunk < kChunks; ++chunk)
-    product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
-  product.finish();
+  const Product<A, kUnits> product = multiply();
 #pragma unroll
   for (int u = 0; u < kUnits; ++u)
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) {
-      if (unit[u] >= width || row[n] >= s.batch) continue;
-      const int64_t state = row[n] * width + unit[u];
-      const bool empty = length[n] == 0;
-      p.grad_h_0[state] = !empty ? round_to<T>(product.at(u, n)) : p.grad_h_n != nullptr ? p.grad_h_n[state] : T{};
-      p.grad_c_0[state] = !empty ? round_to<T>(grad_c[u][n]) : p.grad_c_n != nullptr ? p.grad_c_n[state] : T{};
-      for (int64_t t = 0; t < s.seq_len; ++t) {
-        const int64_t at = t * s.batch + row[n];
-        const bool past = t >= length[n];
-        p.h_prev[at * width + unit[u]] =
-            past ? T{} : h_before(s, p, clock, t, row[n], unit[u], clock.before(t, row[n]));
-        if (past) store_gates(p.grad_gates + at * kNumGates * width + unit[u], width, Gates<T>{});
-      }
-    }
+    for (int n = 0; n < kColumns; ++n) cells.finish(u, n, product.at(u, n));
 }
 
 // ---- launchers
@@ -393,13 +276,12 @@ template <class A>
 int run_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, true),
-                         kLarge = block_variant(kType, block_max_hidden(kType, false), false);
+                         kLarge = block_variant(kType, block_max_hidden(kType), false);
   const auto arguments = make_arguments<ForwardArguments<Element<A>>>(launch, shape, params);
-  const BlockVariant variant = block_variant(kType, shape.hidden_size, launch.fuses_input);
-  if (variant.hidden_chunks == kLarge.hidden_chunks)
-    return launch_block_forward<A, kLarge.hidden_chunks, 0>(arguments, launch, stream);
-  return variant.input_chunks > 0
-             ? launch_block_forward<A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream)
+  if (launch.fuses_input)
+    return launch_block_forward<A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream);
+  return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
+             ? launch_block_forward<A, kLarge.hidden_chunks, 0>(arguments, launch, stream)
              : launch_block_forward<A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
 }
 
@@ -407,10 +289,9 @@ template <class A>
 int run_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, false),
-                         kLarge = block_variant(kType, block_max_hidden(kType, true), false);
+                         kLarge = block_variant(kType, block_max_hidden(kType), false);
   const auto arguments = make_arguments<BackwardArguments<Element<A>>>(launch, shape, params);
-  const BlockVariant variant = block_variant(kType, shape.hidden_size, false);
-  return variant.hidden_chunks == kLarge.hidden_chunks
+  return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
              ? launch_block_backward<A, kLarge.hidden_chunks>(arguments, launch, stream)
              : launch_block_backward<A, kSmall.hidden_chunks>(arguments, launch, stream);
 }

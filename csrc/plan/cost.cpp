@@ -70,7 +70,8 @@ double product_us(const Problem& problem, const DeviceInfo& device, const Launch
 // Blocks that share an SM share its products; what is left of a step is waiting, and goes on side by side.
 double block_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
   const BlockVariant variant = block_variant(problem.dtype, problem.hidden_size, launch.fuses_input);
-  const int64_t registers = launch.threads_per_block * block_forward_registers(variant);
+  const int64_t registers =
+      launch.threads_per_block * block_forward_registers(problem.dtype, problem.allow_tf32, variant);
   const int64_t fit = std::min(device.registers_per_sm / registers, device.shared_bytes_per_sm / launch.shared_bytes);
   const int64_t per_sm = std::clamp<int64_t>(ceil_div(launch.num_groups, device.num_sms), 1, std::max<int64_t>(1, fit));
   const double waves = static_cast<double>(ceil_div(launch.num_groups, per_sm * device.num_sms));

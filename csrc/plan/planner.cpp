@@ -111,12 +111,11 @@ Candidate block(const Problem& problem, const DeviceInfo& device) {
   Candidate block;
   Launch& launch = block.launch;
   launch.kind = KernelKind::kBlock;
-  const int64_t hidden = problem.hidden_size, largest = block_max_hidden(problem.dtype, problem.training);
+  const int64_t hidden = problem.hidden_size, largest = block_max_hidden(problem.dtype);
   block.reason = refuse_kind(launch.kind, problem, device);
   if (block.reason.empty() && hidden > largest) {
     block.reason = "the registers of one block hold W_hh up to H " + std::to_string(largest) + " in " +
-                   dtype_name(problem.dtype) + (problem.training ? " training" : " inference") + ", H is " +
-                   std::to_string(hidden);
+                   dtype_name(problem.dtype) + ", H is " + std::to_string(hidden);
   }
   if (!block.reason.empty()) return block;
 
@@ -129,8 +128,10 @@ Candidate block(const Problem& problem, const DeviceInfo& device) {
   launch.rows_per_group = kTileRows;
   const BlockVariant variant = block_variant(problem.dtype, hidden, launch.fuses_input);
   launch.shared_bytes = block_forward_shared_bytes(variant);
-  const int64_t forward_registers = launch.threads_per_block * block_forward_registers(variant);
-  const int64_t backward_registers = block_backward_threads(hidden) * block_backward_registers(variant);
+  const int64_t forward_registers =
+      launch.threads_per_block * block_forward_registers(problem.dtype, problem.allow_tf32, variant);
+  const int64_t backward_registers =
+      block_backward_threads(hidden) * block_backward_registers(problem.dtype, problem.allow_tf32, variant);
   block.reason =
       too_few_registers(problem.training ? std::max(forward_registers, backward_registers) : forward_registers, device);
   if (block.reason.empty()) {

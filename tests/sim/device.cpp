@@ -23,8 +23,14 @@ char* windows() {
   return start;
 }
 
-int64_t shared_offset(const void* p) {
-  return reinterpret_cast<intptr_t>(p) - reinterpret_cast<intptr_t>(shared_memory());
+// An mbarrier is nobody's to read or write.
+void check_no_mbarrier(int64_t offset, int64_t bytes, Site site) {
+  const auto& mbarriers = self->block->mbarriers;
+  if (mbarriers.empty()) return;
+  for (int64_t word = offset & ~int64_t{7}; word < offset + bytes; word += 8) {
+    if (mbarriers.count(word))
+      fault("accesses the mbarrier at byte " + std::to_string(word) + " of shared memory", site);
+  }
 }
 
 // An approximate instruction: off by as much as it may be, differently for each result but always the same.
@@ -36,26 +42,39 @@ float with_error(float x) {
 
 }  // namespace
 
-char* shared_memory() { return windows() + self->block->slot * kWindowBytes; }
+int64_t shared_offset(const void* p) {
+  return reinterpret_cast<intptr_t>(p) - reinterpret_cast<intptr_t>(shared_memory());
+}
+
+SharedAddress find_shared(const void* p) {
+  const int64_t offset = reinterpret_cast<intptr_t>(p) - reinterpret_cast<intptr_t>(windows());
+  return {&machine->block_in(static_cast<int>(offset / kWindowBytes)), offset % kWindowBytes};
+}
+
+char* shared_memory_of(const Block& block) { return windows() + block.slot * kWindowBytes; }
+char* shared_memory() { return shared_memory_of(*self->block); }
 
 void load_shared(const void* p, void* value, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  self->block->shared.load(*self, shared_offset(p), value, bytes, site);
+  check_no_mbarrier(shared_offset(p), bytes, site);
+  self->block->shared.load(shared_offset(p), value, bytes, site);
 }
 
 void store_shared(void* p, const void* value, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  self->block->shared.store(*self, shared_offset(p), value, bytes, site);
+  check_no_mbarrier(shared_offset(p), bytes, site);
+  self->block->shared.store(shared_offset(p), value, bytes, site);
 }
 
 void copy_async_16(void* shared, const void* global, Site site) {
   machine->maybe_preempt();
   if (reinterpret_cast<uintptr_t>(global) % 16) fault("copies from a global address that 16 does not divide", site);
   const int64_t offset = shared_offset(shared);
-  self->block->shared.begin_copy(*self, offset, 16, site);
+  self->block->shared.begin_write(offset, 16, site);
   // Its bytes are read from global memory at any time from here to the wait.
+  if (machine->global().in_use()) machine->global().read(global, 16, site);
   const bool landed = machine->random().one_in(2);
-  if (landed) self->block->shared.land_copy(offset, global, 16);
+  if (landed) self->block->shared.land(offset, global, 16);
   self->copies.push_back({offset, global, self->closed_groups, landed});
 }
 
@@ -70,16 +89,48 @@ void wait_for_copies(int open_groups, Site site) {
       self->copies[kept++] = copy;
       continue;
     }
-    if (!copy.landed) shared.land_copy(copy.offset, copy.source, 16);
-    shared.end_copy(*self, copy.offset, 16, site);
+    if (!copy.landed) shared.land(copy.offset, copy.source, 16);
+    shared.end_write(copy.offset, 16, stamp_here(site));
   }
   self->copies.resize(kept);
+}
+
+void load_global(const void* p, void* value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  machine->global().load(p, value, bytes, site);
+}
+void store_global(void* p, const void* value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  machine->global().store(p, value, bytes, site);
+}
+uint64_t load_relaxed(const void* p, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  return machine->global().load_relaxed(p, bytes, site);
+}
+uint64_t load_acquire(const void* p, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  return machine->global().load_acquire(p, bytes, site);
+}
+void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  machine->global().store_relaxed(p, value, bytes, site);
+}
+void store_release(void* p, uint64_t value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  machine->global().store_release(p, value, bytes, site);
+}
+uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  return machine->global().add_release(p, value, bytes, site);
 }
 
 void block_barrier(Site site) { machine->meet_block("block_barrier", site); }
 
 void warp_barrier(Site site) {
-  machine->meet_warp("warp_barrier", site, nullptr, [](Warp& warp, void* const(&)[kWarpSize]) { warp.known = now++; });
+  machine->meet_warp("warp_barrier", site, nullptr, [](Warp& warp, void* const(&)[kWarpSize]) {
+    warp.known = now++;
+    share_knowledge(warp.threads, kWarpSize);
+  });
 }
 
 bool any_lane(bool predicate, Site site) {

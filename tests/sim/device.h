@@ -10,12 +10,31 @@ namespace sim {
 // Where the calling block's shared memory seems to lie. Nothing is mapped there: whoever does not ask load_shared and
 // store_shared crashes.
 char* shared_memory();
+char* shared_memory_of(const Block& block);
 void load_shared(const void* p, void* value, int64_t bytes, Site site);
 void store_shared(void* p, const void* value, int64_t bytes, Site site);
+
+// Relative to the calling block's shared memory.
+int64_t shared_offset(const void* p);
+// Whose shared memory it is.
+struct SharedAddress {
+  Block* block;
+  int64_t offset;
+};
+SharedAddress find_shared(const void* p);
 
 void copy_async_16(void* shared, const void* global, Site site);
 void close_copies();
 void wait_for_copies(int open_groups, Site site);
+
+// Global memory that blocks of one launch exchange data through; words have 4 or 8 bytes.
+void load_global(const void* p, void* value, int64_t bytes, Site site);
+void store_global(void* p, const void* value, int64_t bytes, Site site);
+uint64_t load_relaxed(const void* p, int64_t bytes, Site site);
+uint64_t load_acquire(const void* p, int64_t bytes, Site site);
+void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site);
+void store_release(void* p, uint64_t value, int64_t bytes, Site site);
+uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site);
 
 void block_barrier(Site site);
 void warp_barrier(Site site);

@@ -14,7 +14,7 @@
 namespace sim {
 namespace {
 
-constexpr size_t kStackReserve = 4 * 1024;
+constexpr size_t kStackReserve = kStackBytes / 4;  // a report, thrown as an exception, takes some
 // Not a power of two: the tops of the stacks, all that most fibers ever touch, would share a few lines of the caches.
 constexpr size_t kStackStride = kStackBytes + 17 * 64;
 constexpr size_t kStacksPerChunk = 256;

@@ -13,7 +13,7 @@ namespace sim {
 #ifdef __SANITIZE_ADDRESS__
 constexpr size_t kStackBytes = 256 * 1024;
 #else
-constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kStackBytes = 96 * 1024;
 #endif
 
 // Fiber number n has the same stack every time.

@@ -6,11 +6,12 @@
 #include <mutex>
 #include <numeric>
 
+#include "cluster.h"
+
 namespace sim {
 
 Machine* machine = nullptr;
 Thread* self = nullptr;
-Time now = 1;
 
 namespace {
 
@@ -21,15 +22,14 @@ constexpr int kMaxCluster = 16;
 constexpr int kMaxBlocksYZ = 65535;
 constexpr int kSuccess = 0, kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
 
+// Thrown in a fiber that is not to go on.
+struct Abandoned {};
+
 std::mutex one_grid;
 Random seeds;
 int max_resident_blocks = 0;
 int64_t num_launches = 0;
 int64_t most_shared_bytes = 0;
-
-std::string text(const Dim& dim) {
-  return "(" + std::to_string(dim.x) + ", " + std::to_string(dim.y) + ", " + std::to_string(dim.z) + ")";
-}
 
 std::string counted(size_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
@@ -55,6 +55,10 @@ std::string text(const Site& site) {
   return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
 }
 
+std::string text(const Dim& dim) {
+  return "(" + std::to_string(dim.x) + ", " + std::to_string(dim.y) + ", " + std::to_string(dim.z) + ")";
+}
+
 std::string text(const Thread& thread) {
   return "block " + text(thread.block->index) + " thread " + std::to_string(thread.index);
 }
@@ -70,12 +74,14 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t
   preempt_one_in_ = preempt[random_.below(3)];
   change_warp_one_in_ = change_warp[random_.below(3)];
 
+  now = 1;
   const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
   if (!resident_blocks) resident_blocks = kDefaultResidentThreads / shape.threads;
   const int num_slots = std::clamp(std::min(resident_blocks, kMaxResidentBlocks) / shape.cluster, 1, num_clusters);
   pending_.resize(num_clusters);
   std::iota(pending_.begin(), pending_.end(), 0);
   for (int i = num_clusters - 1; i > 0; --i) std::swap(pending_[i], pending_[random_.below(i + 1)]);
+  last_actor_ = num_slots * shape.cluster * shape.threads;
   for (int slot = 0; slot < num_slots; ++slot) {
     clusters_.push_back(std::make_unique<Cluster>());
     free_slots_.push_back(slot);
@@ -89,30 +95,35 @@ void Machine::start_cluster(int slot) {
   const Dim first{number % clusters_x * shape_.cluster, number / clusters_x % shape_.blocks.y,
                   number / clusters_x / shape_.blocks.y};
   Cluster& cluster = *clusters_[slot];
+  last_warp_ = nullptr;  // it may be one of those that go now
   cluster.blocks.resize(shape_.cluster);
   cluster.running = shape_.cluster * shape_.threads;
+  cluster.arrived = 0;
+  cluster.release = {};
+  cluster.released = nullptr;
   for (int rank = 0; rank < shape_.cluster; ++rank) {
     Block& block = cluster.blocks[rank];
+    SharedMemory shared = std::move(block.shared);  // keeps its memory
+    block = {};
+    block.shared = std::move(shared);
+    block.shared.reset(shape_.shared_bytes);
     block.index = {first.x + rank, first.y, first.z};
     block.cluster = &cluster;
     block.slot = slot * shape_.cluster + rank;
-    block.first_in_cluster = rank * shape_.threads;
-    block.barrier = {};
-    block.known = 0;
-    block.shared.reset(shape_.shared_bytes);
-    block.warps.assign((shape_.threads + kWarpSize - 1) / kWarpSize, Warp{});
+    block.first_number = block.slot * shape_.threads;
+    block.running = shape_.threads;
+    block.warps.resize((shape_.threads + kWarpSize - 1) / kWarpSize);
     block.threads.resize(shape_.threads);
     for (int i = 0; i < shape_.threads; ++i) {
       Thread& thread = block.threads[i];
-      thread = {};
       thread.block = &block;
       thread.warp = &block.warps[i / kWarpSize];
       thread.index = i;
-      thread.in_cluster = block.first_in_cluster + i;
+      thread.number = block.first_number + i;
       thread.lane = i % kWarpSize;
       if (!thread.lane) thread.warp->threads = &thread;
       ++thread.warp->num_threads;
-      thread.fiber.start(stack_of_fiber(block.slot * shape_.threads + i), fiber_main);
+      thread.fiber.start(stack_of_fiber(thread.number), fiber_main);
       make_ready(thread);
     }
   }
@@ -125,34 +136,62 @@ void Machine::run() {
       start_cluster(free_slots_.back());
       free_slots_.pop_back();
     }
-    if (ready_warps_.empty()) break;
+    if (ready_warps_.empty() && !wake_spinning() && !something_happens()) break;
     run_next();
-    if (fault_) throw Fault(*fault_);
+    if (fault_) break;
   }
-  if (free_slots_.size() < clusters_.size()) throw Fault(deadlock());
+  if (!fault_ && free_slots_.size() < clusters_.size()) fault_ = std::make_unique<Fault>(deadlock());
+  if (!fault_) return;
+  abandon_fibers();
+  throw Fault(*fault_);
+}
+
+// Every fiber leaves where it stands, as by an exception, and lets go of what it holds.
+void Machine::abandon_fibers() {
+  abandoning_ = true;
+  for (const auto& cluster : clusters_) {
+    for (Block& block : cluster->blocks) {
+      for (Thread& thread : block.threads) {
+        if (thread.finished) continue;
+        self = &thread;
+        Fiber::switch_to(main_, thread.fiber);
+      }
+    }
+  }
 }
 
 void Machine::fiber_main() {
   Fiber::entered();
   try {
+    if (machine->abandoning_) throw Abandoned{};
     machine->body_();
     for (AsyncCopy& copy : self->copies) {
-      if (!copy.landed) self->block->shared.land_copy(copy.offset, copy.source, 16);
+      if (!copy.landed) self->block->shared.land(copy.offset, copy.source, 16);
     }
+  } catch (const Abandoned&) {
   } catch (const std::exception& error) {
     machine->fault_ = std::make_unique<Fault>(error.what());
   }
-  Thread& thread = *self;
-  thread.finished = true;
-  Cluster& cluster = *thread.block->cluster;
-  if (--cluster.running == 0) machine->free_slots_.push_back(cluster.blocks[0].slot / machine->shape_.cluster);
-  if (machine->fault_ || cluster.running == 0) {
-    self = nullptr;
-    Fiber::switch_to(thread.fiber, machine->main_);
-  } else {
-    machine->run_next();
-  }
+  machine->end_thread();
   __builtin_unreachable();
+}
+
+void Machine::end_thread() {
+  Thread& thread = *self;
+  Block& block = *thread.block;
+  Cluster& cluster = *block.cluster;
+  thread.finished = true;
+  if (abandoning_) Fiber::switch_to(thread.fiber, main_);
+  --cluster.running;
+  if (--block.running == 0 && block.incoming && !fault_) {
+    fault_ =
+        std::make_unique<Fault>(text(thread) + ": its block ends before all asynchronous stores to it have landed");
+  }
+  leave_cluster_barrier(thread);
+  if (cluster.running == 0) free_slots_.push_back(block.slot / shape_.cluster);
+  if (!fault_ && cluster.running) run_next();
+  self = nullptr;  // for the machine to look at what has changed
+  Fiber::switch_to(thread.fiber, main_);
 }
 
 void Machine::make_ready(Thread& thread) {
@@ -182,12 +221,52 @@ Thread* Machine::pick() {
   return &warp.threads[lane];
 }
 
+bool Machine::wake_spinning() {
+  if (spinning_.empty() || version_ == woken_version_) return false;
+  woken_version_ = version_;
+  for (Thread* thread : spinning_) make_ready(*thread);
+  spinning_.clear();
+  return true;
+}
+
+bool Machine::something_happens() {
+  const uint32_t num_events = static_cast<uint32_t>(events_.size());
+  if (num_events + global_.num_unseen() == 0) return false;
+  const uint32_t which = random_.below(num_events + global_.num_unseen());
+  if (which >= num_events) {
+    global_.show(which - num_events);
+  } else {
+    std::swap(events_[which], events_.back());
+    const std::function<void()> event = std::move(events_.back());
+    events_.pop_back();
+    event();
+  }
+  return true;
+}
+
 void Machine::run_next() {
+  if (random_.one_in(8)) {
+    something_happens();
+    wake_spinning();
+  }
   Thread* next = pick();
   Thread* last = self;
   if (next == last) return;
   self = next;
   Fiber::switch_to(last ? last->fiber : main_, next ? next->fiber : main_);
+  if (abandoning_) throw Abandoned{};
+}
+
+void Machine::spin(int64_t version, Site site) {
+  if (version != version_) return preempt();
+  spinning_.push_back(self);
+  wait("spin_wait", site);
+}
+
+const Thread* Machine::find_thread(int number) const {
+  const int slot = number / shape_.threads;
+  if (slot >= static_cast<int>(clusters_.size()) * shape_.cluster) return nullptr;
+  return &clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster].threads[number % shape_.threads];
 }
 
 void Machine::preempt() {
@@ -231,10 +310,20 @@ void Machine::meet_warp(const char* name, Site site, void* deposit, Complete com
   preempt();
 }
 
+void share_knowledge(Thread* threads, int count) {
+  ClockPointer all;
+  for (int i = 0; i < count; ++i) {
+    if (i == 0 || threads[i].learned != threads[i - 1].learned) all = join(all, threads[i].learned);
+  }
+  if (!all) return;
+  for (int i = 0; i < count; ++i) threads[i].learned = all;
+}
+
 void Machine::meet_block(const char* name, Site site) {
   Block& block = *self->block;
   if (!arrive(block.barrier, shape_.threads, name, site)) return wait(name, site);
   block.known = now++;
+  share_knowledge(block.threads.data(), shape_.threads);
   for (Thread& thread : block.threads) {
     if (&thread != self) make_ready(thread);
   }

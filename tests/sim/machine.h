@@ -5,10 +5,13 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "clock.h"
 #include "fiber.h"
+#include "global_memory.h"
 #include "shared_memory.h"
 #include "sim.h"
 
@@ -67,14 +70,17 @@ struct Thread {
   Fiber fiber;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  int index = 0;       // in its block
-  int in_cluster = 0;  // counted through the blocks of the cluster
+  int index = 0;   // in its block
+  int number = 0;  // among all that have room on the machine
   int lane = 0;
   bool finished = false;
   const char* waits_for = nullptr;
   Site waits_at{};
   std::vector<AsyncCopy> copies;
   int closed_groups = 0;
+  bool in_cluster_barrier = false;  // has arrived and not waited
+  int64_t cluster_phase = 0;        // that it arrived in
+  ClockPointer learned;             // beyond Block::known and Warp::known
 };
 
 // Something that several threads come to, and nobody leaves before the last has come.
@@ -98,21 +104,49 @@ struct Warp {
   Time known = 0;  // what the warp did up to here happened before what its lanes do now
 };
 
+// See cluster.h.
+struct NamedBarrier {
+  int expected = 0;
+  std::vector<Thread*> arrived;
+};
+struct MBarrier {
+  int count = 0;        // arrivals in a phase
+  int missing = 0;      // of this phase
+  int64_t bytes = 0;    // announced and not yet arrived
+  int64_t phase = 0;    // that is under way
+  int initialiser = 0;  // Thread::number
+  bool fenced = false;
+  int actor = 0;          // stands for the asynchronous stores
+  Release release;        // of this phase
+  ClockPointer released;  // of the phase before
+  std::vector<Thread*> waiting;
+};
+
 struct Block {
   Dim index{};
   Cluster* cluster = nullptr;
-  int slot = 0;              // its place on the machine
-  int first_in_cluster = 0;  // Thread::in_cluster of its first thread
+  int slot = 0;          // its place on the machine
+  int first_number = 0;  // Thread::number of its first thread
+  int running = 0;       // threads
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Meeting barrier;
   Time known = 0;  // as for a warp
   SharedMemory shared;
+  int incoming = 0;  // asynchronous stores from other blocks that have not landed
+  NamedBarrier named_barriers[16];
+  std::unordered_map<int64_t, MBarrier> mbarriers;  // by offset in shared memory
 };
 
 struct Cluster {
   std::vector<Block> blocks;
   int running = 0;  // threads
+  // Its barrier.
+  int arrived = 0;
+  int64_t phase = 0;
+  Release release;
+  ClockPointer released;  // of the phase before
+  std::vector<Thread*> waiting;
 };
 
 class Machine {
@@ -124,6 +158,14 @@ class Machine {
 
   const Shape& shape() const { return shape_; }
   Random& random() { return random_; }
+  GlobalMemory& global() { return global_; }
+
+  Block& block_in(int slot) { return clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster]; }
+  const Thread* find_thread(int number) const;  // null for numbers that are no thread's
+  int first_of_block(int number) const { return number / shape_.threads * shape_.threads; }
+  int first_of_warp(int number) const { return number - number % shape_.threads % kWarpSize; }
+  // A number that is no thread's, for what happens by itself.
+  int new_actor() { return ++last_actor_; }
 
   // ---- called by fibers
 
@@ -138,12 +180,22 @@ class Machine {
   // All lanes of the calling thread's warp meet; the last to come runs `complete`.
   void meet_warp(const char* name, Site site, void* deposit, Complete complete);
   void meet_block(const char* name, Site site);
+  // What is to happen at any later time.
+  void happen_later(std::function<void()> event) { events_.push_back(std::move(event)); }
+  // A spin-wait: version() is read, then the condition is found false, then spin() waits for a change since then.
+  int64_t version() const { return version_; }
+  void changed() { ++version_; }
+  void spin(int64_t version, Site site);
 
  private:
   void start_cluster(int slot);
   Thread* pick();
   bool arrive(Meeting& meeting, int expected, const char* name, Site site);
   void run_next();
+  void end_thread();
+  bool something_happens();
+  bool wake_spinning();
+  void abandon_fibers();
   [[noreturn]] static void fiber_main();
   std::string deadlock() const;
 
@@ -157,8 +209,14 @@ class Machine {
   std::vector<int> free_slots_;
   std::vector<Warp*> ready_warps_;
   Warp* last_warp_ = nullptr;
+  std::vector<Thread*> spinning_;
+  int64_t version_ = 0, woken_version_ = 0;
+  std::vector<std::function<void()>> events_;
+  GlobalMemory global_;
+  int last_actor_ = 0;
   Fiber main_;
   std::unique_ptr<Fault> fault_;
+  bool abandoning_ = false;
 };
 
 // The machine that is running, and the thread whose turn it is. One grid runs at a time in a process.
@@ -168,9 +226,10 @@ extern Thread* self;
 // Ends the launch from within a fiber: "<where the calling thread is>: <what>".
 [[noreturn]] void fault(const std::string& what, Site site);
 std::string text(const Thread& thread);
+std::string text(const Dim& dim);
 
-// The last tick: events with a stamp up to it are over, later ones get a larger stamp.
-extern Time now;
+// All of the threads learn what any of them has learned.
+void share_knowledge(Thread* threads, int count);
 
 // Runs a grid; an error code of CUDA's where CUDA would refuse it.
 int launch(const Shape& shape, const std::function<void()>& body);

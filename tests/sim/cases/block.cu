@@ -111,7 +111,7 @@ LSTM_FUSED_KERNEL(96, 1) global_out_of_bounds(LSTM_FUSED_PARAMS Params p) {
 }
 
 LSTM_FUSED_KERNEL(96, 1) deep_stack(LSTM_FUSED_PARAMS Params p) {
-  volatile char frame[sim::kStackBytes - 3 * 1024];
+  volatile char frame[sim::kStackBytes / 8 * 7];
   frame[0] = 0;
   if (p.broken) block_barrier();
   p.out[thread_index()] = frame[0] + (thread_index() + 1) % num_threads();

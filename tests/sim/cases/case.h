@@ -16,7 +16,7 @@ struct Case {
   void (*run)(bool broken);  // throws sim::Fault, or std::runtime_error for a wrong result
 };
 
-extern const std::vector<Case> kBlockCases, kWarpCases, kCopyCases;
+extern const std::vector<Case> kBlockCases, kWarpCases, kCopyCases, kClusterCases, kMBarrierCases, kGroupCases;
 
 template <class Params>
 void run(void (*kernel)(const Params), const Grid& grid, const Params& params) {

@@ -13,7 +13,7 @@ namespace {
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const auto* group : {&kBlockCases, &kWarpCases, &kCopyCases}) {
+  for (const auto* group : {&kBlockCases, &kWarpCases, &kCopyCases, &kClusterCases, &kMBarrierCases, &kGroupCases}) {
     cases.insert(cases.end(), group->begin(), group->end());
   }
   return cases;

@@ -1,0 +1,202 @@
+#include "cluster.h"
+
+#include <cstring>
+
+#include "device.h"
+
+namespace sim {
+namespace {
+
+constexpr int64_t kMBarrierBytes = 8;
+
+void wake(std::vector<Thread*>& threads) {
+  for (Thread* thread : threads) machine->make_ready(*thread);
+  threads.clear();
+}
+
+void complete_cluster_barrier(Cluster& cluster) {
+  cluster.arrived = 0;
+  ++cluster.phase;
+  cluster.release.add_cluster_runs();
+  cluster.released = cluster.release.take();
+  wake(cluster.waiting);
+}
+
+// A block of the calling thread's cluster that has not ended.
+SharedAddress find_remote(const void* p, Site site) {
+  const SharedAddress address = find_shared(p);
+  if (address.block->cluster != self->block->cluster) fault("accesses shared memory of another cluster", site);
+  if (address.block != self->block && !(self->learned && self->learned->cluster_runs())) {
+    fault("accesses shared memory of another block, which may not have started: no cluster barrier yet", site);
+  }
+  if (!address.block->running)
+    fault("accesses shared memory of block " + text(address.block->index) + ", which has ended", site);
+  return address;
+}
+
+MBarrier& find_mbarrier(const SharedAddress& address, Site site) {
+  const auto found = address.block->mbarriers.find(address.offset);
+  if (found == address.block->mbarriers.end()) {
+    fault("no mbarrier was initialised at byte " + std::to_string(address.offset) + " of shared memory", site);
+  }
+  uint64_t state;
+  address.block->shared.load(address.offset, &state, kMBarrierBytes, site);  // races with the initialisation, if any
+  if (address.block != self->block && !found->second.fenced) {
+    fault("uses an mbarrier of another block that was initialised without mbarrier_fence_init", site);
+  }
+  return found->second;
+}
+
+void complete_phase(MBarrier& mbarrier) {
+  if (mbarrier.missing || mbarrier.bytes) return;
+  mbarrier.missing = mbarrier.count;
+  ++mbarrier.phase;
+  mbarrier.released = mbarrier.release.take();
+  wake(mbarrier.waiting);
+}
+
+void arrive(MBarrier& mbarrier, int64_t bytes, Site site) {
+  if (!mbarrier.missing) {
+    fault("arrives at an mbarrier where all " + std::to_string(mbarrier.count) + " have arrived", site);
+  }
+  mbarrier.release.add(knowledge_of(*self));
+  mbarrier.bytes += bytes;
+  --mbarrier.missing;
+  complete_phase(mbarrier);
+}
+
+}  // namespace
+
+void named_barrier(int id, int threads, Site site) {
+  constexpr const char* kName = "named_barrier";
+  machine->maybe_preempt();
+  if (id < 1 || id > 15 || threads < 1 || threads % kWarpSize) {
+    fault("named_barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads", site);
+  }
+  NamedBarrier& barrier = self->block->named_barriers[id];
+  if (!barrier.arrived.empty() && threads != barrier.expected) {
+    fault("comes to named_barrier " + std::to_string(id) + " of " + std::to_string(threads) +
+              " threads while others wait for " + std::to_string(barrier.expected),
+          site);
+  }
+  barrier.expected = threads;
+  barrier.arrived.push_back(self);
+  if (static_cast<int>(barrier.arrived.size()) < threads) return machine->wait(kName, site);
+  Release release;
+  for (Thread* thread : barrier.arrived) release.add(knowledge_of(*thread));
+  const ClockPointer released = release.take();
+  for (Thread* thread : barrier.arrived) {
+    thread->learned = join(thread->learned, released);
+    if (thread != self) machine->make_ready(*thread);
+  }
+  barrier.arrived.clear();
+  machine->preempt();
+}
+
+int cluster_rank() { return self->block->slot % machine->shape().cluster; }
+
+void cluster_arrive(Site site) {
+  machine->maybe_preempt();
+  if (self->in_cluster_barrier) fault("comes to cluster_arrive twice without cluster_wait", site);
+  Cluster& cluster = *self->block->cluster;
+  machine->global().publish();
+  cluster.release.add(knowledge_of(*self));
+  self->in_cluster_barrier = true;
+  self->cluster_phase = cluster.phase;
+  if (++cluster.arrived == cluster.running) complete_cluster_barrier(cluster);
+}
+
+void cluster_wait(Site site) {
+  machine->maybe_preempt();
+  if (!self->in_cluster_barrier) fault("comes to cluster_wait without cluster_arrive", site);
+  Cluster& cluster = *self->block->cluster;
+  if (cluster.phase == self->cluster_phase) {
+    cluster.waiting.push_back(self);
+    machine->wait("cluster_wait", site);
+  }
+  self->in_cluster_barrier = false;
+  self->learned = join(self->learned, cluster.released);
+}
+
+void leave_cluster_barrier(Thread& thread) {
+  Cluster& cluster = *thread.block->cluster;
+  if (thread.in_cluster_barrier && thread.cluster_phase == cluster.phase) --cluster.arrived;
+  if (cluster.arrived && cluster.arrived == cluster.running) complete_cluster_barrier(cluster);
+}
+
+void* map_shared(void* p, int rank, Site site) {
+  const int cluster = machine->shape().cluster;
+  if (rank < 0 || rank >= cluster) {
+    fault("maps to block " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster), site);
+  }
+  if (find_shared(p).block != self->block) fault("maps an address that is not its own block's", site);
+  return shared_memory_of(self->block->cluster->blocks[rank]) + shared_offset(p);
+}
+
+void store_remote(void* p, const void* value, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  const SharedAddress to = find_remote(p, site);
+  to.block->shared.store(to.offset, value, bytes, site);
+}
+
+void store_remote_async(void* p, const void* value, int64_t bytes, void* mbarrier, Site site) {
+  machine->maybe_preempt();
+  const SharedAddress to = find_remote(p, site), at = find_remote(mbarrier, site);
+  if (to.block != at.block) fault("stores to one block and tells an mbarrier of another", site);
+  MBarrier& done = find_mbarrier(at, site);
+  to.block->shared.begin_write(to.offset, bytes, site);
+  std::vector<char> copy(static_cast<const char*>(value), static_cast<const char*>(value) + bytes);
+  ++to.block->incoming;
+  // It happens as if by a thread of its own, started here: who sees it knows what the caller knew.
+  machine->happen_later([to, copy, &done, site, knowledge = knowledge_of(*self)] {
+    const int64_t size = static_cast<int64_t>(copy.size());
+    --to.block->incoming;
+    to.block->shared.land(to.offset, copy.data(), size);
+    to.block->shared.end_write(to.offset, size,
+                               {now, 0, static_cast<uint64_t>(done.actor), static_cast<uint64_t>(site.line), 0});
+    done.release.add_actor(done.actor, now++);
+    done.release.add(knowledge);
+    done.bytes -= size;
+    complete_phase(done);
+  });
+}
+
+void mbarrier_init(void* mbarrier, int count, Site site) {
+  machine->maybe_preempt();
+  if (count < 1) fault("mbarrier_init with " + std::to_string(count) + " arrivals", site);
+  const int64_t offset = shared_offset(mbarrier);
+  const uint64_t state = 0;
+  self->block->shared.store(offset, &state, kMBarrierBytes, site);
+  MBarrier& made = self->block->mbarriers[offset] = {};
+  made.count = made.missing = count;
+  made.initialiser = self->number;
+  made.actor = machine->new_actor();
+}
+
+void mbarrier_fence_init() {
+  for (auto& [offset, mbarrier] : self->block->mbarriers) {
+    if (mbarrier.initialiser == self->number) mbarrier.fenced = true;
+  }
+}
+
+void mbarrier_arrive(void* mbarrier, int64_t bytes, Site site) {
+  machine->maybe_preempt();
+  arrive(find_mbarrier({self->block, shared_offset(mbarrier)}, site), bytes, site);
+}
+
+void mbarrier_arrive_remote(void* mbarrier, Site site) {
+  machine->maybe_preempt();
+  arrive(find_mbarrier(find_remote(mbarrier, site), site), 0, site);
+}
+
+void mbarrier_wait(void* mbarrier, int parity, Site site) {
+  machine->maybe_preempt();
+  MBarrier& awaited = find_mbarrier({self->block, shared_offset(mbarrier)}, site);
+  while ((awaited.phase & 1) == parity) {  // looked at again after waking: another phase may have ended since
+    awaited.waiting.push_back(self);
+    machine->wait("mbarrier_wait", site);
+  }
+  self->learned = join(self->learned, awaited.released);
+}
+
+}  // namespace sim

@@ -1,0 +1,117 @@
+// The twin of csrc/kernels/cluster_primitives.cuh. What the functions promise stands in the original.
+#pragma once
+
+#include <cstdint>
+
+#include "cluster.h"
+#include "kernels/primitives.cuh"
+
+namespace lstm_fused {
+
+// ---- a part of a block
+
+inline void named_barrier(int id, int threads, Site site = Site::here()) { sim::named_barrier(id, threads, site); }
+
+// ---- a cluster
+
+inline int cluster_rank() { return sim::cluster_rank(); }
+inline int cluster_size() { return sim::machine->shape().cluster; }
+inline void cluster_arrive(Site site = Site::here()) { sim::cluster_arrive(site); }
+inline void cluster_wait(Site site = Site::here()) { sim::cluster_wait(site); }
+
+template <class V>
+struct RemoteShared {
+  V* p;
+  RemoteShared operator+(int n) const { return {p + n}; }
+};
+
+template <class V>
+RemoteShared<V> map_shared(V* p, int rank, Site site = Site::here()) {
+  return {static_cast<V*>(sim::map_shared(p, rank, site))};
+}
+template <class V>
+void store_remote(RemoteShared<V> p, V value, Site site = Site::here()) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16);
+  sim::store_remote(p.p, &value, sizeof value, site);
+}
+
+// ---- mbarrier
+
+struct alignas(8) MBarrier {
+  uint64_t state;
+};
+
+inline void mbarrier_init(MBarrier* barrier, int arrivals, Site site = Site::here()) {
+  sim::mbarrier_init(barrier, arrivals, site);
+}
+inline void mbarrier_fence_init() { sim::mbarrier_fence_init(); }
+inline void mbarrier_arrive(MBarrier* barrier, Site site = Site::here()) { sim::mbarrier_arrive(barrier, 0, site); }
+inline void mbarrier_arrive_expect_bytes(MBarrier* barrier, int bytes, Site site = Site::here()) {
+  sim::mbarrier_arrive(barrier, bytes, site);
+}
+inline void mbarrier_arrive_remote(RemoteShared<MBarrier> barrier, Site site = Site::here()) {
+  sim::mbarrier_arrive_remote(barrier.p, site);
+}
+inline void mbarrier_wait(MBarrier* barrier, int parity, Site site = Site::here()) {
+  sim::mbarrier_wait(barrier, parity, site);
+}
+template <class V>
+void store_remote_async(RemoteShared<V> p, V value, RemoteShared<MBarrier> barrier, Site site = Site::here()) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16);
+  sim::store_remote_async(p.p, &value, sizeof value, barrier.p, site);
+}
+
+// ---- global memory that blocks of one launch exchange data through
+
+template <class V>
+V load_global(const V* p, Site site = Site::here()) {
+  V value;
+  sim::load_global(p, &value, sizeof value, site);
+  return value;
+}
+template <class V>
+void store_global(V* p, V value, Site site = Site::here()) {
+  sim::store_global(p, &value, sizeof value, site);
+}
+
+inline uint32_t load_relaxed(const uint32_t* p, Site site = Site::here()) {
+  return static_cast<uint32_t>(sim::load_relaxed(p, sizeof *p, site));
+}
+inline uint64_t load_relaxed(const uint64_t* p, Site site = Site::here()) {
+  return sim::load_relaxed(p, sizeof *p, site);
+}
+inline uint32_t load_acquire(const uint32_t* p, Site site = Site::here()) {
+  return static_cast<uint32_t>(sim::load_acquire(p, sizeof *p, site));
+}
+inline uint64_t load_acquire(const uint64_t* p, Site site = Site::here()) {
+  return sim::load_acquire(p, sizeof *p, site);
+}
+inline void store_relaxed(uint32_t* p, uint32_t value, Site site = Site::here()) {
+  sim::store_relaxed(p, value, sizeof *p, site);
+}
+inline void store_relaxed(uint64_t* p, uint64_t value, Site site = Site::here()) {
+  sim::store_relaxed(p, value, sizeof *p, site);
+}
+inline void store_release(uint32_t* p, uint32_t value, Site site = Site::here()) {
+  sim::store_release(p, value, sizeof *p, site);
+}
+inline void store_release(uint64_t* p, uint64_t value, Site site = Site::here()) {
+  sim::store_release(p, value, sizeof *p, site);
+}
+inline uint32_t atomic_add_release(uint32_t* p, uint32_t value, Site site = Site::here()) {
+  return static_cast<uint32_t>(sim::atomic_add_release(p, value, sizeof *p, site));
+}
+inline uint64_t atomic_add_release(uint64_t* p, uint64_t value, Site site = Site::here()) {
+  return sim::atomic_add_release(p, value, sizeof *p, site);
+}
+
+template <class Predicate>
+void spin_wait(Predicate predicate, Site site = Site::here()) {
+  while (true) {
+    const int64_t version = sim::machine->version();
+    if (predicate()) return;
+    sim::machine->spin(version, site);
+  }
+}
+
+}  // namespace lstm_fused

@@ -6,56 +6,9 @@
 #include "kernels/arguments.h"
 #include "kernels/lane_cells.cuh"
 #include "kernels/launchers.h"
-#include "kernels/product.cuh"
+#include "kernels/row_tiles.cuh"
 
 namespace lstm_fused {
-
-// A tile of rows in shared memory, twice: `current` is read while `next` is written, and a barrier turns them over.
-template <class A, int kChunks>
-struct RowTiles {
-  using T = Element<A>;
-  static constexpr int kRowBytes = static_cast<int>(shared_row_bytes(kChunks));
-  static constexpr int kTileBytes = static_cast<int>(kTileRows) * kRowBytes;
-  char* current;
-  char* next;
-
-  LSTM_FUSED_DEVICE RowTiles() : current(shared_memory()), next(current + kTileBytes) {}
-
-  // All of both: the padding has to be zero, for zero weights times NaN are NaN. A barrier must follow.
-  LSTM_FUSED_DEVICE void clear() const {
-    for (int at = thread_index() * kLaneBytes; at < 2 * kTileBytes; at += num_threads() * kLaneBytes)
-      store_shared(reinterpret_cast<Vector16*>(current + at), Vector16{});
-  }
-  LSTM_FUSED_DEVICE Vector16 load(int row, int chunk) const {
-    return load_shared(
-        reinterpret_cast<const Vector16*>(current + row * kRowBytes + chunk * kChunkBytes + lane_pair() * kLaneBytes));
-  }
-  // Elements k ... of a row, k counted from chunk 0.
-  template <class V>
-  LSTM_FUSED_DEVICE V load_at(int row, int k) const {
-    return load_shared(reinterpret_cast<const V*>(current + row * kRowBytes + k * static_cast<int>(sizeof(T))));
-  }
-  template <class V>
-  LSTM_FUSED_DEVICE void store(char* tile, int row, int k, V value) const {
-    store_shared(reinterpret_cast<V*>(tile + row * kRowBytes + k * static_cast<int>(sizeof(T))), value);
-  }
-  LSTM_FUSED_DEVICE void turn() {
-    block_barrier();
-    char* const read = current;
-    current = next;
-    next = read;
-  }
-};
-
-// The longest of the tile's rows, from `first_row`: the number of steps that the block has to take.
-LSTM_FUSED_DEVICE int64_t longest(const Clock& clock, int64_t first_row) {
-  int64_t steps = 0;
-  for (int64_t b = first_row; b < first_row + kTileRows && b < clock.shape.batch; ++b) {
-    const int64_t length = clock.length(b);
-    steps = length > steps ? length : steps;
-  }
-  return steps;
-}
 
 // x of a tile of rows on its way to shared memory, as more columns of h: threads carry 16 bytes of a row each, fetched
 // a step ahead. Without input chunks there is nothing to carry.
@@ -108,7 +61,6 @@ template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
 LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
   using T = Element<A>;
-  using Acc = Accumulator<T>;
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   const LayerShape& s = arguments.shape;
   const auto& p = arguments.direction[block_index().y];
@@ -168,23 +120,10 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
       cells.step(t, n, {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)});
     put(tiles.next);
     cells.turn();
+    block_barrier();
     tiles.turn();
   }
   cells.finish();
-}
-
-// Elements k, k + 1, ... of column `unit` of W_hh (4H, H), where k counts unit by unit, gate by gate; zero outside. Out
-// of line, as it is called for every weight: inlined it is most of the kernel, and its loads crowd the registers.
-template <class A>
-LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* w_hh, int64_t width, int64_t unit, int k) {
-  Element<A> x[kLaneElements<A>];
-#pragma unroll
-  for (int e = 0; e < kLaneElements<A>; ++e) {
-    const int64_t gate = (k + e) % kNumGates, of_unit = (k + e) / kNumGates;
-    const bool exists = of_unit < width && unit < width;
-    x[e] = exists ? as_factor<A>(w_hh[(gate * width + of_unit) * width + unit]) : Element<A>{};
-  }
-  return pack_factors<A>(x);
 }
 
 // A warp takes 16 units, two per lane. The tile in shared memory is grad_gates of the step after, unit by unit, gate by
@@ -235,6 +174,7 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
                     cells.active(t, n) ? cells.step(t, u, n, product.at(u, n))
                                        : tiles.template load_at<GateFactors<T>>(column + n, k));
       }
+    block_barrier();
     tiles.turn();
   }
   const Product<A, kUnits> product = multiply();

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cell.h"
 #include "kernels/primitives.cuh"
 #include "tiles.h"
 
@@ -111,6 +112,20 @@ LSTM_FUSED_DEVICE Vector16 load_factors(const Element<A>* row, int64_t k, int64_
     for (uint32_t& word : packed.word) word = round_to_tf32(word);
   }
   return packed;
+}
+
+// Elements k, k + 1, ... of column `unit` of W_hh (4H, H), where k counts unit by unit, gate by gate; zero outside. Out
+// of line, as it is called for every weight: inlined it is most of the kernel, and its loads crowd the registers.
+template <class A>
+LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* w_hh, int64_t width, int64_t unit, int k) {
+  Element<A> x[kLaneElements<A>];
+#pragma unroll
+  for (int e = 0; e < kLaneElements<A>; ++e) {
+    const int64_t gate = (k + e) % kNumGates, of_unit = (k + e) / kNumGates;
+    const bool exists = of_unit < width && unit < width;
+    x[e] = exists ? as_factor<A>(w_hh[(gate * width + of_unit) * width + unit]) : Element<A>{};
+  }
+  return pack_factors<A>(x);
 }
 
 // Whether every row of a matrix begins at a multiple of 16 bytes.

@@ -60,7 +60,6 @@ struct InputTile<A, 0> {
 template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
 LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
-  using T = Element<A>;
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   const LayerShape& s = arguments.shape;
   const auto& p = arguments.direction[block_index().y];

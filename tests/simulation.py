@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = sorted(ROOT.glob("tests/sim/*.cpp"))
 # g++ does not know CUDA's "#pragma unroll".
-FLAGS = "-std=c++17 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests/sim -Icsrc".split()
+FLAGS = "-std=c++17 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()
 NORMAL = ["-O2"]
 SANITIZED = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
@@ -36,10 +37,10 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     mode = SANITIZED if sanitized else NORMAL
     compiler = toolchain.find_compiler()
-    compile = shlex.join([*compiler, *FLAGS, *mode, *flags]).replace("$", "$$")
+    cxx = shlex.join([*compiler, *FLAGS, *mode, *flags]).replace("$", "$$")
     link = shlex.join([*compiler, *mode, *(["-shared"] if name.endswith(".so") else [])])
     lines = [
-        f"rule compile\n  command = {compile} -MD -MF $out.d -x c++ -c $in -o $out",
+        f"rule compile\n  command = {cxx} -MD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc",
         f"rule link\n  command = {link} $in -o $out {shlex.join(link_flags)}".replace("$ORIGIN", "$$ORIGIN"),
     ]
@@ -55,7 +56,8 @@ def build(
         ninja_file = folder / "build.ninja"
         if not ninja_file.exists() or ninja_file.read_text() != text:
             ninja_file.write_text(text)
-        done = run([toolchain.find_ninja(), "-f", ninja_file], cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True)
+        jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
+        done = run([toolchain.find_ninja(), "-f", ninja_file, *jobs], cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True)
     if done.returncode:
         raise RuntimeError(f"{name} did not compile:\n{done.stdout}")
     return target

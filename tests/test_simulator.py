@@ -127,6 +127,14 @@ def test_one_seed_is_one_schedule(normal: Path) -> None:
     assert len(set(first)) > SEEDS / 2
 
 
+@pytest.mark.slow
+def test_without_assembly() -> None:
+    """Machines other than x86-64 switch stacks through the C library."""
+    program = simulation.build("cases-ucontext", CASES, flags=["-DSIM_UCONTEXT"])
+    assert run(program, "run", "missing_barrier_in_many_blocks", 0, SEEDS).splitlines() == ["ok"] * SEEDS
+    assert "threads 0-49, 51-95" in run(program, "run", "early_exit", 1, 1)
+
+
 @pytest.mark.parametrize(
     ("grid", "error"),
     [

@@ -146,13 +146,15 @@ LSTM_FUSED_DEVICE void store_remote_async(RemoteShared<V> p, V value, RemoteShar
 // ---- global memory that blocks of one launch exchange data through
 
 // An ordinary access: what another thread wrote may be read only when a release behind the store and an acquire before
-// the load lie between them.
+// the load lie between them. V has 1 to 16 bytes, a power of two.
 template <class V>
 LSTM_FUSED_DEVICE V load_global(const V* p) {
+  static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   return *p;
 }
 template <class V>
 LSTM_FUSED_DEVICE void store_global(V* p, V value) {
+  static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   *p = value;
 }
 

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 #include <memory>
-#include <unordered_map>
+#include <vector>
 
 namespace sim {
 
@@ -16,31 +16,30 @@ struct Thread;
 // The present. Accesses carry it; a release takes it and moves it on.
 extern Time now;
 
-class Clock;
-using ClockPointer = std::shared_ptr<const Clock>;  // null: nothing
-
 class Clock {
  public:
-  // All that the thread with this number (see Thread) did up to `time`, or its warp, or its block.
-  void learn_thread(int number, Time time) { learn(kThread + number, time); }
-  void learn_warp(int number, Time time);
-  void learn_block(int number, Time time);
-  void learn(const Clock& other);
+  // Everything that a thread, a warp or a block did up to a time. Keys are made by the functions below.
+  struct Entry {
+    uint32_t key;
+    Time time;
+  };
 
+  Clock(std::vector<Entry> entries, bool cluster_runs);
+  Clock(const Clock& a, const Clock& b);  // what one or the other knows
+
+  // Whether it is known what the thread with this number (see Thread) did at `time`.
   bool covers(int number, Time time) const;
-
-  // That all blocks of the cluster have started.
-  void learn_cluster_runs() { cluster_runs_ = true; }
+  // Whether it is known that all blocks of the cluster have started.
   bool cluster_runs() const { return cluster_runs_; }
 
  private:
-  static constexpr uint32_t kThread = 0u << 20, kWarp = 1u << 20, kBlock = 2u << 20;
-  void learn(uint32_t key, Time time);
   bool reaches(uint32_t key, Time time) const;
 
-  std::unordered_map<uint32_t, Time> until_;
-  bool cluster_runs_ = false;
+  std::vector<Entry> entries_;  // ascending by key, each once
+  bool cluster_runs_;
 };
+
+using ClockPointer = std::shared_ptr<const Clock>;  // null: nothing
 
 // What one or the other knows. Cheap where many threads join the same two.
 ClockPointer join(const ClockPointer& a, const ClockPointer& b);
@@ -59,12 +58,13 @@ class Release {
  public:
   void add(const Knowledge& knowledge);
   void add_actor(int number, Time time);  // see Machine::new_actor
-  void add_cluster_runs() { direct_.learn_cluster_runs(); }
+  void add_cluster_runs() { cluster_runs_ = true; }
   ClockPointer take();  // and start anew
 
  private:
-  Clock direct_;
+  std::vector<Clock::Entry> direct_;
   ClockPointer indirect_;
+  bool cluster_runs_ = false;
 };
 
 }  // namespace sim

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <numeric>
 
 #include "cluster.h"
@@ -16,20 +15,10 @@ Thread* self = nullptr;
 namespace {
 
 constexpr int kDefaultResidentThreads = 4096;
-constexpr int64_t kMaxSharedBytes = 227 * 1024;
-constexpr int kMaxThreads = 1024;
-constexpr int kMaxCluster = 16;
-constexpr int kMaxBlocksYZ = 65535;
-constexpr int kSuccess = 0, kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
+constexpr int kMaxResidentThreads = 1 << 18;
 
 // Thrown in a fiber that is not to go on.
 struct Abandoned {};
-
-std::mutex one_grid;
-Random seeds;
-int max_resident_blocks = 0;
-int64_t num_launches = 0;
-int64_t most_shared_bytes = 0;
 
 std::string counted(size_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
@@ -67,6 +56,7 @@ void fault(const std::string& what, Site site) { throw Fault(text(*self) + " at 
 
 Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t seed, int resident_blocks)
     : shape_(shape), body_(body), random_(seed) {
+  now = 1;
   // How often a thread loses its turn, and how long a warp keeps it, differ from launch to launch: some bugs show when
   // all threads go forward in step, others when a warp runs far ahead.
   const uint32_t preempt[] = {8, 64, 1u << 30};
@@ -74,10 +64,10 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t
   preempt_one_in_ = preempt[random_.below(3)];
   change_warp_one_in_ = change_warp[random_.below(3)];
 
-  now = 1;
   const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
   if (!resident_blocks) resident_blocks = kDefaultResidentThreads / shape.threads;
-  const int num_slots = std::clamp(std::min(resident_blocks, kMaxResidentBlocks) / shape.cluster, 1, num_clusters);
+  const int most = std::min({resident_blocks, kMaxResidentBlocks, kMaxResidentThreads / shape.threads});
+  const int num_slots = std::clamp(most / shape.cluster, 1, num_clusters);
   pending_.resize(num_clusters);
   std::iota(pending_.begin(), pending_.end(), 0);
   for (int i = num_clusters - 1; i > 0; --i) std::swap(pending_[i], pending_[random_.below(i + 1)]);
@@ -245,7 +235,8 @@ bool Machine::something_happens() {
 }
 
 void Machine::run_next() {
-  if (random_.one_in(8)) {
+  constexpr uint32_t kHappensOneIn = 8;
+  if (random_.one_in(kHappensOneIn)) {
     something_happens();
     wake_spinning();
   }
@@ -362,37 +353,4 @@ std::string Machine::deadlock() const {
   return report;
 }
 
-int launch(const Shape& shape, const std::function<void()>& body) {
-  const std::lock_guard<std::mutex> lock(one_grid);
-  const auto& [x, y, z] = shape.blocks;
-  if (x < 1 || y < 1 || z < 1 || y > kMaxBlocksYZ || z > kMaxBlocksYZ) return kInvalidConfiguration;
-  if (shape.threads < 1 || shape.threads > kMaxThreads) return kInvalidConfiguration;
-  if (shape.shared_bytes < 0 || shape.shared_bytes > kMaxSharedBytes) return kInvalidValue;
-  if (shape.cluster < 1 || shape.cluster > kMaxCluster || x % shape.cluster) return kInvalidConfiguration;
-  ++num_launches;
-  most_shared_bytes = std::max(most_shared_bytes, shape.shared_bytes);
-  Machine grid(shape, body, seeds.next(), max_resident_blocks);
-  try {
-    grid.run();
-  } catch (...) {
-    machine = nullptr;
-    self = nullptr;
-    throw;
-  }
-  machine = nullptr;
-  return kSuccess;
-}
-
-void set_seed(uint64_t seed) { seeds = Random(seed); }
-void set_max_resident_blocks(int blocks) { max_resident_blocks = blocks; }
-int64_t launches() { return num_launches; }
-int64_t max_shared_bytes() { return most_shared_bytes; }
-void reset_counts() { num_launches = most_shared_bytes = 0; }
-
 }  // namespace sim
-
-void sim_set_seed(uint64_t seed) { sim::set_seed(seed); }
-void sim_set_max_resident_blocks(int blocks) { sim::set_max_resident_blocks(blocks); }
-int64_t sim_launches() { return sim::launches(); }
-int64_t sim_max_shared_bytes() { return sim::max_shared_bytes(); }
-void sim_reset_counts() { sim::reset_counts(); }

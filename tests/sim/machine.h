@@ -12,13 +12,14 @@
 #include "clock.h"
 #include "fiber.h"
 #include "global_memory.h"
+#include "random.h"
 #include "shared_memory.h"
 #include "sim.h"
 
 namespace sim {
 
 constexpr int kWarpSize = 32;
-constexpr int kMaxResidentBlocks = 1 << 14;
+constexpr int kMaxResidentBlocks = 1 << 12;
 
 // A place in a kernel. As a default argument Site::here() is where the caller stands.
 struct Site {
@@ -27,22 +28,6 @@ struct Site {
   static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 std::string text(const Site& site);
-
-class Random {
- public:
-  explicit Random(uint64_t seed = 0) : state_(seed) {}
-  uint64_t next() {  // splitmix64
-    uint64_t x = (state_ += 0x9e3779b97f4a7c15u);
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-  }
-  uint32_t below(uint32_t n) { return static_cast<uint32_t>(((next() >> 32) * n) >> 32); }
-  bool one_in(uint32_t n) { return below(n) == 0; }
-
- private:
-  uint64_t state_;
-};
 
 struct Dim {
   int x, y, z;
@@ -94,7 +79,6 @@ struct Meeting {
 using Complete = void (*)(Warp& warp, void* const (&deposits)[kWarpSize]);
 
 struct Warp {
-  Block* block = nullptr;
   Thread* threads = nullptr;
   int num_threads = 0;
   uint32_t ready = 0;  // lanes that may run
@@ -230,8 +214,5 @@ std::string text(const Dim& dim);
 
 // All of the threads learn what any of them has learned.
 void share_knowledge(Thread* threads, int count);
-
-// Runs a grid; an error code of CUDA's where CUDA would refuse it.
-int launch(const Shape& shape, const std::function<void()>& body);
 
 }  // namespace sim

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "cluster.h"
 #include "kernels/primitives.cuh"
+#include "sim/cluster.h"
 
 namespace lstm_fused {
 
@@ -65,12 +65,14 @@ void store_remote_async(RemoteShared<V> p, V value, RemoteShared<MBarrier> barri
 
 template <class V>
 V load_global(const V* p, Site site = Site::here()) {
+  static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   V value;
   sim::load_global(p, &value, sizeof value, site);
   return value;
 }
 template <class V>
 void store_global(V* p, V value, Site site = Site::here()) {
+  static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   sim::store_global(p, &value, sizeof value, site);
 }
 

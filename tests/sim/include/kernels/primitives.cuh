@@ -4,9 +4,10 @@
 
 #include <cstdint>
 
-#include "device.h"
 #include "element.h"
-#include "numbers.h"
+#include "sim/device.h"
+#include "sim/launch.h"
+#include "sim/numbers.h"
 
 #define LSTM_FUSED_DEVICE inline
 #define LSTM_FUSED_DEVICE_CALL inline

@@ -1,0 +1,13 @@
+// What launch_kernel does.
+#pragma once
+
+#include <functional>
+
+#include "machine.h"
+
+namespace sim {
+
+// Runs a grid and returns cudaSuccess, or the error code where CUDA would refuse it; throws Fault.
+int launch(const Shape& shape, const std::function<void()>& body);
+
+}  // namespace sim

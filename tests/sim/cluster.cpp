@@ -24,7 +24,7 @@ void complete_cluster_barrier(Cluster& cluster) {
 
 // A block of the calling thread's cluster that has not ended.
 SharedAddress find_remote(const void* p, Site site) {
-  const SharedAddress address = find_shared(p);
+  const SharedAddress address = find_shared(p, site);
   if (address.block->cluster != self->block->cluster) fault("accesses shared memory of another cluster", site);
   if (address.block != self->block && !(self->learned && self->learned->cluster_runs())) {
     fault("accesses shared memory of another block, which may not have started: no cluster barrier yet", site);
@@ -129,7 +129,7 @@ void* map_shared(void* p, int rank, Site site) {
   if (rank < 0 || rank >= cluster) {
     fault("maps to block " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster), site);
   }
-  if (find_shared(p).block != self->block) fault("maps an address that is not its own block's", site);
+  if (find_shared(p, site).block != self->block) fault("maps an address that is not its own block's", site);
   return shared_memory_of(self->block->cluster->blocks[rank]) + shared_offset(p);
 }
 

@@ -46,8 +46,10 @@ int64_t shared_offset(const void* p) {
   return reinterpret_cast<intptr_t>(p) - reinterpret_cast<intptr_t>(shared_memory());
 }
 
-SharedAddress find_shared(const void* p) {
+SharedAddress find_shared(const void* p, Site site) {
   const int64_t offset = reinterpret_cast<intptr_t>(p) - reinterpret_cast<intptr_t>(windows());
+  if (offset < 0 || offset >= machine->num_slots() * kWindowBytes)
+    fault("takes another address for shared memory", site);
   return {&machine->block_in(static_cast<int>(offset / kWindowBytes)), offset % kWindowBytes};
 }
 

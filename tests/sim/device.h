@@ -21,7 +21,7 @@ struct SharedAddress {
   Block* block;
   int64_t offset;
 };
-SharedAddress find_shared(const void* p);
+SharedAddress find_shared(const void* p, Site site);
 
 void copy_async_16(void* shared, const void* global, Site site);
 void close_copies();

@@ -256,7 +256,7 @@ void Machine::spin(int64_t version, Site site) {
 
 const Thread* Machine::find_thread(int number) const {
   const int slot = number / shape_.threads;
-  if (slot >= static_cast<int>(clusters_.size()) * shape_.cluster) return nullptr;
+  if (slot >= num_slots()) return nullptr;
   return &clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster].threads[number % shape_.threads];
 }
 

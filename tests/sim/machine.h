@@ -144,6 +144,7 @@ class Machine {
   Random& random() { return random_; }
   GlobalMemory& global() { return global_; }
 
+  int num_slots() const { return static_cast<int>(clusters_.size()) * shape_.cluster; }  // places for blocks
   Block& block_in(int slot) { return clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster]; }
   const Thread* find_thread(int number) const;  // null for numbers that are no thread's
   int first_of_block(int number) const { return number / shape_.threads * shape_.threads; }

@@ -114,13 +114,20 @@ LSTM_FUSED_KERNEL(128, 1) block_ends_early(LSTM_FUSED_PARAMS Params p) {
   cluster_barrier();
 }
 
-// A pointer of this block's is no place in another's.
-LSTM_FUSED_KERNEL(128, 1) not_its_own(LSTM_FUSED_PARAMS Params p) {
+LSTM_FUSED_KERNEL(128, 1) rank_outside_cluster(LSTM_FUSED_PARAMS Params p) {
   const int t = thread_index();
   store_shared(shared_ints() + t, t);
   cluster_barrier();
   const RemoteShared<int> next = map_shared(shared_ints() + t, p.broken ? cluster_size() : next_rank());
   store_remote(next, (t + 1) % 64);
+  cluster_barrier();
+  give(p, load_shared(shared_ints() + t));
+}
+
+LSTM_FUSED_KERNEL(128, 1) not_shared(LSTM_FUSED_PARAMS Params p) {
+  const int t = thread_index();
+  cluster_barrier();
+  store_remote(map_shared(p.broken ? p.out : shared_ints() + t, next_rank()), (t + 1) % 64);
   cluster_barrier();
   give(p, load_shared(shared_ints() + t));
 }
@@ -144,7 +151,8 @@ const std::vector<Case> kClusterCases = {
     {"write_between_arrive_and_wait", run_case<write_between_arrive_and_wait, 4>},
     {"arrive_twice", run_case<arrive_twice, 2>},
     {"block_ends_early", run_case<block_ends_early, 4>},
-    {"not_its_own", run_case<not_its_own, 2>},
+    {"rank_outside_cluster", run_case<rank_outside_cluster, 2>},
+    {"not_shared", run_case<not_shared, 2>},
 };
 
 }  // namespace cases

@@ -12,7 +12,7 @@
 namespace lstm_fused {
 namespace {
 
-// Asked once per device.
+// Asked once per device. Like everything here, called by layer_kernel alone, under its lock.
 const DeviceInfo& device_info(int device) {
   static std::map<int, DeviceInfo> known;
   auto found = known.find(device);

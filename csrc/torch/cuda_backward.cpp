@@ -23,7 +23,8 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
   product(g.grad_gates, x);
   product(g.grad_gates, g.h_prev);
   if (stack.has_biases) {
-    const Tensor bias = torch::stable::sum(g.grad_gates, std::vector<int64_t>{0});
+    // Autocast makes float32 of a sum.
+    const Tensor bias = dense(torch::stable::sum(g.grad_gates, std::vector<int64_t>{0}), stack.dtype);
     gradients.push_back(bias);
     gradients.push_back(torch::stable::clone(bias));
   }

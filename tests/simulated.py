@@ -1,0 +1,77 @@
+"""The op for CUDA tensors on the CPU: its own code and the kernels' own source, on the simulator of tests/sim."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import simulation
+import toolchain
+import torch
+from torch import Tensor
+
+from lstm_fused import ops
+
+KINDS = ("block", "step")  # by the devices of tests/sim/op/ops.cpp: on 0 the planner chooses, 1 has no room for `block`
+SOURCES = [
+    "tests/sim/op/ops.cpp",
+    *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "stack")),
+    *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
+    "csrc/kernels/table.cpp",
+    *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
+]
+
+
+class Simulator:
+    """Runs lstm_fused on the simulated GPU while `running` is entered."""
+
+    def __init__(self) -> None:
+        torch_root = toolchain.find_torch().root
+        target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
+        path = simulation.build(
+            "ops.so",
+            SOURCES,
+            flags=["-fvisibility=hidden", "-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
+            link_flags=[f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
+        )
+        torch.ops.load_library(str(path))
+        self._library = ctypes.CDLL(str(path))
+        self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
+        self.ops = torch.ops.lstm_fused_sim
+
+    @contextmanager
+    def running(self, kind: str = "block", allow_tf32: bool = False, seed: int = 0) -> Iterator[None]:
+        """lstm_fused's ops are the simulated ones; schedules come of the seed."""
+
+        def forward(*args: object) -> tuple[Tensor, ...]:
+            return self.ops.forward(*args, allow_tf32)
+
+        def backward(*args: object) -> tuple[Tensor, ...]:
+            return self.ops.backward(*args, allow_tf32)
+
+        self._library.sim_use_device(KINDS.index(kind))
+        self._library.sim_reset_counts()
+        self.set_seed(seed)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ops, "forward", forward)
+            patch.setattr(ops, "backward", backward)
+            # What torch.empty returns is full of NaN, so that a read of memory that nobody wrote shows.
+            torch.use_deterministic_algorithms(True)
+            try:
+                yield
+            finally:
+                torch.use_deterministic_algorithms(False)
+
+    def set_seed(self, seed: int) -> None:
+        """Of the schedules of all later launches."""
+        self._library.sim_set_seed(ctypes.c_uint64(seed))
+
+    def launches(self) -> int:
+        """Of kernels since `running` was entered."""
+        return self._library.sim_launches()
+
+    def max_shared_bytes(self) -> int:
+        """Of any of those launches."""
+        return self._library.sim_max_shared_bytes()

@@ -1,0 +1,286 @@
+"""The CUDA kernels and the op around them, without a GPU: their own source on the simulator of tests/sim."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from cases import Case, Problem, draw
+from numerics import Results, assert_accurate, expected, fused
+from simulated import Simulator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from lstm_fused import _plan
+
+# How a kernel computes: the type of the tensors, or float32 with TF32 products.
+ARITHMETICS = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float64": torch.float64,
+}
+BOTH = [(kind, name) for kind in ("step", "block") for name in ARITHMETICS if (kind, name) != ("block", "float64")]
+SEEDS = 20
+H100 = next(device for device in _plan.known_devices() if device.name == "H100")
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Simulator:
+    return Simulator()
+
+
+@pytest.fixture(params=BOTH, ids="-".join)
+def how(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The kind of kernel and its arithmetic."""
+    return request.param
+
+
+def fitted(case: Case, kind: str, arithmetic: str, training: bool = True) -> Case:
+    """The case in this arithmetic; in `block` not projected, and no larger than its registers hold."""
+    case = case.but(dtype=ARITHMETICS[arithmetic])
+    if kind == "step":
+        return case
+    largest = 128 if case.dtype.itemsize == 2 else 64 if training else 80
+    return case.but(proj_size=0, hidden_size=min(case.hidden_size, largest))
+
+
+def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | None = None, run=fused) -> None:
+    """The rule of tests/numerics.py, every draw with a schedule of its own.
+
+    TF32 keeps as many bits of a factor as float16 does, so its errors are held against torch.nn.LSTM in float16: on
+    float16 numbers, and with one rounding to float16 of what comes out.
+    """
+    kind, arithmetic = how
+    training = run is fused
+    case = fitted(case, kind, arithmetic, training)
+    calls = 0
+
+    def counted(problem: Problem) -> Results:
+        nonlocal calls
+        calls += 1
+        if arithmetic != "tf32":
+            return run(problem)
+        return {name: tensor.half() for name, tensor in run(problem.to(torch.float32)).items()}
+
+    with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed):
+        assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
+        one_per_layer = simulator.launches() == calls * case.num_layers * (2 if training else 1)
+        assert one_per_layer == (kind == "block")
+
+
+SIZES = [
+    # T, B, I, H
+    (1, 1, 1, 1),
+    (7, 9, 17, 1),
+    (2, 33, 3, 1),
+    (7, 1, 5, 17),
+    (1, 9, 65, 17),
+    (2, 33, 1, 17),
+    (7, 5, 17, 17),
+]
+LARGE_SIZES = [(7, 1, 9, 111), (1, 33, 17, 111), (2, 9, 64, 111), (1, 5, 128, 128), (2, 33, 3, 128)]
+STACK = {"num_layers": 2, "bidirectional": True}
+OPTIONS: list[dict] = [
+    {},
+    {"lengths": True, "bidirectional": True},
+    {"reset": 0.3, "bidirectional": True, "bias": False},
+    {"return_cells": True, "hx": False, "num_layers": 2},
+    {"proj_size": 5, "bidirectional": True},
+    STACK | {"lengths": True, "reset": 0.3, "return_cells": True},
+    STACK | {"lengths": True, "dropout": 0.5, "proj_size": 16},
+    STACK | {"contiguous": False, "batch_first": True, "proj_size": 3, "bias": False, "return_cells": True},
+]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_sizes(simulator: Simulator, how: tuple[str, str], sizes: tuple[int, ...]) -> None:
+    check(simulator, how, Case(*sizes, lengths=True, bidirectional=True), times=10 if sizes[3] == 1 else 3)
+
+
+@pytest.mark.parametrize("sizes", LARGE_SIZES, ids=str)
+def test_large_sizes(simulator: Simulator, how: tuple[str, str], sizes: tuple[int, ...]) -> None:
+    check(simulator, how, Case(*sizes, lengths=True), times=1)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
+    check(simulator, how, Case(2, 5, 9, 17, **options), times=3)
+
+
+def arguments(problem: Problem) -> tuple:
+    """The op's first five."""
+    leaves = problem.leaves
+    weights = [tensor for name, tensor in leaves.items() if "_l" in name]
+    return leaves["input"], leaves["h_0"], leaves["c_0"], weights, problem.case.bidirectional
+
+
+def inference(problem: Problem) -> Results:
+    """The outputs of a call without gradients; torch's own stand in for the gradients."""
+    with torch.no_grad():
+        outputs = fused(problem)
+    theirs = expected(problem, problem.case.dtype)
+    return {
+        name: theirs[name].to(outputs[name].dtype) if name.startswith("grad ") else outputs[name] for name in theirs
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 5, 9, 17, **STACK, proj_size=5),
+        Case(3, 5, 9, 17, **STACK, lengths=True, reset=0.3, return_cells=True),
+        Case(2, 9, 3, 128),
+    ],
+    ids=str,
+)
+def test_inference(simulator: Simulator, how: tuple[str, str], case: Case) -> None:
+    check(simulator, how, case, times=1, run=inference)
+
+
+def test_every_schedule_gives_the_same_bits(simulator: Simulator, how: tuple[str, str]) -> None:
+    kind, arithmetic = how
+    case = fitted(Case(3, 9, 5, 17, bidirectional=True, lengths=True, reset=0.3, return_cells=True), kind, arithmetic)
+    problem = draw(case)
+    results = []
+    for seed in range(SEEDS):
+        with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=seed):
+            results.append(fused(problem))
+    for other in results[1:]:
+        for name, tensor in results[0].items():
+            assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("kind", ["step", "block"])
+def test_tf32_is_used_where_it_is_allowed_and_nowhere_else(simulator: Simulator, kind: str) -> None:
+    problem = draw(Case(3, 9, 40, 40))
+    exact = expected(problem, torch.float64)["output"]
+    errors = []
+    for allow_tf32 in (False, True):
+        with simulator.running(kind, allow_tf32):
+            errors.append(float((fused(problem)["output"] - exact).abs().max()))
+    assert errors[0] < 2**-20 < 2**-14 < errors[1] < 2**-9
+    half = problem.to(torch.bfloat16)
+    with simulator.running(kind, True):
+        one = fused(half)
+    with simulator.running(kind, False):
+        assert all(torch.equal(tensor, one[name]) for name, tensor in fused(half).items())
+
+
+PADDED = Case(7, 5, 4, 17, **STACK, return_cells=True)
+
+
+@pytest.mark.parametrize("input_size", [4, 70])
+@pytest.mark.parametrize("proj_size", [0, 3])
+@pytest.mark.parametrize("kind", ["step", "block"])
+def test_padding_is_exact_zero_and_never_read(simulator: Simulator, kind: str, proj_size: int, input_size: int) -> None:
+    """NaN past the end of a row, in input and incoming gradients, changes no bit of any result."""
+    case = PADDED.but(input_size=input_size, proj_size=proj_size, dtype=torch.bfloat16)
+    clean = dataclasses.replace(draw(case), lengths=torch.tensor([1, 7, 4, 2, 6]))
+    padding = (torch.arange(7).unsqueeze(1) >= clean.lengths).unsqueeze(2)
+
+    def poisoned(tensors: Results) -> Results:
+        return {n: t.masked_fill(padding, float("nan")) if len(t) == 7 else t for n, t in tensors.items()}
+
+    poison = dataclasses.replace(clean, leaves=poisoned(clean.leaves), cotangents=poisoned(clean.cotangents))
+    with simulator.running(kind):
+        results, same = fused(clean), fused(poison)
+    for name, tensor in results.items():
+        assert torch.equal(tensor, same[name]), name
+        assert tensor.isfinite().all(), name
+    for name in ("output", "cells", "grad input"):
+        assert (results[name].masked_select(padding) == 0).all(), name
+
+
+@pytest.mark.parametrize("kind", ["step", "block"])
+def test_lengths_out_of_range_are_clamped(simulator: Simulator, kind: str) -> None:
+    """On a GPU nobody can refuse them without waiting. A row of no steps hands its states on."""
+    problem = draw(Case(3, 4, 2, 5))
+
+    def call(lengths: list[int]) -> list[torch.Tensor]:
+        args = (*arguments(problem), torch.tensor(lengths), None, None)
+        output, h_n, c_n, cells, reserve = simulator.ops.forward(*args, True, True, False)
+        grads = *map(torch.ones_like, (output, h_n, c_n)), None
+        *gradients, of_weights = simulator.ops.backward(*grads, *args, output, reserve, True, True, False)
+        return [output, h_n, c_n, cells, *gradients, *of_weights]
+
+    with simulator.running(kind):
+        results = call([-7, 0, 2, 99])
+        for tensor, same in zip(results, call([0, 0, 2, 3]), strict=True):
+            assert torch.equal(tensor, same)
+    for n, name in enumerate(("h_0", "c_0")):
+        assert torch.equal(results[1 + n][0, :2], problem.leaves[name][0, :2])
+        assert (results[5 + n][0, :2] == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["step", "block"])
+@pytest.mark.parametrize("options", [{}, STACK | {"proj_size": 3}], ids=str)
+def test_an_empty_batch(simulator: Simulator, kind: str, options: dict) -> None:
+    case = Case(3, 0, 4, 5, **options, lengths=True, reset=0.5, return_cells=True)
+    with simulator.running(kind):
+        results = fused(draw(case))
+        assert simulator.launches() == 0
+    assert results["output"].shape[:2] == results["cells"].shape[:2] == (3, 0)
+    assert all((tensor == 0).all() for name, tensor in results.items() if name.startswith("grad weight"))
+
+
+def test_any_alignment(simulator: Simulator, how: tuple[str, str]) -> None:
+    """Contiguous views at odd offsets, as of a flat buffer of parameters, give the bits of fresh tensors."""
+    kind, arithmetic = how
+    case = fitted(Case(2, 5, 16, 32, bidirectional=True, proj_size=16), kind, arithmetic)
+    problem = draw(case)
+
+    def shifted(tensor: torch.Tensor) -> torch.Tensor:
+        flat = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)
+        flat[1:] = tensor.flatten()
+        return flat[1:].view(tensor.shape)
+
+    odd = dataclasses.replace(problem, leaves={name: shifted(tensor) for name, tensor in problem.leaves.items()})
+    options = (None, None, None, True, True, arithmetic == "tf32")
+    with simulator.running(kind):
+        plain, same = (simulator.ops.forward(*arguments(p), *options) for p in (problem, odd))
+    for a, b in zip(plain[:4], same[:4], strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "gemms"),
+    [
+        ("step", {}, 1),
+        ("step", STACK | {"proj_size": 5}, 4),
+        ("block", {}, 0),
+        ("block", {"bidirectional": True}, 0),
+        ("block", {"input_size": 65}, 1),
+        ("block", {"hidden_size": 65}, 1),
+        ("block", STACK | {"hidden_size": 32}, 0),
+        ("block", STACK | {"hidden_size": 33}, 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict, gemms: int, training: bool) -> None:
+    """Launches, less the input projections that are left to torch, and shared memory, of a forward pass."""
+    case = Case(4, 9, 9, 20, dtype=torch.bfloat16).but(**options)
+    sizes = {n: getattr(case, n) for n in ("seq_len", "batch", "input_size", "hidden_size", "proj_size", "num_layers")}
+    problem = _plan.Problem(**sizes, num_directions=case.directions, dtype="bfloat16", training=training)
+    found = next(c for c in _plan.plan(problem, H100).candidates if c.kind == kind)
+    with simulator.running(kind):
+        simulator.ops.forward(*arguments(draw(case)), None, None, None, training, False, False)
+        assert simulator.launches() == found.launches - gemms
+        if kind == "block":
+            assert simulator.max_shared_bytes() == found.shared_bytes
+
+
+@pytest.mark.parametrize("dtype", set(ARITHMETICS.values()), ids=str)
+def test_fake_tensors_know_the_reserve(simulator: Simulator, dtype: torch.dtype) -> None:
+    """The size that a compiler is told for CUDA tensors is the one that the op allocates."""
+    case = Case(3, 5, 4, 7, **STACK, proj_size=3, dtype=dtype)
+    args, options = arguments(draw(case)), (None, None, None, True, True, False)
+    with simulator.running("step"):
+        real = simulator.ops.forward(*args, *options)
+    with FakeTensorMode():
+        on_gpu = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=dtype, device="cuda"), args)
+        fake = torch.ops.lstm_fused.forward(*on_gpu, *options)
+    assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]

@@ -38,13 +38,12 @@ def how(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
-def fitted(case: Case, kind: str, arithmetic: str, training: bool = True) -> Case:
+def fitted(case: Case, kind: str, arithmetic: str) -> Case:
     """The case in this arithmetic; in `block` not projected, and no larger than its registers hold."""
     case = case.but(dtype=ARITHMETICS[arithmetic])
     if kind == "step":
         return case
-    largest = 128 if case.dtype.itemsize == 2 else 64 if training else 80
-    return case.but(proj_size=0, hidden_size=min(case.hidden_size, largest))
+    return case.but(proj_size=0, hidden_size=min(case.hidden_size, 128 if case.dtype.itemsize == 2 else 64))
 
 
 def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | None = None, run=fused) -> None:
@@ -54,8 +53,7 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
     float16 numbers, and with one rounding to float16 of what comes out.
     """
     kind, arithmetic = how
-    training = run is fused
-    case = fitted(case, kind, arithmetic, training)
+    case = fitted(case, kind, arithmetic)
     calls = 0
 
     def counted(problem: Problem) -> Results:
@@ -67,7 +65,7 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
 
     with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed):
         assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
-        one_per_layer = simulator.launches() == calls * case.num_layers * (2 if training else 1)
+        one_per_layer = simulator.launches() == calls * case.num_layers * (2 if run is fused else 1)
         assert one_per_layer == (kind == "block")
 
 

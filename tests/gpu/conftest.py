@@ -1,0 +1,28 @@
+"""Set-up of the GPU tests: float32 is float32 unless a test says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """For tests that the CPU can pass too: where there is no GPU, that is how they are tested themselves."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def allow_tf32() -> Iterator[Callable[[bool, bool], None]]:
+    """Sets torch's switches for TF32 in its RNN and in other products; both are off when a test starts."""
+    rnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = rnn.allow_tf32, products.allow_tf32
+
+    def switch(in_rnn: bool, in_products: bool) -> None:
+        rnn.allow_tf32, products.allow_tf32 = in_rnn, in_products
+
+    switch(False, False)
+    yield switch
+    switch(*before)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench import environment
 from bench.cases import GROUPS, MODES, Case, grid
+from bench.constants import __main__ as constants
 from bench.pair import Disagreement, build, check_agreement, relative_difference
 from bench.report import Report, Result, from_json, geometric_mean, markdown, to_json, write
 from bench.timing import MAX_REPETITIONS, Timing, interleave
@@ -170,3 +171,17 @@ def test_relative_difference():
     assert relative_difference(ones[0], ones) == math.inf
     assert relative_difference(ones, ones * 0) == math.inf
     assert math.isnan(relative_difference(ones * math.nan, ones))
+
+
+def test_constants_are_read_as_far_as_they_were_printed(tmp_path, monkeypatch):
+    line = json.dumps({"name": "a", "value": 0.25, "unit": "ns", "question": "why"})
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho '{line}'\necho broken >&2\n${{HANG:+exec sleep 60}}\n")
+    program.chmod(0o755)
+    expected = [constants.Constant("a", 0.25, "ns", "why")]
+    assert constants.measure(program) == (expected, "broken")
+    monkeypatch.setenv("HANG", "yes")
+    monkeypatch.setattr(constants, "RUN_LIMIT_S", 0.5)
+    assert constants.measure(program) == (expected, "stopped after 0.5 s")
+    text = constants.markdown(environment.describe(CPU), expected, "broken", {"bfloat16 T1": {"a_kernel": 3}})
+    assert "| 0.25 | ns | why |" in text and "Not measured: broken" in text and "- 3 x `a_kernel`" in text

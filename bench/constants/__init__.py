@@ -1,0 +1,1 @@
+"""Measured constants of a GPU, each with the question that it answers: `python -m bench.constants --help`."""

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-DEFAULT_DTYPES = ("float32", "bfloat16")
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "tf32": torch.float32,  # on CUDA, with torch's switches for TF32 on; for float32 they are off
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 MODES = ("inference", "training")
-GROUPS = ("sizes", "layers", "directions", "lengths")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Variant:
-    """What the second half of the grid changes, each at all of VARIANT_SIZES."""
+    """What the second half of a grid changes, each at all of its variant_sizes."""
 
     group: str
     num_layers: int = 1
@@ -76,9 +80,6 @@ class Variant:
     ragged: bool = False
 
 
-SEQ_LENS, BATCHES, HIDDEN_SIZES = (1, 32, 256), (1, 8, 64), (64, 256, 1024)
-SIZES = tuple(itertools.product(SEQ_LENS, BATCHES, HIDDEN_SIZES))  # (T, B, H)
-VARIANT_SIZES = ((32, 8, 256), (256, 32, 256))
 VARIANTS = (
     Variant("layers", num_layers=2),
     Variant("layers", num_layers=3),
@@ -87,34 +88,68 @@ VARIANTS = (
     Variant("lengths", ragged=True),
     Variant("lengths", num_directions=2, ragged=True),
 )
-# A cut through the grid for `--quick`: each regime once (call overhead, bandwidth, small and large products).
-QUICK_SIZES = {(1, 1, 64), (1, 1, 1024), (32, 1, 256), (32, 8, 64), (32, 8, 256), (256, 8, 64)}
-QUICK_VARIANTS, QUICK_VARIANT_SIZES = VARIANTS[::2], VARIANT_SIZES[:1]
+Size = tuple[int, int, int]  # T, B, H
 
 
-def grid(
-    groups: Sequence[str] = GROUPS,
-    modes: Sequence[str] = MODES,
-    dtypes: Sequence[str] = DEFAULT_DTYPES,
-    *,
-    quick: bool = False,
-    pattern: str = "",
-) -> list[Case]:
-    """The cases of these groups, modes and dtypes whose name holds a match of the regular expression `pattern`."""
-    return [
-        case
-        for group, mode, dtype in itertools.product(groups, modes, dtypes)
-        for case in _cases(group, mode, dtype, quick)
-        if re.search(pattern, case.name)
-    ]
+@dataclass(frozen=True)
+class Grid:
+    """All that is measured on a kind of device. The quick sizes are a cut through it for `--quick`."""
 
+    dtypes: tuple[str, ...]
+    sizes: dict[str, tuple[Size, ...]]  # by group
+    variant_sizes: tuple[Size, ...]
+    quick_sizes: frozenset[Size]
 
-def _cases(group: str, mode: str, dtype: str, quick: bool) -> Iterator[Case]:
-    if group == "sizes":
-        for size in SIZES:
-            if not quick or size in QUICK_SIZES:
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return (*self.sizes, *dict.fromkeys(variant.group for variant in VARIANTS))
+
+    def cases(
+        self,
+        groups: Sequence[str] | None = None,
+        modes: Sequence[str] = MODES,
+        dtypes: Sequence[str] | None = None,
+        *,
+        quick: bool = False,
+        pattern: str = "",
+    ) -> list[Case]:
+        """The cases of these groups, modes and dtypes whose name holds a match of the regular expression `pattern`."""
+        return [
+            case
+            for group, mode, dtype in itertools.product(groups or self.groups, modes, dtypes or self.dtypes)
+            for case in self._cases(group, mode, dtype, quick)
+            if re.search(pattern, case.name)
+        ]
+
+    def _cases(self, group: str, mode: str, dtype: str, quick: bool) -> Iterator[Case]:
+        for size in self.sizes.get(group, ()):
+            if not quick or size in self.quick_sizes:
                 yield Case(group, mode, dtype, *size)
-    for variant in QUICK_VARIANTS if quick else VARIANTS:
-        if variant.group == group:
-            for size in QUICK_VARIANT_SIZES if quick else VARIANT_SIZES:
-                yield Case(group, mode, dtype, *size, variant.num_layers, variant.num_directions, variant.ragged)
+        for variant in VARIANTS[::2] if quick else VARIANTS:
+            if variant.group == group:
+                for size in self.variant_sizes[:1] if quick else self.variant_sizes:
+                    yield Case(group, mode, dtype, *size, variant.num_layers, variant.num_directions, variant.ragged)
+
+
+def _product(seq_lens: Sequence[int], batches: Sequence[int], hidden_sizes: Sequence[int]) -> tuple[Size, ...]:
+    return tuple(itertools.product(seq_lens, batches, hidden_sizes))
+
+
+# The quick sizes of the CPU are one of each regime: call overhead, bandwidth, small and large products.
+CPU_GRID = Grid(
+    dtypes=("float32", "bfloat16"),
+    sizes={"sizes": _product((1, 32, 256), (1, 8, 64), (64, 256, 1024))},
+    variant_sizes=((32, 8, 256), (256, 32, 256)),
+    quick_sizes=frozenset({(1, 1, 64), (1, 1, 1024), (32, 1, 256), (32, 8, 64), (32, 8, 256), (256, 8, 64)}),
+)
+# Groups by the kind of kernel that H calls for: W_hh within one thread block, or beyond it.
+CUDA_GRID = Grid(
+    dtypes=("bfloat16", "float16", "tf32", "float32"),
+    sizes={
+        "block": _product((64, 256, 1024), (1, 16, 64, 256), (32, 64, 96, 128)),
+        "step": _product((1, 64), (1, 16, 128), (256, 512, 1024)),
+    },
+    variant_sizes=((256, 32, 64), (64, 32, 512)),
+    quick_sizes=frozenset({(64, 1, 64), (64, 64, 64), (256, 16, 128), (256, 256, 128), (64, 16, 512)}),
+)
+GRIDS = {"cpu": CPU_GRID, "cuda": CUDA_GRID}

@@ -37,7 +37,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "driver": driver_version() if device.type == "cuda" else None,
         "platform": platform.platform(),
     }
 
@@ -47,6 +47,15 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
+
+
+def driver_version() -> str:
+    """NVIDIA's driver, where its own tool is there to tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "unknown"
 
 
 def cpu_name() -> str:

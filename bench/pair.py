@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,22 @@ Forward = Callable[[Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
 # itself is off from its float64 result by up to 3e-6 in float32, and in bfloat16 by 2e-2 where the gradient of W_hh
 # adds up 256 packed steps (lstm_fused by 2e-3 there); over the whole grid the two differed by up to 4e-6 and 4.5e-2.
 # A wrong step or row differs by far more.
-TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "float16": 2e-2, "bfloat16": 6e-2}
-TF32_TOLERANCE = 1e-2  # TF32 rounds the operands of each product to 10 bits, as float16 does
+# TF32 rounds the operands of each product to 10 bits, as float16 does.
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 6e-2}
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """Sets torch's switches for TF32 as the dtype says, those of its RNN and of other products alike."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = dtype == "tf32"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 class Disagreement(AssertionError):
@@ -94,8 +109,6 @@ def check_agreement(ours: Side, theirs: Side, case: Case) -> float:
     Raises Disagreement where it exceeds the tolerance, or where one side lacks a gradient that the other has.
     """
     tolerance = TOLERANCE[case.dtype]
-    if theirs.input.is_cuda and case.dtype == "float32" and torch.backends.cudnn.allow_tf32:
-        tolerance = TF32_TOLERANCE
     got, expected = ours.tensors(case.mode), theirs.tensors(case.mode)
     if got.keys() != expected.keys():
         raise Disagreement(f"{case.name}: only one side has {sorted(got.keys() ^ expected.keys())}")

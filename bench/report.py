@@ -22,7 +22,14 @@ LEGEND = (
     "ours: lstm_fused.LSTM, theirs: torch.nn.LSTM, in microseconds per call, minimum and median of interleaved "
     "repetitions; ratio: theirs / ours of the minima, above 1 where lstm_fused is faster."
 )
+FLOAT16_COLUMN = "float16 us"  # of torch.nn.LSTM, beside every bfloat16 case on CUDA
+FLOAT16_LEGEND = (
+    " float16: torch.nn.LSTM in float16, beside its time in bfloat16, as cuDNN may have faster kernels for it."
+)
+GRAPH_LEGEND = " Both sides are replays of CUDA graphs."
+CACHE_LEGEND = " Every call has the same input and weights; what fits L2 is there, unless the run used --clear-l2."
 LEFT_OUT = "Left out, as they did not fit the time limit:"
+FAILED = "Failed, and not measured:"
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,20 @@ class Result:
     ours: Timing
     theirs: Timing
     difference: float  # largest relative difference of any output or gradient between the two sides
+    float16: Timing | None = None  # theirs in float16
 
     @property
     def ratio(self) -> float:
         """theirs / ours, of the minima: the figure that other programs on the machine disturb least."""
         return self.theirs.minimum / self.ours.minimum
 
-    def row(self) -> list[str]:
+    def row(self, with_float16: bool = False) -> list[str]:
         gflops = [f"{self.case.flops / side.minimum / 1e9:.1f}" for side in (self.ours, self.theirs)]
         times = [t for side in (self.ours, self.theirs) for t in (side.minimum, side.median)]
-        return [self.case.dtype, self.case.shape, *map(microseconds, times), *gflops, f"{self.ratio:.2f}"]
+        row = [self.case.dtype, self.case.shape, *map(microseconds, times), *gflops, f"{self.ratio:.2f}"]
+        if with_float16:
+            row.append(microseconds(self.float16.minimum) if self.float16 else "")
+        return row
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,24 @@ class Report:
     settings: dict[str, Any]
     results: list[Result]
     left_out: list[str]  # names of cases that would not have fitted the time limit
+    failed: list[str] = dataclasses.field(default_factory=list)  # names of cases, and what went wrong
+
+    @property
+    def with_float16(self) -> bool:
+        return any(result.float16 for result in self.results)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (*COLUMNS, FLOAT16_COLUMN) if self.with_float16 else COLUMNS
+
+    @property
+    def legend(self) -> str:
+        further = [
+            (FLOAT16_LEGEND, self.with_float16),
+            (GRAPH_LEGEND, self.settings.get("graph")),
+            (CACHE_LEGEND, self.environment.get("driver")),
+        ]
+        return LEGEND + "".join(text for text, wanted in further if wanted)
 
     def by_table(self) -> dict[tuple[str, str], list[Result]]:
         """Results by (group, mode), in the order in which they were measured."""
@@ -84,7 +113,11 @@ def summary_row(group: str, mode: str, results: Sequence[Result]) -> list[str]:
 
 def headline(environment: dict[str, Any]) -> str:
     commit = (environment["commit"] or "no commit")[:12] + (" + changes" if environment["dirty"] else "")
-    where = f"{environment['device']}; torch {environment['torch']}, {environment['cpu_capability']}"
+    where = f"{environment['device']}; torch {environment['torch']}, "
+    if environment.get("driver"):
+        where += f"cuDNN {environment['cudnn']}, driver {environment['driver']}"
+    else:
+        where += environment["cpu_capability"]
     load = f"load {environment['load']:.1f} on {environment['cores']} cores at the start"
     return f"{where}; {load}; {commit}, csrc {environment['csrc'][:12]}; {environment['date']}"
 
@@ -99,11 +132,13 @@ def print_report(report: Report, console: Console) -> None:
         console.print(grid)
 
     for (group, mode), results in report.by_table().items():
-        table(f"{group}, {mode}", COLUMNS, (result.row() for result in results), left=2)
+        rows = (result.row(report.with_float16) for result in results)
+        table(f"{group}, {mode}", report.columns, rows, left=2)
     table("theirs / ours", SUMMARY_COLUMNS, report.summary(), left=2)
-    console.print(LEGEND)
-    if report.left_out:
-        console.print(f"{LEFT_OUT} {'; '.join(report.left_out)}")
+    console.print(report.legend)
+    for text, names in ((LEFT_OUT, report.left_out), (FAILED, report.failed)):
+        if names:
+            console.print(f"{text} {'; '.join(names)}", highlight=False, markup=False)
     console.print(headline(report.environment), highlight=False)
 
 
@@ -113,12 +148,14 @@ def markdown(report: Report) -> str:
     def table(columns: Sequence[str], rows: Iterable[list[str]]) -> list[str]:
         return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
 
-    lines = [f"# {report.environment['device']}", "", headline(report.environment), "", LEGEND, ""]
+    lines = [f"# {report.environment['device']}", "", headline(report.environment), "", report.legend, ""]
     lines += table(SUMMARY_COLUMNS, report.summary())
     for (group, mode), results in report.by_table().items():
-        lines += ["", f"## {group}, {mode}", "", *table(COLUMNS, (result.row() for result in results))]
-    if report.left_out:
-        lines += ["", LEFT_OUT, "", *(f"- {name}" for name in report.left_out)]
+        rows = (result.row(report.with_float16) for result in results)
+        lines += ["", f"## {group}, {mode}", "", *table(report.columns, rows)]
+    for text, names in ((LEFT_OUT, report.left_out), (FAILED, report.failed)):
+        if names:
+            lines += ["", text, "", *(f"- {name}" for name in names)]
     return "\n".join(lines) + "\n"
 
 
@@ -133,10 +170,15 @@ def to_json(report: Report) -> str:
 
 def from_json(text: str) -> Report:
     data = json.loads(text)
+
+    def timing(values: dict[str, Any] | None) -> Timing | None:
+        return None if values is None else Timing(**values)
+
     results = [
-        Result(Case(**r["case"]), Timing(**r["ours"]), Timing(**r["theirs"]), r["difference"]) for r in data["results"]
+        Result(Case(**r["case"]), timing(r["ours"]), timing(r["theirs"]), r["difference"], timing(r.get("float16")))
+        for r in data["results"]
     ]
-    return Report(data["environment"], data["settings"], results, data["left_out"])
+    return Report(data["environment"], data["settings"], results, data["left_out"], data.get("failed", []))
 
 
 def write(report: Report, folder: Path, name: str) -> list[Path]:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import environment
-from bench.cases import GROUPS, MODES, Case, grid
+from bench.cases import CPU_GRID, CUDA_GRID, MODES, Case, Grid
 from bench.constants import __main__ as constants
-from bench.pair import Disagreement, build, check_agreement, relative_difference
+from bench.pair import Disagreement, build, check_agreement, precision, relative_difference
 from bench.report import Report, Result, from_json, geometric_mean, markdown, to_json, write
 from bench.timing import MAX_REPETITIONS, Timing, interleave
 
@@ -37,17 +37,24 @@ def small_report() -> Report:
     return Report(where, {"quick": True}, results, ["sizes training float32 T256 B64 H1024"])
 
 
-def test_grid_holds_every_group_and_mode_once():
-    cases = grid()
+@pytest.mark.parametrize("grid", [CPU_GRID, CUDA_GRID], ids=["cpu", "cuda"])
+def test_grid_holds_every_group_and_mode_once(grid: Grid):
+    cases = grid.cases()
     assert len({case.name for case in cases}) == len(cases)
-    sizes = [case for case in cases if case.group == "sizes"]
-    assert len(sizes) == 2 * 2 * 3 * 3 * 3  # modes, dtypes, T, B, H
-    expected = {(group, mode) for group in GROUPS for mode in MODES}
+    expected = {(group, mode) for group in grid.groups for mode in MODES}
     assert {(case.group, case.mode) for case in cases} == expected
-    quick = grid(quick=True)
+    quick = grid.cases(quick=True)
     assert {(case.group, case.mode) for case in quick} == expected
     assert set(quick) < set(cases)
-    assert [case.name for case in grid(pattern="training float32 T1 B8 H64$")] == ["sizes training float32 T1 B8 H64"]
+    assert {case.dtype for case in quick} == set(grid.dtypes)
+
+
+def test_a_part_of_the_grid():
+    sizes = CPU_GRID.cases(["sizes"])
+    assert len(sizes) == 2 * 2 * 3 * 3 * 3  # modes, dtypes, T, B, H
+    (only,) = CPU_GRID.cases(pattern="training float32 T1 B8 H64$")
+    assert only.name == "sizes training float32 T1 B8 H64"
+    assert CUDA_GRID.cases(["sizes"]) == []
 
 
 def test_flops():
@@ -185,3 +192,27 @@ def test_constants_are_read_as_far_as_they_were_printed(tmp_path, monkeypatch):
     assert constants.measure(program) == (expected, "stopped after 0.5 s")
     text = constants.markdown(environment.describe(CPU), expected, "broken", {"bfloat16 T1": {"a_kernel": 3}})
     assert "| 0.25 | ns | why |" in text and "Not measured: broken" in text and "- 3 x `a_kernel`" in text
+
+
+def test_report_of_a_gpu():
+    """It names driver and cuDNN, has a column for float16 beside bfloat16, and lists what failed."""
+    plain = small_report()
+    half = dataclasses.replace(plain.results[0], float16=Timing(2e-5, 3e-5, 7, 1))
+    where = plain.environment | {"driver": "580.1", "cudnn": 91300}
+    report = Report(where, {"graph": True}, [half, plain.results[1]], [], ["block T1: h_n differs"])
+    assert from_json(to_json(report)) == report
+    text = markdown(report)
+    assert "cuDNN 91300, driver 580.1" in text
+    assert "replays of CUDA graphs" in text
+    assert "| 2684.4 | 671.1 | 4.00 | 20.0 |" in text
+    assert "- block T1: h_n differs" in text
+    assert "float16" not in markdown(plain)
+
+
+def test_precision_sets_torchs_switches_and_puts_them_back():
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for dtype in ("tf32", "float32"):
+        with precision(dtype):
+            assert [switch.allow_tf32 for switch in switches] == [dtype == "tf32"] * 2
+    assert [switch.allow_tf32 for switch in switches] == before

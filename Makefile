@@ -4,10 +4,10 @@ TEST_JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
-CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CPP_FILES = $(shell find csrc tests bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint format wheel build clean
+.PHONY: help demo test test-all bench gpu lint format wheel build clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ test-all: build ## All tests
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
+
+gpu: ## All that needs a GPU, by $(PYTHON) as it is, without .venv: make gpu OUT=folder
+	PYTHON=$(PYTHON) tools/gpu.sh "$(or $(OUT),out/gpu)"
 
 lint: $(VENV)/requirements.stamp ## Check style and types
 	$(PY) -m ruff check .

@@ -164,6 +164,9 @@ def main() -> int:
     name = environment.slug(where["device"]) + ("-graph" if options.graph else "")
     for path in write(report, folder, name):
         console.print(f"wrote {path}", highlight=False)
+    *_, count, mean, worst, worst_case = report.summary()[-1]
+    unmeasured = f"{len(failed)} failed, {len(left_out)} left out"
+    console.print(f"{count} cases, geometric mean {mean}, worst {worst} ({worst_case}), {unmeasured}", highlight=False)
     return 1 if failed else 0
 
 

@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+from lstm_fused.explain import built_kernels
+
 # pytest-xdist runs one worker per core: a worker with more threads than its share would only slow the others down.
 # Tests about threads set their own number and put this one back.
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
@@ -29,12 +31,21 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(THREADS)
 
 
+def why_no_gpu_tests() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device on this machine"
+    if not built_kernels():
+        return "this build of lstm_fused has no CUDA kernels"
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    reason = why_no_gpu_tests()
+    if reason is None:
         return
     for item in items:
         if item.get_closest_marker("gpu"):  # keywords hold folder names too
-            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device on this machine"))
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -125,6 +125,7 @@ def main() -> int:
     path.with_suffix(".md").write_text(text)
     print(text)
     print(f"wrote {path}")
+    print(f"{len(constants)} constants; not measured: {trouble or 'none'}")
     return 1 if trouble else 0
 
 

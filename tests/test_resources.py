@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import toolchain
 
 import lstm_fused
 
@@ -20,8 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OBJECTS = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
 PACKAGE = Path(lstm_fused.__file__).parent
 ARCHITECTURES = json.loads((PACKAGE / "_build.json").read_text())["cuda_architectures"]
-REGISTERS_PER_BLOCK = 65536
-WARP = 32
+REGISTERS_PER_SM = 65536
 
 needs_cuda_build = pytest.mark.skipif(ARCHITECTURES is None, reason="this build of lstm_fused has no CUDA kernels")
 
@@ -63,13 +63,23 @@ def demangle(names: list[str]) -> list[str]:
     return subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
 
 
-def threads_of(kernel: str) -> int:
-    """The most threads that a block of this kernel is launched with, by the rules of csrc/tiles.h."""
-    if found := re.search(r"lstm_block_(forward|backward)_kernel<lstm_fused::(\w+), (\d+)", kernel):
-        direction, arithmetic, chunks = found[1], found[2], int(found[3])
-        units = chunks * 64 // (2 if arithmetic in ("Float16", "BFloat16") else 4)
-        return WARP * -(-units // (8 if direction == "forward" else 16))
-    raise AssertionError(f"tell here how many threads run {kernel}")
+@pytest.fixture(scope="module")
+def limits(tmp_path_factory: pytest.TempPathFactory, usages: list[Usage]) -> dict[str, tuple[int, int]]:
+    """Of each kernel, by csrc/tiles.h: the most threads of a block, and the registers per thread that plans have."""
+    program = tmp_path_factory.mktemp("limits") / "launch_bounds"
+    source = ROOT / "tests" / "launch_bounds.cpp"
+    compile = [*toolchain.find_compiler(), "-std=c++17", f"-I{ROOT / 'csrc'}", source, "-o", program]
+    subprocess.run(compile, check=True)
+    kernels = sorted({usage.function for usage in usages if usage.registers is not None})
+    questions = []
+    for kernel in kernels:
+        found = re.search(r"lstm_(block|step)_(forward|backward)_\w*kernel<(?:lstm_fused::)?(\w+)((?:, \w+)*)>", kernel)
+        assert found, f"a kernel of a kind that tests/launch_bounds.cpp does not know: {kernel}"
+        chunks = [*re.findall(r"\d+", found[4]), "0", "0"][:2]
+        questions.append(" ".join([found[1], found[2], found[3], *chunks]))
+    answers = subprocess.run([program], input="\n".join(questions), capture_output=True, text=True, check=True).stdout
+    numbers = [tuple(map(int, line.split())) for line in answers.splitlines()]
+    return dict(zip(kernels, numbers, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +104,22 @@ def test_every_kernel_is_there_for_every_architecture(usages: list[Usage]) -> No
 @needs_cuda_build
 def test_nothing_spills_and_nothing_lies_in_local_memory(usages: list[Usage]) -> None:
     """Local memory is device memory: an array that falls out of registers costs more than the step that uses it."""
-    assert [usage for usage in usages if usage.stack_bytes or usage.spilled_bytes] == []
+    spilling = [str(usage) for usage in usages if usage.stack_bytes or usage.spilled_bytes]
+    assert not spilling, "\n".join(spilling)
 
 
 @needs_cuda_build
-def test_blocks_fit_the_register_file(usages: list[Usage]) -> None:
-    """The launch would fail, and in the kernel's launch bounds a wrong number of threads would stay unseen."""
+def test_registers_fit_the_sm_and_the_plan(usages: list[Usage], limits: dict[str, tuple[int, int]]) -> None:
+    """Beyond the first a launch fails; beyond the second fewer blocks share an SM than the planner says."""
+    too_many = []
     for usage in usages:
         if usage.registers is not None:
-            allocated = -(-usage.registers // 8) * 8 * threads_of(usage.function)
-            assert allocated <= REGISTERS_PER_BLOCK, f"{usage}: {allocated} registers"
+            threads, planned = limits[usage.function]
+            if -(-usage.registers // 8) * 8 * threads > REGISTERS_PER_SM or usage.registers > planned:
+                too_many.append(
+                    f"{usage.registers} of {planned} x {threads}: {usage.function} for {usage.architecture}"
+                )
+    assert not too_many, "\n".join(too_many)
 
 
 @needs_cuda_build

@@ -114,7 +114,7 @@ def main() -> int:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or default_device())
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
         warm_up(device, WARM_UP_S)
     block = CudaBlock(options.clear_l2) if device.type == "cuda" else cpu_block
     block_s = 0.0 if options.clear_l2 else BLOCK_S  # 0: one call per block, each with a cold cache

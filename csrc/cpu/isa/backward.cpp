@@ -177,29 +177,29 @@ class Backward {
 
   // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
   LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
-    using V = Vec<T>;
+    using V = Vectors<T, 1>;
     const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = t * s.batch + b;
     const T* const gates = p.gates + row * kNumGates * width + unit;
     const Gates<V> active = {load(gates, lanes), load(gates + width, lanes), load(gates + 2 * width, lanes),
                              load(gates + 3 * width, lanes)};
     T* const carried = p.grad_c_0 + b * width + unit;
-    V c_prev = {}, grad_c = {};
+    V c_prev = T(0), grad_c = T(0);
     const Before before = clock.before(t, b);
     if (before == Before::kInitial) c_prev = load(p.c_0 + b * width + unit, lanes);
     if (before == Before::kStep) c_prev = load(cells(clock.previous(t), b) + unit, lanes);
     if (chunk.next_gates[n] != nullptr) grad_c = load(carried, lanes);
     if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = load(p.grad_c_n + b * width + unit, lanes);
-    if (p.grad_cells != nullptr) grad_c += load(p.grad_cells + row * p.grad_cells_stride + unit, lanes);
+    if (p.grad_cells != nullptr) grad_c = grad_c + load(p.grad_cells + row * p.grad_cells_stride + unit, lanes);
 
     const V c = load(cells(t, b) + unit, lanes);
-    const CellGradient<V> grad = cell_backward<VectorMath<T>>(active, c_prev, c, grad_hidden, grad_c);
+    const CellGradient<V> grad = cell_backward<VectorMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
     T* const out = grad_gates(t, b) + unit;
-    store(out, grad.pre.i, lanes);
-    store(out + width, grad.pre.f, lanes);
-    store(out + 2 * width, grad.pre.g, lanes);
-    store(out + 3 * width, grad.pre.o, lanes);
-    store(carried, grad.c_prev, lanes);
-    if (s.has_projection) store(p.hidden + row * width + unit, next_hidden<VectorMath<T>>(active, c), lanes);
+    store(out, grad.pre.i.at[0], lanes);
+    store(out + width, grad.pre.f.at[0], lanes);
+    store(out + 2 * width, grad.pre.g.at[0], lanes);
+    store(out + 3 * width, grad.pre.o.at[0], lanes);
+    store(carried, grad.c_prev.at[0], lanes);
+    if (s.has_projection) store(p.hidden + row * width + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
   }
 
   const LayerShape& s;

@@ -151,34 +151,45 @@ class Forward {
     for (int part = 0; part < kPanelsPerBlock; ++part)
       acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block, part));
     with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
-      for (int r = 0; r < R; ++r) {
-        const auto& [i_f, g_o] = acc;
-        cell(chunk, first + r, block, lanes.value, {i_f.at[r][0], i_f.at[r][1], g_o.at[r][0], g_o.at[r][1]});
-      }
+      int r = 0;
+      for (; r + kCellRows <= R; r += kCellRows)
+        cells<kCellRows>(chunk, first + r, block, lanes.value, acc[0].at + r, acc[1].at + r);
+      for (; r < R; ++r) cells<1>(chunk, first + r, block, lanes.value, acc[0].at + r, acc[1].at + r);
     });
   }
 
-  // One block of row n of the chunk; `recurrent` is h_prev W_hh^T.
-  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t block, int lanes,
-                              const Gates<Vec<T>>& recurrent) const {
-    using V = Vec<T>;
-    const int64_t b = chunk.row[n], unit = block * kLanes<T>;
-    T* const out = gate_row(chunk.t, b) + unit;
+  // One block of rows n ... n + N - 1 of the chunk; i_f and g_o are h_prev W_hh^T.
+  template <int N>
+  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t block, int lanes,
+                               const Vec<T> (*i_f)[kTileVectors], const Vec<T> (*g_o)[kTileVectors]) const {
+    using V = Vectors<T, N>;
+    using Math = VectorMath<T, N>;
+    const int64_t unit = block * kLanes<T>, width = s.hidden_size;
+    T *gates[N], *c_out[N], *h_out[N];
+    for (int r = 0; r < N; ++r) {
+      const int64_t b = chunk.row[n + r];
+      gates[r] = gate_row(chunk.t, b) + unit;
+      c_out[r] = cell_row(chunk.t, b) + unit;
+      h_out[r] = (s.has_projection ? hidden(b) : output(chunk.t, b)) + unit;
+    }
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
-    const auto pre = [&](int gate, const V& product) {
-      return load(out + gate * s.hidden_size, lanes) + product + load(bias(block) + gate * kLanes<T>);
+    const auto pre = [&](int gate, const Vec<T>(*product)[kTileVectors]) {
+      const Vec<T> bias_of_gate = load(bias(block) + gate * kLanes<T>);
+      return V::each(
+          [&](int r) { return load(gates[r] + gate * width, lanes) + product[r][gate % kTileVectors] + bias_of_gate; });
     };
-    const Gates<V> active = activate<VectorMath<T>>(
-        Gates<V>{pre(0, recurrent.i), pre(1, recurrent.f), pre(2, recurrent.g), pre(3, recurrent.o)});
-    const V c = next_cell(active, load(chunk.c_prev[n] + unit, lanes));
-    const V h = next_hidden<VectorMath<T>>(active, c);
-    store(cell_row(chunk.t, b) + unit, c, lanes);
-    store((s.has_projection ? hidden(b) : output(chunk.t, b)) + unit, h, lanes);
-    if (!p.keep_gates) return;
-    store(out, active.i, lanes);
-    store(out + s.hidden_size, active.f, lanes);
-    store(out + 2 * s.hidden_size, active.g, lanes);
-    store(out + 3 * s.hidden_size, active.o, lanes);
+    const Gates<V> active = activate<Math>(Gates<V>{pre(0, i_f), pre(1, i_f), pre(2, g_o), pre(3, g_o)});
+    const V c = next_cell(active, V::each([&](int r) { return load(chunk.c_prev[n + r] + unit, lanes); }));
+    const V h = next_hidden<Math>(active, c);
+    for (int r = 0; r < N; ++r) {
+      store(c_out[r], c.at[r], lanes);
+      store(h_out[r], h.at[r], lanes);
+      if (!p.keep_gates) continue;
+      store(gates[r], active.i.at[r], lanes);
+      store(gates[r] + width, active.f.at[r], lanes);
+      store(gates[r] + 2 * width, active.g.at[r], lanes);
+      store(gates[r] + 3 * width, active.o.at[r], lanes);
+    }
   }
 
   template <int R>

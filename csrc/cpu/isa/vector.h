@@ -1,6 +1,8 @@
 // Vectors of the instruction set this file is compiled for, in GCC's vector extensions, and their exp-like functions.
 #pragma once
 
+#include <immintrin.h>
+
 #include <cstdint>
 #include <cstring>
 
@@ -10,13 +12,14 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 
 // A tile of a product is kTileRows x kTileVectors vectors of accumulators; beside them stand a row of W and one element
 // of h, so that 31 of 32, 15 of 16 and 11 of 16 registers are used (without fused multiply-add a product needs its
-// own).
+// own). The cells of kCellRows rows are computed together: one alone waits for its own results half the time, and two
+// need more registers than the narrower sets have.
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTileRows = 14;
+constexpr int kVectorBytes = 64, kTileRows = 14, kCellRows = 2;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kTileRows = 6;
+constexpr int kVectorBytes = 32, kTileRows = 6, kCellRows = 1;
 #else
-constexpr int kVectorBytes = 16, kTileRows = 4;
+constexpr int kVectorBytes = 16, kTileRows = 4, kCellRows = 1;
 #endif
 constexpr int kTileVectors = 2;
 
@@ -38,6 +41,8 @@ struct Vector {
 };
 template <class T>
 using Vec = typename Vector<T>::type;
+template <class T>
+using Ints = typename Vector<T>::integers;
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
@@ -68,103 +73,125 @@ LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
   for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
-template <class T>
-struct ExpConstants;
-template <>
-struct ExpConstants<float> {
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // k * high is exact
-  static constexpr float kLimit = 88.0f;                                      // e^88 < 2^127
-  static constexpr int kMantissa = 23, kTerms = 7;
-};
-template <>
-struct ExpConstants<double> {
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLimit = 709.0;
-  static constexpr int kMantissa = 52, kTerms = 13;
-};
+// N vectors as one: what is computed from them is N chains of instructions that do not wait for each other. (A vector
+// type of N times the width would do, but without AVX-512 GCC keeps those in memory.)
+template <class T, int N>
+struct Vectors {
+  Vec<T> at[N];
 
-template <class T>
-struct InverseFactorials {
-  T of[ExpConstants<T>::kTerms + 1];
-  constexpr InverseFactorials() : of() {
-    of[0] = 1;
-    for (int n = 1; n <= ExpConstants<T>::kTerms; ++n) of[n] = of[n - 1] / n;
+  Vectors() = default;
+  LSTM_FUSED_INLINE Vectors(Vec<T> v) : Vectors(each([&](int) { return v; })) {}
+  LSTM_FUSED_INLINE Vectors(T value) : Vectors(Vec<T>{} + value) {}
+
+  // f(n) for each of them.
+  template <class F>
+  static LSTM_FUSED_INLINE Vectors each(F&& f) {
+    Vectors result;
+    for (int n = 0; n < N; ++n) result.at[n] = f(n);
+    return result;
+  }
+  friend LSTM_FUSED_INLINE Vectors operator+(const Vectors& a, const Vectors& b) {
+    return each([&](int n) { return a.at[n] + b.at[n]; });
+  }
+  friend LSTM_FUSED_INLINE Vectors operator-(const Vectors& a, const Vectors& b) {
+    return each([&](int n) { return a.at[n] - b.at[n]; });
+  }
+  friend LSTM_FUSED_INLINE Vectors operator*(const Vectors& a, const Vectors& b) {
+    return each([&](int n) { return a.at[n] * b.at[n]; });
   }
 };
 
-// A number as a rounded sum and what its rounding lost.
-template <class T>
-struct Sum {
-  Vec<T> rounded, lost;
-};
-
-// e^x = power + power * series, with x clamped to +-kLimit; NaN stays NaN. x = k ln 2 + r with |r| <= ln(2)/2, power =
-// 2^k, and series is Taylor's for e^r - 1, up to r^kTerms, which leaves less than half an ulp.
-template <class T>
-struct Exp {
-  Vec<T> power, series;
-
-  // e^x + constant; power * series is exact.
-  LSTM_FUSED_INLINE Sum<T> plus(T constant) const {
-    const Vec<T> whole = power + constant, rounded = power * series + whole;
-    return {rounded, power * series + (whole - rounded)};
-  }
-};
-
-template <class T>
-LSTM_FUSED_INLINE Exp<T> exp(Vec<T> x) {
-  using C = ExpConstants<T>;
-  using Ints = typename Vector<T>::integers;
-  const Vec<T> limit = Vec<T>{} + C::kLimit, rounding = Vec<T>{} + C::kRound;
-  x = x > limit ? limit : x;
-  x = x < -limit ? -limit : x;
-  const Vec<T> shifted = x * T(1.442695040888963407) + rounding;
-  const Vec<T> k = shifted - rounding;
-  const Vec<T> r = (x - k * C::kLn2High) - k * C::kLn2Low;
-  constexpr InverseFactorials<T> kInverse;
-  Vec<T> series = Vec<T>{} + kInverse.of[C::kTerms];
-#pragma GCC unroll 16
-  for (int n = C::kTerms - 1; n >= 2; --n) series = series * r + kInverse.of[n];
-  // The low bits of `shifted` are k; the shift drops those of the constant, and 1 has the exponent's bias.
-  const Ints exponent = (Ints)shifted << C::kMantissa;
-  return {(Vec<T>)(exponent + (Ints)(Vec<T>{} + 1)), r + r * r * series};
-}
+// The larger of the two, and NaN where x is NaN. (maskz: GCC 12 calls the plain intrinsics uninitialized.)
+#if defined(__AVX512F__)
+LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm512_maskz_max_ps(-1, limit, x); }
+LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm512_maskz_max_pd(-1, limit, x); }
+#elif defined(__AVX2__)
+LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm256_max_ps(limit, x); }
+LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm256_max_pd(limit, x); }
+#else
+LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm_max_ps(limit, x); }
+LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm_max_pd(limit, x); }
+#endif
 
 // 1 / x, to 14 bits at least. The instruction takes 4 cycles, a division of 16 floats 16.
 template <class T>
 LSTM_FUSED_INLINE Vec<T> reciprocal_estimate(Vec<T> x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == sizeof(float)) return __builtin_ia32_rcp14ps512_mask(x, Vec<T>{}, -1);
+  if constexpr (sizeof(T) == sizeof(float)) return _mm512_maskz_rcp14_ps(-1, x);
 #endif
   return 1 / x;
 }
 
-// n / d, corrected by its remainder, which a fused multiply-add gives exactly: close to half an ulp, as the libraries
-// that torch calls are, and twice as many right bits as the estimate has.
+// kSeries: e^r = 1 + r + r^2 (kSeries[0] + kSeries[1] r + ...), |r| <= ln(2) / 2.
 template <class T>
-LSTM_FUSED_INLINE Vec<T> quotient(const Sum<T>& n, const Sum<T>& d) {
-#if defined(__FMA__)
-  const Vec<T> estimate = reciprocal_estimate<T>(d.rounded), q = n.rounded * estimate;
-  return q + estimate * ((n.rounded - q * d.rounded) - q * d.lost + n.lost);
-#else
-  return n.rounded / d.rounded;
-#endif
-}
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  static constexpr float kLimit = 88.0f;        // e^88 < 2^127
+  static constexpr int kMantissa = 23;
+  // The polynomial whose largest relative error is smallest, 3.1e-9, found by linear programming on 4000 points;
+  // Taylor's needs a term more.
+  static constexpr float kSeries[] = {0.49999993f, 0.1666652f, 0.04166839f, 0.00836878f, 0.00138145f};
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLimit = 709.0;
+  static constexpr int kMantissa = 52;
+  // Taylor's, which leaves less than half an ulp.
+  static constexpr double kSeries[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
+                                       1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                       1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+};
 
-template <class T>
+template <class T, int N>
 struct VectorMath {
-  static LSTM_FUSED_INLINE Vec<T> sigmoid(Vec<T> x) {
-    return quotient<T>({Vec<T>{} + 1, Vec<T>{}}, exp<T>(-x).plus(1));
+  using V = Vectors<T, N>;
+  using C = ExpConstants<T>;
+
+  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum.
+  static LSTM_FUSED_INLINE V sigmoid(const V& x) {
+    const Vec<T> least = Vec<T>{} - C::kLimit;
+    const Exp a = exp(V::each([&](int n) { return larger(least, -larger(least, x.at[n])); }));
+    const V e = a.power + a.rest, q = reciprocal(1 + e);
+    return q + q * ((1 - q) - q * e);
   }
-  // (1 - e^-2|x|) / (1 + e^-2|x|) with the sign of x: nothing overflows and the result is odd to the bit.
-  static LSTM_FUSED_INLINE Vec<T> tanh(Vec<T> x) {
-    using Ints = typename Vector<T>::integers;
-    const Ints sign_bit = (Ints)(-Vec<T>{}), sign = (Ints)x & sign_bit;
-    const Exp<T> e = exp<T>(2 * (Vec<T>)((Ints)x | sign_bit));
-    const Vec<T> negative = quotient<T>(e.plus(-1), e.plus(1));
-    return (Vec<T>)((Ints)negative ^ (sign ^ sign_bit));
+
+  // (1 - e) / (1 + e), e = e^-2|x|, with the sign of x: nothing overflows and the result is odd to the bit. Numerator
+  // and denominator are corrected as above: low - rest and high + rest before their rounding.
+  static LSTM_FUSED_INLINE V tanh(const V& x) {
+    const Vec<T> least = Vec<T>{} - C::kLimit;
+    const Ints<T> sign_bit = (Ints<T>)(-Vec<T>{});
+    const Exp a = exp(V::each([&](int n) { return larger(least, 2 * (Vec<T>)((Ints<T>)x.at[n] | sign_bit)); }));
+    const V low = 1 - a.power, high = 1 + a.power;
+    const V estimate = reciprocal(high + a.rest), q = (low - a.rest) * estimate;
+    const V positive = q + estimate * ((low - q * high) - a.rest * (1 + q));
+    return V::each([&](int n) { return (Vec<T>)((Ints<T>)positive.at[n] | ((Ints<T>)x.at[n] & sign_bit)); });
+  }
+
+ private:
+  struct Exp {
+    V power, rest;
+  };
+
+  static LSTM_FUSED_INLINE V reciprocal(const V& x) {
+    return V::each([&](int n) { return reciprocal_estimate<T>(x.at[n]); });
+  }
+
+  // e^x = power + rest for |x| <= kLimit; power = 2^k for x = k ln 2 + r, and rest, power (e^r - 1), loses nothing
+  // where it is small.
+  static LSTM_FUSED_INLINE Exp exp(const V& x) {
+    const V shifted = x * T(1.442695040888963407) + C::kRound, k = shifted - C::kRound;
+    const V r = x - k * T(0.693147180559945309);
+    constexpr int kTerms = sizeof(C::kSeries) / sizeof(T);
+    V series = C::kSeries[kTerms - 1];
+#pragma GCC unroll 16
+    for (int n = kTerms - 2; n >= 0; --n) series = series * r + C::kSeries[n];
+    // The low bits of `shifted` are k; the shift drops those of the constant, and 1 has the exponent's bias.
+    const Ints<T> one = (Ints<T>)(Vec<T>{} + 1);
+    const V power = V::each([&](int n) { return (Vec<T>)(((Ints<T>)shifted.at[n] << C::kMantissa) + one); });
+    return {power, power * (r + r * r * series)};
   }
 };
 

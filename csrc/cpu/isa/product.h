@@ -103,17 +103,38 @@ void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin,
   }
 }
 
-// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them. In
-// blocks of K, so that a cache line of the matrix is used up at once: rows a power of two apart share one set of the
-// cache.
+// Rows and columns of a square of kLanes vectors change places. A step interleaves the upper half of the rows with the
+// lower one, which moves the top bit of an element's row to the bottom of its column and that of its column to the
+// bottom of its row; after log2(kLanes) steps the two are exchanged.
+template <class T>
+LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int kHalf = kLanes<T> / 2;
+  Ints<T> low, high;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    low[lane] = lane / 2 + lane % 2 * kLanes<T>;
+    high[lane] = low[lane] + kHalf;
+  }
+  for (int step = 1; step < kLanes<T>; step *= 2) {
+    Vec<T> next[kLanes<T>];
+    for (int n = 0; n < kHalf; ++n) {
+      next[2 * n] = __builtin_shuffle(rows[n], rows[n + kHalf], low);
+      next[2 * n + 1] = __builtin_shuffle(rows[n], rows[n + kHalf], high);
+    }
+    for (int n = 0; n < kLanes<T>; ++n) rows[n] = next[n];
+  }
+}
+
+// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them.
 template <class T>
 void pack_transposed(const T* matrix, int64_t k_size, int valid, int v, T* panel) {
   panel += v * kLanes<T>;
-  for (int64_t begin = 0; begin < k_size; begin += kLanes<T>) {
-    const int64_t end = min(k_size, begin + kLanes<T>);
-    for (int lane = 0; lane < kLanes<T>; ++lane)
-      for (int64_t k = begin; k < end; ++k)
-        panel[k * kPanelWidth<T> + lane] = lane < valid ? matrix[lane * k_size + k] : 0;
+  for (int64_t k = 0; k < k_size; k += kLanes<T>) {
+    Vec<T> square[kLanes<T>] = {};
+    with_lanes<T>(valid_lanes<T>(k, k_size), [&](auto columns) {
+      for (int lane = 0; lane < valid; ++lane) square[lane] = load(matrix + lane * k_size + k, columns.value);
+      transpose<T>(square);
+      for (int n = 0; n < columns.value; ++n) store(panel + (k + n) * kPanelWidth<T>, square[n]);
+    });
   }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import simulation
 import torch
 from cases import Case, Problem, draw
 from numerics import Results, assert_accurate, expected, fused
@@ -149,6 +150,32 @@ def test_every_schedule_gives_the_same_bits(simulator: Simulator, how: tuple[str
     for other in results[1:]:
         for name, tensor in results[0].items():
             assert torch.equal(tensor, other[name]), name
+
+
+def barriers() -> list[tuple[str, int]]:
+    """File and line of every barrier in the kernels."""
+    sources = sorted((simulation.ROOT / "csrc" / "kernels").glob("*.cuh"))
+    return [
+        (source.name, line)
+        for source in sources
+        if "primitives" not in source.name
+        for line, text in enumerate(source.read_text().splitlines(), 1)
+        if "_barrier();" in text
+    ]
+
+
+@pytest.mark.parametrize(("file_name", "line"), barriers())
+def test_no_barrier_may_be_missing(simulator: Simulator, file_name: str, line: int) -> None:
+    """Without it, every schedule ends in a report."""
+    problem = draw(Case(3, 9, 5, 17, lengths=True, dtype=torch.bfloat16))
+    kind = file_name.removesuffix(".cuh")
+    for seed in range(SEEDS):
+        with (
+            simulator.without_barrier(file_name, line),
+            simulator.running(kind, seed=seed),
+            pytest.raises(RuntimeError, match="race: |never written"),
+        ):
+            fused(problem)
 
 
 @pytest.mark.parametrize("kind", ["step", "block"])

@@ -53,6 +53,7 @@ void reset_counts() { num_launches = most_shared_bytes = 0; }
 
 void sim_set_seed(uint64_t seed) { sim::set_seed(seed); }
 void sim_set_max_resident_blocks(int blocks) { sim::set_max_resident_blocks(blocks); }
+void sim_skip_barrier(const char* file_name, int line) { sim::skip_barrier(file_name, line); }
 int64_t sim_launches() { return sim::launches(); }
 int64_t sim_max_shared_bytes() { return sim::max_shared_bytes(); }
 void sim_reset_counts() { sim::reset_counts(); }

@@ -18,6 +18,9 @@ void set_seed(uint64_t seed);
 // 4096 threads together. Blocks beyond that start when others have ended, in random order.
 void set_max_resident_blocks(int blocks);
 
+// Plants a fault: the barrier that stands at this line of a file of this name does nothing. An empty name: none.
+void skip_barrier(const char* file_name, int line);
+
 // Since the last reset_counts().
 int64_t launches();
 int64_t max_shared_bytes();
@@ -29,6 +32,7 @@ void reset_counts();
 extern "C" {
 __attribute__((visibility("default"))) void sim_set_seed(uint64_t seed);
 __attribute__((visibility("default"))) void sim_set_max_resident_blocks(int blocks);
+__attribute__((visibility("default"))) void sim_skip_barrier(const char* file_name, int line);
 __attribute__((visibility("default"))) int64_t sim_launches();
 __attribute__((visibility("default"))) int64_t sim_max_shared_bytes();
 __attribute__((visibility("default"))) void sim_reset_counts();

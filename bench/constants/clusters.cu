@@ -1,28 +1,18 @@
 // What blocks of a cluster can do for each other: barriers, loads and stores in each other's shared memory.
+#include "kernels/cluster_primitives.cuh"
 #include "report.cuh"
 
 namespace constants {
 namespace {
 
+using namespace lstm_fused;
+
 constexpr int kTurns = 2000;
 constexpr int kThreads = 256;
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-
-__device__ uint32_t rank_in_cluster() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
 __device__ void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-// The same address in the shared memory of another block.
-__device__ uint32_t in_block(uint32_t address, uint32_t rank) {
-  uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
+  cluster_arrive();
+  cluster_wait();
 }
 
 __global__ void __launch_bounds__(kThreads, 1) barrier_kernel(int64_t* cycles, int*) {
@@ -37,12 +27,12 @@ __global__ void __launch_bounds__(kThreads, 1) load_kernel(int64_t* cycles, int*
   __shared__ uint32_t next[1024];
   for (int n = threadIdx.x; n < 1024; n += kThreads) next[n] = (n * 5 + 1) % 1024;
   cluster_barrier();
-  if (threadIdx.x == 0 && rank_in_cluster() == 1) {
-    const uint32_t there = in_block(shared_address(next), 0);
+  if (threadIdx.x == 0 && cluster_rank() == 1) {
+    const uint32_t there = map_shared(next, 0).address;
     uint32_t at = 0;
     const int64_t start = clock64();
     for (int turn = 0; turn < kTurns; ++turn)
-      asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(at) : "r"(there + at * 4) : "memory");
+      LSTM_FUSED_SM90_ASM("ld.shared::cluster.u32 %0, [%1];" : "=r"(at) : "r"(there + at * 4) : "memory");
     cycles[blockIdx.x] = clock64() - start;
     if (at > 1024) *late = 1;
   }
@@ -52,79 +42,54 @@ __global__ void __launch_bounds__(kThreads, 1) load_kernel(int64_t* cycles, int*
 // Blocks 0 and 1 of each cluster tell each other the number of the turn, by a flag in the other's shared memory.
 __global__ void __launch_bounds__(kThreads, 1) flag_kernel(int64_t* cycles, int* late) {
   __shared__ uint32_t flag;
-  const uint32_t rank = rank_in_cluster();
+  const int rank = cluster_rank();
   if (threadIdx.x == 0) flag = 0;
   cluster_barrier();
   if (threadIdx.x == 0 && rank < 2) {
-    const uint32_t here = shared_address(&flag), there = in_block(here, 1 - rank);
+    const uint32_t here = shared_address(&flag), there = map_shared(&flag, 1 - rank).address;
+    const auto tell = [&](uint32_t turn) {
+      LSTM_FUSED_SM90_ASM("st.release.cluster.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(turn) : "memory");
+    };
     const Deadline deadline;
     const int64_t start = clock64();
-    for (uint32_t turn = 1; turn <= kTurns && *late == 0; ++turn) {
-      if (rank == 0)
-        asm volatile("st.release.cluster.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(turn) : "memory");
-      for (uint32_t seen = 0; seen < turn;) {
-        asm volatile("ld.acquire.cluster.shared::cluster.u32 %0, [%1];" : "=r"(seen) : "r"(here) : "memory");
-        if (deadline.passed()) {
-          *late = 1;
-          break;
-        }
-      }
-      if (rank == 1)
-        asm volatile("st.release.cluster.shared::cluster.u32 [%0], %1;" ::"r"(there), "r"(turn) : "memory");
+    bool good = true;
+    for (uint32_t turn = 1; turn <= kTurns && good; ++turn) {
+      if (rank == 0) tell(turn);
+      for (uint32_t seen = 0; seen < turn && good; good = !deadline.passed())
+        LSTM_FUSED_SM90_ASM("ld.acquire.cluster.shared::cluster.u32 %0, [%1];" : "=r"(seen) : "r"(here) : "memory");
+      if (rank == 1) tell(turn);
     }
     cycles[blockIdx.x] = clock64() - start;
+    if (!good) *late = 1;
   }
   cluster_barrier();
 }
 
 // The same by a store that counts on an mbarrier at its destination, so that the data need no flag.
-__global__ void __launch_bounds__(kThreads, 1) async_store_kernel(int64_t* cycles, int* late) {
-  __shared__ alignas(8) uint64_t barrier;
-  __shared__ alignas(16) uint32_t data;
-  const uint32_t rank = rank_in_cluster();
-  const uint32_t here = shared_address(&barrier);
+__global__ void __launch_bounds__(kThreads, 1) async_store_kernel(int64_t* cycles, int*) {
+  __shared__ MBarrier barrier;
+  __shared__ uint32_t data;
+  const int rank = cluster_rank();
   if (threadIdx.x == 0) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(here) : "memory");
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], 4;" ::"r"(here) : "memory");
+    mbarrier_init(&barrier, 1);
+    mbarrier_fence_init();
+    mbarrier_arrive_expect_bytes(&barrier, sizeof data);
   }
   cluster_barrier();
   if (threadIdx.x == 0 && rank < 2) {
-    const uint32_t barrier_there = in_block(here, 1 - rank), data_there = in_block(shared_address(&data), 1 - rank);
-    const auto tell = [&](uint32_t turn) {
-      asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%0], %1, [%2];" ::"r"(data_there),
-                   "r"(turn), "r"(barrier_there)
-                   : "memory");
-    };
-    const Deadline deadline;
+    const RemoteShared<MBarrier> barrier_there = map_shared(&barrier, 1 - rank);
+    const RemoteShared<uint32_t> data_there = map_shared(&data, 1 - rank);
     const int64_t start = clock64();
-    for (uint32_t turn = 0; turn < kTurns && *late == 0; ++turn) {
-      if (rank == 0) tell(turn);
-      for (uint32_t done = 0; done == 0;) {
-        asm volatile(
-            "{ .reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p; }"
-            : "=r"(done)
-            : "r"(here), "r"(turn % 2)
-            : "memory");
-        if (deadline.passed()) {
-          *late = 1;
-          break;
-        }
-      }
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], 4;" ::"r"(here) : "memory");
-      if (rank == 1) tell(turn);
+    for (int turn = 0; turn < kTurns; ++turn) {
+      if (rank == 0) store_remote_async(data_there, static_cast<uint32_t>(turn), barrier_there);
+      mbarrier_wait(&barrier, turn % 2);
+      mbarrier_arrive_expect_bytes(&barrier, sizeof data);
+      if (rank == 1) store_remote_async(data_there, static_cast<uint32_t>(turn), barrier_there);
     }
     cycles[blockIdx.x] = clock64() - start;
   }
   cluster_barrier();
 }
-
-#else
-__global__ void barrier_kernel(int64_t*, int*) {}
-__global__ void load_kernel(int64_t*, int*) {}
-__global__ void flag_kernel(int64_t*, int*) {}
-__global__ void async_store_kernel(int64_t*, int*) {}
-#endif
 
 using Kernel = void (*)(int64_t*, int*);
 

@@ -1,13 +1,12 @@
 // What it costs to tell another SM something through L2.
-#include <cuda/atomic>
-
+#include "kernels/cluster_primitives.cuh"
 #include "report.cuh"
 
 namespace constants {
 namespace {
 
+using namespace lstm_fused;
 using Word = uint64_t;
-using Flag = cuda::atomic_ref<Word, cuda::thread_scope_device>;
 
 constexpr int kTurns = 2000;
 constexpr size_t kLine = 16;  // words of a 128-byte line: each flag has its own
@@ -15,62 +14,64 @@ constexpr size_t kLine = 16;  // words of a 128-byte line: each flag has its own
 // Blocks 0 and `partner` tell each other the number of the turn.
 template <bool kTagged>
 __global__ void ping_pong_kernel(Word* words, int partner, int64_t* cycles, int* late) {
-  constexpr auto kStore = kTagged ? cuda::memory_order_relaxed : cuda::memory_order_release;
-  constexpr auto kLoad = kTagged ? cuda::memory_order_relaxed : cuda::memory_order_acquire;
   const bool first = blockIdx.x == 0;
   if (!first && static_cast<int>(blockIdx.x) != partner) return;
-  Flag mine(words[first ? 0 : kLine]), theirs(words[first ? kLine : 0]);
+  Word* const mine = words + (first ? 0 : kLine);
+  const Word* const theirs = words + (first ? kLine : 0);
+  const auto tell = [&](Word turn) { kTagged ? store_relaxed(mine, turn) : store_release(mine, turn); };
   const Deadline deadline;
   const int64_t start = clock64();
   for (Word turn = 1; turn <= kTurns; ++turn) {
-    if (first) mine.store(turn, kStore);
-    while (theirs.load(kLoad) < turn) {
+    if (first) tell(turn);
+    while ((kTagged ? load_relaxed(theirs) : load_acquire(theirs)) < turn) {
       if (deadline.passed()) {
         *late = 1;
         return;
       }
     }
-    if (!first) mine.store(turn, kStore);
+    if (!first) tell(turn);
   }
   if (first) *cycles = clock64() - start;
+}
+
+// Until the word is large enough; false where that takes too long.
+__device__ bool wait_for(const Word* word, Word least, const Deadline& deadline) {
+  while (load_acquire(word) < least) {
+    if (deadline.passed()) return false;
+  }
+  return true;
 }
 
 // Every block raises its flag and waits until those of all are up.
 __global__ void all_flags_kernel(Word* words, int, int64_t* cycles, int* late) {
   const Deadline deadline;
   const int64_t start = clock64();
-  for (Word turn = 1; turn <= kTurns; ++turn) {
+  bool good = true;
+  for (Word turn = 1; turn <= kTurns && good; ++turn) {
     __syncthreads();
-    if (threadIdx.x == 0) Flag(words[blockIdx.x * kLine]).store(turn, cuda::memory_order_release);
-    if (threadIdx.x < gridDim.x)
-      while (Flag(words[threadIdx.x * kLine]).load(cuda::memory_order_acquire) < turn)
-        if (deadline.passed()) {
-          *late = 1;
-          break;
-        }
-    if (__syncthreads_or(*static_cast<volatile int*>(late))) return;
+    if (threadIdx.x == 0) store_release(words + blockIdx.x * kLine, turn);
+    if (threadIdx.x < gridDim.x) good = wait_for(words + threadIdx.x * kLine, turn, deadline);
+    good = __syncthreads_and(good);
   }
   if (threadIdx.x == 0) cycles[blockIdx.x] = clock64() - start;
+  if (!good) *late = 1;
 }
 
 // One counter for all.
 __global__ void counter_kernel(Word* words, int, int64_t* cycles, int* late) {
   const Deadline deadline;
   const int64_t start = clock64();
-  for (Word turn = 1; turn <= kTurns; ++turn) {
+  bool good = true;
+  for (Word turn = 1; turn <= kTurns && good; ++turn) {
     __syncthreads();
     if (threadIdx.x == 0) {
-      Flag counter(words[0]);
-      counter.fetch_add(1, cuda::memory_order_acq_rel);
-      while (counter.load(cuda::memory_order_acquire) < turn * gridDim.x)
-        if (deadline.passed()) {
-          *late = 1;
-          break;
-        }
+      atomic_add_release(words, Word{1});
+      good = wait_for(words, turn * gridDim.x, deadline);
     }
-    if (__syncthreads_or(*static_cast<volatile int*>(late))) return;
+    good = __syncthreads_and(good);
   }
   if (threadIdx.x == 0) cycles[blockIdx.x] = clock64() - start;
+  if (!good) *late = 1;
 }
 
 using Kernel = void (*)(Word*, int, int64_t*, int*);

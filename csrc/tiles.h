@@ -79,7 +79,7 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
 // Registers per thread, at most: the weights and room for the rest, but no more than a full block may have. The rest
 // is larger without tensor cores, where a lane has the sums of all 8 rows.
 constexpr int64_t block_registers(int64_t weights, bool tensor_cores, int64_t most_threads) {
-  const int64_t wanted = weights + (tensor_cores ? 96 : 128), allowed = 65536 / most_threads;
+  const int64_t wanted = weights + (tensor_cores ? 112 : 128), allowed = 65536 / most_threads;
   return wanted < allowed ? wanted : allowed;
 }
 constexpr bool has_tensor_cores(DType dtype, bool allow_tf32) {

@@ -86,11 +86,12 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     }
 
   const int column = lane_pair() * kColumns;
-  ForwardCells<A, kColumns, kTraining> cells(s, p, first_row + column, unit);
+  constexpr Input kInput = kInputChunks > 0 ? Input::kNone : kHiddenChunks > 2 ? Input::kAtOnce : Input::kAhead;
+  ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, first_row + column, unit);
   RowTiles<A, kChunks> tiles;
   InputTile<A, kInputChunks> x{s, p, first_row, rows_are_aligned<A>(p.x, p.input_size)};
   const auto fetch = [&](int64_t t) {
-    cells.template fetch<kInputChunks == 0>(t);
+    cells.fetch(t);
     x.fetch(clock, t);
   };
   const auto put = [&](char* tile) {
@@ -108,6 +109,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   block_barrier();
   for (int64_t step = 0; step < num_steps; ++step) {
     const int64_t t = time(step);
+    cells.prepare(t);
     if (step + 1 < num_steps) fetch(time(step + 1));  // on its way while the product runs
     Product<A, kNumGates> product;
 #pragma unroll

@@ -7,8 +7,12 @@
 
 namespace lstm_fused {
 
+// When a step's x W_ih^T is loaded: never, as the kernel multiplies x itself; a step ahead, which hides all of the way
+// from memory; or when the step begins, which takes fewer registers and leaves the time of the product to hide it.
+enum class Input { kNone, kAhead, kAtOnce };
+
 // One hidden unit of kRows neighbouring rows of the batch. A unit or row that does not exist has no steps.
-template <class A, int kRows, bool kTraining>
+template <class A, int kRows, bool kTraining, Input kInput>
 class ForwardCells {
  public:
   using T = Element<A>;
@@ -16,25 +20,22 @@ class ForwardCells {
 
   LSTM_FUSED_DEVICE ForwardCells(const LayerShape& shape, const ForwardParams<T, Acc>& params, int64_t first_row,
                                  int64_t unit)
-      : s(shape), p(params), clock{shape, params.reverse}, unit(unit) {
-    const bool has_unit = unit < s.hidden_size;
-    if (has_unit) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        first_row(static_cast<int>(first_row)),
+        unit(static_cast<int>(unit)) {
+    if (unit < s.hidden_size) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      row[n] = static_cast<int>(first_row) + n;
-      exists[n] = has_unit && row[n] < s.batch;
-      length[n] = exists[n] ? static_cast<int>(clock.length(row[n])) : 0;
-    }
+    for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
   }
 
-  // Sends for what step t needs: x W_ih^T, unless the kernel multiplies x itself, and whether a segment starts there.
-  template <bool kHasInput>
+  // Sends for what the coming step t needs: whether a segment starts there, and x W_ih^T.
   LSTM_FUSED_DEVICE void fetch(int64_t t) {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      const bool active = t < length[n];
-      coming[n] = kHasInput && active ? load_gates(gates_at(s, p, t, row[n]) + unit, s.hidden_size) : Gates<T>{};
-      starts[n] = active && clock.before(t, row[n]) == Before::kNothing;
+      if constexpr (kInput == Input::kAhead) coming[n] = load_input(t, n);
+      starts[n] = t < length[n] && clock.before(t, row(n)) == Before::kNothing;
     }
   }
 
@@ -42,9 +43,9 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void begin() {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      const bool loads = exists[n] && !starts[n];
-      h[n] = loads ? p.h_0[row[n] * s.hidden_size + unit] : T{};
-      c[n] = loads ? to_accumulator(p.c_0[row[n] * s.hidden_size + unit]) : 0;
+      const bool loads = exists(n) && !starts[n];
+      h[n] = loads ? p.h_0[row(n) * s.hidden_size + unit] : T{};
+      c[n] = loads ? to_accumulator(p.c_0[row(n) * s.hidden_size + unit]) : 0;
     }
     turn();
   }
@@ -53,9 +54,16 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void turn() {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      input[n] = coming[n];
+      if constexpr (kInput == Input::kAhead) input[n] = coming[n];
       starts[n] = false;
     }
+  }
+
+  // When step t begins, which has become the one at hand.
+  LSTM_FUSED_DEVICE void prepare(int64_t t) {
+    if constexpr (kInput != Input::kAtOnce) return;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) input[n] = load_input(t, n);
   }
 
   // Step t of row n; recurrent is h W_hh^T (and x W_ih^T, if multiplied here).
@@ -63,9 +71,9 @@ class ForwardCells {
     if (t < length[n]) {
       // The bias last: it may be large, and no term should be rounded to its size.
       const Gates<Acc> pre = add(add(widen(input[n]), recurrent), bias);
-      h[n] = round_to<T>(forward_at<kTraining>(s, p, t, row[n], unit, pre, c[n]));
-      output_at(s, p, t, row[n])[unit] = h[n];
-      if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = c[n];
+      h[n] = round_to<T>(forward_at<kTraining>(s, p, t, row(n), unit, pre, c[n]));
+      output_at(s, p, t, row(n))[unit] = h[n];
+      if (s.cells_time != 0) cells_at(s, p, t, row(n))[unit] = c[n];
     }
     if (starts[n]) {
       h[n] = T{};
@@ -80,27 +88,32 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void finish() const {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      if (!exists[n]) continue;
-      p.h_n[row[n] * s.hidden_size + unit] = h[n];
-      p.c_n[row[n] * s.hidden_size + unit] = round_to<T>(c[n]);
+      if (!exists(n)) continue;
+      p.h_n[row(n) * s.hidden_size + unit] = h[n];
+      p.c_n[row(n) * s.hidden_size + unit] = round_to<T>(c[n]);
       for (int64_t t = length[n]; t < s.seq_len; ++t) {  // past the row's end
-        output_at(s, p, t, row[n])[unit] = T{};
-        if (s.cells_time != 0) cells_at(s, p, t, row[n])[unit] = 0;
+        output_at(s, p, t, row(n))[unit] = T{};
+        if (s.cells_time != 0) cells_at(s, p, t, row(n))[unit] = 0;
       }
     }
   }
 
  private:
+  LSTM_FUSED_DEVICE Gates<T> load_input(int64_t t, int n) const {
+    return t < length[n] ? load_gates(gates_at(s, p, t, row(n)) + unit, s.hidden_size) : Gates<T>{};
+  }
+  LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
+  LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
+
   const LayerShape& s;
   const ForwardParams<T, Acc>& p;
   const Clock clock;
-  const int64_t unit;
+  const int first_row, unit;
   Gates<Acc> bias = {};
-  int row[kRows], length[kRows];
-  bool exists[kRows];
+  int length[kRows];
   T h[kRows];
   Acc c[kRows];
-  Gates<T> input[kRows], coming[kRows];
+  Gates<T> input[kRows] = {}, coming[kRows];
   bool starts[kRows];  // at the step that was fetched
 };
 

@@ -1,10 +1,12 @@
 // Vectors of the instruction set this file is compiled for, in GCC's vector extensions, and their exp-like functions.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
 #include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "cell.h"
 
@@ -109,8 +111,10 @@ LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return 
 LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm256_max_ps(limit, x); }
 LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm256_max_pd(limit, x); }
 #else
-LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm_max_ps(limit, x); }
-LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm_max_pd(limit, x); }
+template <class V>
+LSTM_FUSED_INLINE V larger(V limit, V x) {
+  return limit > x ? limit : x;
+}
 #endif
 
 // 1 / x, to 14 bits at least. The instruction takes 4 cycles, a division of 16 floats 16.

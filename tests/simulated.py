@@ -27,12 +27,13 @@ SOURCES = [
 class Simulator:
     """Runs lstm_fused on the simulated GPU while `running` is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, sanitized: bool = False) -> None:
         torch_root = toolchain.find_torch().root
         target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
         path = simulation.build(
             "ops.so",
             SOURCES,
+            sanitized=sanitized,
             flags=["-fvisibility=hidden", "-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
             link_flags=[f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 import simulation
+import toolchain
 import torch
 from cases import Case, Problem, draw
 from numerics import Results, assert_accurate, expected, fused
@@ -173,7 +177,7 @@ def test_no_barrier_may_be_missing(simulator: Simulator, file_name: str, line: i
         with (
             simulator.without_barrier(file_name, line),
             simulator.running(kind, seed=seed),
-            pytest.raises(RuntimeError, match="race: |never written"),
+            pytest.raises(RuntimeError, match=r"race: |never written"),
         ):
             fused(problem)
 
@@ -309,3 +313,39 @@ def test_fake_tensors_know_the_reserve(simulator: Simulator, dtype: torch.dtype)
         on_gpu = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=dtype, device="cuda"), args)
         fake = torch.ops.lstm_fused.forward(*on_gpu, *options)
     assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]
+
+
+SANITIZED = """
+import torch
+from cases import Case, draw
+from numerics import fused
+from simulated import Simulator
+from test_cuda_kernels import ARITHMETICS, BOTH, STACK, fitted
+
+simulator = Simulator(sanitized=True)
+cases = [
+    Case(1, 1, 1, 1),
+    Case(2, 9, 4, 17, **STACK, lengths=True, reset=0.3, return_cells=True),
+    Case(2, 3, 7, 33, proj_size=5, bias=False),
+    Case(2, 9, 64, 128),
+]
+for kind, arithmetic in BOTH:
+    for case in cases:
+        problem = draw(fitted(case, kind, arithmetic))
+        with simulator.running(kind, allow_tf32=arithmetic == "tf32"):
+            fused(problem)
+            with torch.no_grad():
+                fused(problem)
+print("all ran")
+"""
+
+
+@pytest.mark.slow
+def test_every_access_is_in_bounds() -> None:
+    """With AddressSanitizer, which has to be there before Python is, and UndefinedBehaviorSanitizer."""
+    ask = [*toolchain.find_compiler(), "-print-file-name=libasan.so"]
+    asan = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    path = os.pathsep.join(str(simulation.ROOT / folder) for folder in ("", "tests", "tools"))
+    environment = os.environ | {"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": path}
+    ran = subprocess.run([sys.executable, "-c", SANITIZED], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "all ran\n"), ran.stderr

@@ -76,11 +76,11 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
   return 2 * kTileRows * shared_row_bytes(4 * variant.hidden_chunks);
 }
 
-// Registers per thread, at most: the weights and room for the rest, but no more than a full block may have. The rest
-// is larger without tensor cores, where a lane has the sums of all 8 rows.
-constexpr int64_t block_registers(int64_t weights, bool tensor_cores, int64_t most_threads) {
-  const int64_t wanted = weights + (tensor_cores ? 112 : 128), allowed = 65536 / most_threads;
-  return wanted < allowed ? wanted : allowed;
+// Registers per thread, at most: the weights and, as nvcc reports them, the rest, but no more than a full block may
+// have. The rest is larger without tensor cores, where a lane has the sums of all 8 rows.
+constexpr int64_t block_registers(int64_t weights, int64_t rest, int64_t most_threads) {
+  const int64_t allowed = 65536 / most_threads;
+  return weights + rest < allowed ? weights + rest : allowed;
 }
 constexpr bool has_tensor_cores(DType dtype, bool allow_tf32) {
   return is_16_bit(dtype) || (dtype == DType::kFloat32 && allow_tf32);
@@ -89,17 +89,50 @@ constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
   return variant.hidden_chunks * kChunkBytes / element_bytes(dtype);
 }
 constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), has_tensor_cores(dtype, allow_tf32),
+  const int64_t rest = !has_tensor_cores(dtype, allow_tf32) ? 128 : variant.input_chunks > 0 ? 104 : 88;
+  return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), rest,
                          block_forward_threads(block_max_units(dtype, variant)));
 }
 constexpr int64_t block_backward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32),
+  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 112 : 128,
                          block_backward_threads(block_max_units(dtype, variant)));
 }
 
 // W_hh and, where the input is fused, W_ih in the registers of a block, rows padded to whole chunks.
 constexpr int64_t block_weight_bytes(BlockVariant variant, int64_t hidden_size) {
   return 4 * round_up(hidden_size, kTileUnits) * (variant.hidden_chunks + variant.input_chunks) * kChunkBytes;
+}
+
+// ---- cluster. As block, but the blocks of a cluster have the units between them, and several warps may share a tile
+// of units, each with a part of K: 1 or 2 parts forward, of 8 chunks of h, 16 registers each; twice as many backward.
+constexpr int64_t kClusterUnits = 16;  // a block has a multiple of it
+constexpr int64_t kClusterThreads = 256;
+constexpr int64_t kClusterForwardChunks = 8;
+constexpr int64_t kClusterBackwardChunks = 16;  // of grad_gates, 8 registers each
+
+constexpr int64_t cluster_max_hidden(DType dtype) {
+  return is_16_bit(dtype) ? 512 : dtype == DType::kFloat32 ? 256 : 0;
+}
+constexpr int64_t cluster_split(DType dtype, int64_t hidden_size) {
+  return ceil_div(num_chunks(dtype, hidden_size), kClusterForwardChunks);
+}
+constexpr int64_t cluster_units(int64_t hidden_size, int64_t blocks) {
+  return round_up(ceil_div(hidden_size, blocks), kClusterUnits);
+}
+constexpr int64_t cluster_max_units(int64_t split) { return kClusterThreads / kWarp * kTileUnits / split; }
+
+// Two tiles and their mbarriers; of each tile of units what goes out, and twice the sums that its warps exchange.
+constexpr int64_t cluster_tiles_bytes(int64_t chunks) { return 2 * kTileRows * shared_row_bytes(chunks) + 16; }
+constexpr int64_t cluster_sums_bytes(int64_t split, int64_t values) {  // `values` of a lane before they are shared out
+  return split == 1 ? 0 : 2 * split * values * kWarp * 4;
+}
+constexpr int64_t cluster_forward_shared_bytes(DType dtype, int64_t split, int64_t units) {
+  return cluster_tiles_bytes(split * kClusterForwardChunks) +
+         units / kTileUnits * (kTileRows * kTileUnits * element_bytes(dtype) + cluster_sums_bytes(split, 8));
+}
+constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int64_t units) {
+  return cluster_tiles_bytes(split * kClusterBackwardChunks) +
+         units / kClusterUnits * (kTileRows * kClusterUnits * 4 * element_bytes(dtype) + cluster_sums_bytes(split, 4));
 }
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
@@ -129,7 +162,7 @@ struct Launch {
 
 constexpr int64_t num_blocks(const Launch& launch) { return launch.blocks_per_group * launch.num_groups; }
 
-// ---- cluster and group: estimates until their kernels exist.
+// ---- group: estimates until its kernel exists.
 constexpr int64_t kRegistersPerThread = 208;  // ptxas for sm_90: 206 with 40 fragments of W_hh resident, no spills
 constexpr int64_t kFragmentBytesPerThread = 16;
 constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread;  // 160 KiB of W_hh per block

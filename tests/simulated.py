@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lstm_fused import ops
 
-KINDS = ("block", "step")  # by the devices of tests/sim/op/ops.cpp: on 0 the planner chooses, 1 has no room for `block`
 SOURCES = [
     "tests/sim/op/ops.cpp",
     *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "stack")),
@@ -44,7 +43,7 @@ class Simulator:
 
     @contextmanager
     def running(self, kind: str = "block", allow_tf32: bool = False, seed: int = 0) -> Iterator[None]:
-        """lstm_fused's ops are the simulated ones; schedules come of the seed."""
+        """lstm_fused's ops are the simulated ones, by kernels of this kind; schedules come of the seed."""
 
         def forward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.forward(*args, allow_tf32)
@@ -52,10 +51,10 @@ class Simulator:
         def backward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.backward(*args, allow_tf32)
 
-        self._library.sim_use_device(KINDS.index(kind))
         self._library.sim_reset_counts()
         self.set_seed(seed)
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LSTM_FUSED_KERNEL", kind)
             patch.setattr(ops, "forward", forward)
             patch.setattr(ops, "backward", backward)
             # What torch.empty returns is full of NaN, so that a read of memory that nobody wrote shows.

@@ -115,7 +115,7 @@ def test_register_boundary_of_cluster_on_h100() -> None:
     assert candidate("H100", "cluster", hidden_size=512).legal
     refused = candidate("H100", "cluster", hidden_size=513)
     assert not refused.legal
-    assert refused.reason.endswith("registers hold 160.0 KiB")
+    assert refused.reason == "the registers of 16 blocks hold W_hh up to H 512 in bfloat16, H is 513"
 
 
 def test_shared_memory_boundary_of_group() -> None:

@@ -12,11 +12,13 @@ namespace lstm_fused {
 template <class T>
 struct ForwardArguments {
   LayerShape shape;
+  int64_t units_per_block;
   ForwardParams<T, Accumulator<T>> direction[2];
 };
 template <class T>
 struct BackwardArguments {
   LayerShape shape;
+  int64_t units_per_block;
   BackwardParams<T, Accumulator<T>> direction[2];
 };
 
@@ -26,6 +28,7 @@ Arguments make_arguments(const Launch& launch, const LayerShape& shape, const vo
   Arguments arguments{};
   using Params = std::remove_reference_t<decltype(arguments.direction[0])>;
   arguments.shape = shape;
+  arguments.units_per_block = launch.units_per_block;
   for (int64_t d = 0; d < launch.num_directions; ++d) arguments.direction[d] = static_cast<const Params*>(params)[d];
   return arguments;
 }

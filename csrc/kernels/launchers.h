@@ -15,4 +15,9 @@ int block_forward(const Launch& launch, const LayerShape& shape, const void* par
 template <DType kType>
 int block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
+template <DType kType>  // not float64
+int cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+template <DType kType>
+int cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
 }  // namespace lstm_fused

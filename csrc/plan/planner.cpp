@@ -69,20 +69,47 @@ Refusal refuse_size(const Launch& launch, const Problem& problem, const DeviceIn
   if (blocks > device.num_sms) {
     return {0, std::to_string(blocks) + " blocks at once, this device has " + std::to_string(device.num_sms) + " SMs"};
   }
-  if (blocks > tiles) {
+  if (launch.kind == KernelKind::kCluster) {
+    const int64_t hidden = problem.hidden_size, largest = cluster_max_hidden(problem.dtype);
+    const int64_t most = cluster_max_units(cluster_split(problem.dtype, hidden));
+    if (hidden > largest) {
+      return {2, "the registers of " + std::to_string(device.max_cluster_size) + " blocks hold W_hh up to H " +
+                     std::to_string(largest) + " in " + dtype_name(problem.dtype) + ", H is " + std::to_string(hidden)};
+    }
+    if (launch.units_per_block > most) {
+      return {2, std::to_string(launch.units_per_block) + " units per block" + over + ", its registers hold " +
+                     std::to_string(most)};
+    }
+    // The blocks of a cluster learn from each other's h that a tile has been read: each has to have some.
+    if ((blocks - 1) * launch.units_per_block >= hidden) return {1, "a block without units" + over};
+  } else if (blocks > tiles) {
     return {1, "H " + std::to_string(problem.hidden_size) + " is " + std::to_string(tiles) + " tiles of " +
                    std::to_string(kTileUnits) + " units, fewer than " + std::to_string(blocks) + " blocks"};
-  }
-  const int64_t weights = weight_bytes(problem.dtype, launch.units_per_block, problem.hidden_size);
-  if (launch.kind != KernelKind::kGroup && weights > kRegisterWeightBytes) {
-    return {2, "W_hh is " + bytes_text(weights) + " per block" + over + ", registers hold " +
-                   bytes_text(kRegisterWeightBytes)};
   }
   const std::string reason = too_little_shared_memory(launch.shared_bytes, "block" + over, device);
   return {reason.empty() ? 3 : 2, reason};
 }
 
+// A cluster takes one tile of rows.
+Launch lay_out_cluster(int64_t blocks, const Problem& problem) {
+  const int64_t split = cluster_split(problem.dtype, problem.hidden_size);
+  Launch launch;
+  launch.kind = KernelKind::kCluster;
+  launch.blocks_per_group = blocks;
+  launch.units_per_block = cluster_units(problem.hidden_size, blocks);
+  launch.threads_per_block = kWarp * launch.units_per_block / kTileUnits * split;
+  launch.rows_per_group = kTileRows;
+  launch.num_groups = problem.num_directions * std::max<int64_t>(1, ceil_div(problem.batch, kTileRows));
+  launch.shared_bytes = cluster_forward_shared_bytes(problem.dtype, split, launch.units_per_block);
+  if (problem.training) {
+    launch.shared_bytes =
+        std::max(launch.shared_bytes, cluster_backward_shared_bytes(problem.dtype, 2 * split, launch.units_per_block));
+  }
+  return launch;
+}
+
 Launch lay_out(KernelKind kind, int64_t blocks, const Problem& problem, const DeviceInfo& device) {
+  if (kind == KernelKind::kCluster) return lay_out_cluster(blocks, problem);
   Launch launch;
   launch.kind = kind;
   launch.threads_per_block = kThreads;
@@ -214,8 +241,10 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
   check("num_sms", device.num_sms, 1, int64_t{1} << 16);
   check("clock_mhz", device.clock_mhz, 1, int64_t{1} << 16);
   check("memory_gb_per_s", device.memory_gb_per_s, 1, int64_t{1} << 20);
-  plan.candidates = {block(problem, device), persistent(KernelKind::kCluster, {2, 4, 8, 16}, problem, device),
-                     persistent(KernelKind::kGroup, {32, 48, 64, 96, 128}, problem, device), step(problem, device)};
+  plan.candidates = {
+      block(problem, device),
+      persistent(KernelKind::kCluster, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, problem, device),
+      persistent(KernelKind::kGroup, {32, 48, 64, 96, 128}, problem, device), step(problem, device)};
   std::stable_sort(plan.candidates.begin(), plan.candidates.end(), [](const Candidate& a, const Candidate& b) {
     return a.legal != b.legal ? a.legal : a.legal && a.us_per_step < b.us_per_step;
   });

@@ -1,5 +1,6 @@
 #include "torch/cuda.h"
 
+#include <cstdlib>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -34,9 +35,20 @@ std::set<std::string> built_kernels() {
   return names;
 }
 
-LayerKernel choose(const Problem& problem, int device) {
+// LSTM_FUSED_KERNEL names a kind, which then runs whatever it can, so that kinds can be tested and timed beside each
+// other; empty: none.
+std::string wanted_kind() {
+  const char* kind = std::getenv("LSTM_FUSED_KERNEL");
+  return kind == nullptr ? "" : kind;
+}
+
+LayerKernel choose(const Problem& problem, int device, const std::string& kind) {
   static const std::set<std::string> built = built_kernels();
-  const Plan plan = make_plan(problem, device_info(device), built);
+  std::set<std::string> wanted;
+  for (const std::string& name : built)
+    if (name.compare(0, kind.size() + 1, kind + "_") == 0) wanted.insert(name);
+  Plan plan = make_plan(problem, device_info(device), wanted);
+  if (plan.chosen < 0) plan = make_plan(problem, device_info(device), built);
   const KernelTable table = kernel_table();
   STD_TORCH_CHECK(plan.chosen >= 0,
                   "lstm_fused: ", missing_kernel(table, KernelKind::kStep, problem.dtype, problem.training));
@@ -59,6 +71,7 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   struct Entry {
     Problem problem;
     int device;
+    std::string wanted_kind;
     LayerKernel kernel;
   };
   static std::mutex mutex;
@@ -69,10 +82,11 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   problem.num_layers = 1;
   problem.input_size = stack.layer_input_size(layer);
   problem.allow_tf32 = allow_tf32;
+  const std::string kind = wanted_kind();
   const std::lock_guard<std::mutex> lock(mutex);
   for (const Entry& entry : recent)
-    if (entry.device == device && same(entry.problem, problem)) return entry.kernel;
-  recent.push_front({problem, device, choose(problem, device)});
+    if (entry.device == device && entry.wanted_kind == kind && same(entry.problem, problem)) return entry.kernel;
+  recent.push_front({problem, device, kind, choose(problem, device, kind)});
   if (recent.size() > kMostRecent) recent.pop_back();
   return recent.front().kernel;
 }

@@ -68,6 +68,7 @@ void arrive(MBarrier& mbarrier, int64_t bytes, Site site) {
 }  // namespace
 
 void named_barrier(int id, int threads, Site site) {
+  if (is_skipped(site)) return;
   constexpr const char* kName = "named_barrier";
   machine->maybe_preempt();
   if (id < 1 || id > 15 || threads < 1 || threads % kWarpSize) {

@@ -13,19 +13,6 @@ namespace {
 
 constexpr int64_t kWindowBytes = 256 * 1024;  // more than a block may have
 
-struct Skipped {
-  std::string file_name;
-  int line;
-};
-Skipped skipped;
-
-bool is_skipped(Site site) {
-  if (skipped.file_name.empty() || site.line != skipped.line) return false;
-  const std::string file = site.file;
-  return file.size() >= skipped.file_name.size() &&
-         file.substr(file.size() - skipped.file_name.size()) == skipped.file_name;
-}
-
 // Addresses without memory, a window for each block on the machine.
 char* windows() {
   static char* const start = [] {
@@ -53,6 +40,12 @@ float with_error(float x) {
   const uint32_t hash = float_to_bits(x) * 0x9e3779b9u;
   return x * (1 + kError * (static_cast<float>(hash >> 8) / (1 << 23) - 1));
 }
+
+struct Skipped {
+  std::string file_name;
+  int line;
+};
+Skipped skipped;
 
 }  // namespace
 
@@ -141,6 +134,12 @@ uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site) {
 }
 
 void skip_barrier(const char* file_name, int line) { skipped = {file_name, line}; }
+
+bool is_skipped(Site site) {
+  if (skipped.file_name.empty() || site.line != skipped.line) return false;
+  const std::string file = site.file, &name = skipped.file_name;
+  return file.size() >= name.size() && file.compare(file.size() - name.size(), name.size(), name) == 0;
+}
 
 void block_barrier(Site site) {
   if (!is_skipped(site)) machine->meet_block("block_barrier", site);

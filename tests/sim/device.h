@@ -36,6 +36,7 @@ void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site);
 void store_release(void* p, uint64_t value, int64_t bytes, Site site);
 uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site);
 
+bool is_skipped(Site site);  // by skip_barrier of sim.h
 void block_barrier(Site site);
 void warp_barrier(Site site);
 bool any_lane(bool predicate, Site site);

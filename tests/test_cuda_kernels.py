@@ -111,6 +111,13 @@ def test_large_sizes(simulator: Simulator, how: tuple[str, str], sizes: tuple[in
     check(simulator, how, Case(*sizes, lengths=True), times=1)
 
 
+@pytest.mark.parametrize(("arithmetic", "hidden_size"), [("bfloat16", 264), ("float32", 130), ("tf32", 200)])
+def test_warps_of_a_cluster_that_share_units(simulator: Simulator, arithmetic: str, hidden_size: int) -> None:
+    """Beyond 512 bytes of h, where each warp has a part of K."""
+    case = Case(2, 3, 5, hidden_size, lengths=True, reset=0.3)
+    check(simulator, ("cluster", arithmetic), case, times=1)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
     check(simulator, how, Case(2, 5, 9, 17, **options), times=3)

@@ -94,7 +94,7 @@ constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVar
                          block_forward_threads(block_max_units(dtype, variant)));
 }
 constexpr int64_t block_backward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 112 : 128,
+  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 120 : 128,
                          block_backward_threads(block_max_units(dtype, variant)));
 }
 

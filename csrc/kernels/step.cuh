@@ -365,6 +365,7 @@ lstm_step_backward_finish_kernel(LSTM_FUSED_PARAMS BackwardArguments<T> argument
 // A grid over the batch in tiles of kBatchRows, `tiles` of the matrix, and the directions.
 template <class A>
 Grid step_grid(const LayerShape& s, int64_t tiles, const Launch& launch) {
+  static_assert(kBatchRows<A> == step_rows(dtype_of<A>, std::is_same_v<A, TF32>));
   return {{static_cast<int>(ceil_div(s.batch, kBatchRows<A>)), static_cast<int>(tiles),
            static_cast<int>(launch.num_directions)},
           kStepThreads,

@@ -1,6 +1,5 @@
-// The persistent kernels of kind `cluster`: the blocks of a cluster hold W_hh
-// in registers between them, and send each other h, or grad_gates, through
-// distributed shared memory once per step. docs/kernels.md has the essay.
+// The persistent kernels of kind `cluster`: the blocks of a cluster hold W_hh in registers between them, and send each
+// other h, or grad_gates, through distributed shared memory once per step. docs/kernels.md has the essay.
 #pragma once
 
 #include "kernels/arguments.h"
@@ -11,19 +10,16 @@
 
 namespace lstm_fused {
 
-// The two tiles of a block as all blocks of the cluster fill them. A warp sends
-// its part of a step only after it has read the tile of the step before, and no
-// block begins the step after until all parts have come. So nobody fills a tile
-// that anybody still reads, and to wait for one's mail is the only
-// synchronisation of blocks.
+// The two tiles of a block as all blocks of the cluster fill them. A warp sends its part of a step only after it has
+// read the tile of the step before, and no block begins the step after until all parts have come. So nobody fills a
+// tile that anybody still reads, and to wait for one's mail is the only synchronisation of blocks.
 template <class A, int kChunks>
 class Mailbox {
  public:
   RowTiles<A, kChunks> tiles;
   static constexpr int kBytes = 2 * RowTiles<A, kChunks>::kTileBytes + 2 * static_cast<int>(sizeof(MBarrier));
 
-  // `bytes`: what comes to each block at every step. A cluster barrier must
-  // follow.
+  // `bytes`: what comes to each block at every step. A cluster barrier must follow.
   LSTM_FUSED_DEVICE explicit Mailbox(int bytes) : bytes(bytes) {
     barriers = reinterpret_cast<MBarrier*>(tiles.next + RowTiles<A, kChunks>::kTileBytes);
     if (thread_index() == 0) {
@@ -59,15 +55,13 @@ class Mailbox {
   int filling = 1, phase = 0;
 };
 
-// kSplit warps that share a tile of units, each multiplying its own part of K.
-// kKept: values that each of them needs. What travels is a V for each of kUnits
-// units of a row.
+// kSplit warps that share a tile of units, each multiplying its own part of K. kKept: values that each of them needs.
+// What travels is a V for each of kUnits units of a row.
 template <class A, int kSplit, int kKept, class V, int kUnits>
 class Team {
  public:
   using Acc = Accumulator<Element<A>>;
-  // Sums on their way from warp to warp, twice, and a tile of units of 8 rows
-  // on its way out.
+  // Sums on their way from warp to warp, twice, and a tile of units of 8 rows on its way out.
   static constexpr int kSums = kSplit * kSplit * kKept * kWarpSize;
   static constexpr int kRowBytes = kUnits * static_cast<int>(sizeof(V));
   static constexpr int kOutBytes = static_cast<int>(kTileRows) * kRowBytes;
@@ -84,9 +78,8 @@ class Team {
       named_barrier(1 + tile, kSplit * kWarpSize);
   }
 
-  // Adds up values[to] of all parts, in their order, and leaves in `kept` those
-  // that are for this part. The barrier in it also stands between the last
-  // step's send() and this one's put().
+  // Adds up values[to] of all parts, in their order, and leaves in `kept` those that are for this part. The barrier in
+  // it also stands between the last step's send() and this one's put().
   LSTM_FUSED_DEVICE void combine(const Acc (&values)[kSplit][kKept], Acc (&kept)[kKept]) {
     if constexpr (kSplit == 1) {
       barrier();
@@ -111,8 +104,7 @@ class Team {
   LSTM_FUSED_DEVICE void put(int row, int unit_in_tile, V value) const {
     store_shared(reinterpret_cast<V*>(out + row * kRowBytes) + unit_in_tile, value);
   }
-  // After all have put theirs: to all blocks. k: the element of a row where the
-  // tile begins.
+  // After all have put theirs: to all blocks. k: the element of a row where the tile begins.
   template <class Box>
   LSTM_FUSED_DEVICE void send(const Box& mailbox, int num_blocks, int k) const {
     constexpr int kPieces = kRowBytes / kLaneBytes, kVectors = static_cast<int>(kTileRows) * kPieces;
@@ -133,8 +125,8 @@ class Team {
   int turn = 0;
 };
 
-// grid: the blocks of a cluster side by side, clusters for the row tiles;
-// directions. Warps take 8 units, kSplit warps the same.
+// grid: the blocks of a cluster side by side, clusters for the row tiles; directions. Warps take 8 units, kSplit warps
+// the same.
 template <class A, int kPartChunks, int kSplit, bool kTraining>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
 lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
@@ -154,8 +146,7 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
   Warps team(shared_memory() + Box::kBytes);
   const int first_unit = cluster_rank() * static_cast<int>(arguments.units_per_block) + team.tile * kUnits;
   const int unit = first_unit + lane_group();
-  // Others read nothing: whoever reads a tile has to send, for that is how the
-  // others know that it has been read.
+  // Others read nothing: whoever reads a tile has to send, for that is how the others know that it has been read.
   const bool has_units = first_unit < width;
 
   Vector16 weights[kPartChunks][kNumGates] = {};
@@ -218,15 +209,14 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
   cells.finish();
 }
 
-// Warps take 16 units, two per lane, kSplit warps the same. What travels is
-// grad_gates of the step after, unit by unit, gate by gate.
+// Warps take 16 units, two per lane, kSplit warps the same. What travels is grad_gates of the step after, unit by unit,
+// gate by gate.
 template <class A, int kPartChunks, int kSplit>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
 lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
-  // Each of kSplit parts keeps kLaneUnits units of kRows rows: two parts a row
-  // each, four parts a cell each.
+  // Each of kSplit parts keeps kLaneUnits units of kRows rows: two parts a row each, four parts a cell each.
   constexpr int kUnits = 2, kTile = kUnits * static_cast<int>(kTileUnits);
   constexpr int kRows = 1, kLaneUnits = kUnits * kColumns / kSplit;
   using Warps = Team<A, kSplit, kLaneUnits, GateFactors<T>, kTile>;

@@ -315,7 +315,7 @@ def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict
             assert simulator.max_shared_bytes() == found.shared_bytes
 
 
-@pytest.mark.parametrize("dtype", set(ARITHMETICS.values()), ids=str)
+@pytest.mark.parametrize("dtype", sorted(set(ARITHMETICS.values()), key=str), ids=str)
 def test_fake_tensors_know_the_reserve(simulator: Simulator, dtype: torch.dtype) -> None:
     """The size that a compiler is told for CUDA tensors is the one that the op allocates."""
     case = Case(3, 5, 4, 7, **STACK, proj_size=3, dtype=dtype)

@@ -10,7 +10,7 @@
 
 #include "kernels/cluster_primitives.cuh"
 #ifndef __CUDACC__
-#include "sim.h"
+#include "sim/sim.h"
 #endif
 
 namespace lstm_fused {

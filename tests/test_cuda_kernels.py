@@ -333,7 +333,7 @@ import torch
 from cases import Case, draw
 from numerics import fused
 from simulated import Simulator
-from test_cuda_kernels import ARITHMETICS, BOTH, STACK, fitted
+from test_cuda_kernels import HOW, STACK, arguments, fitted
 
 simulator = Simulator(sanitized=True)
 cases = [
@@ -342,13 +342,19 @@ cases = [
     Case(2, 3, 7, 33, proj_size=5, bias=False),
     Case(2, 9, 64, 128),
 ]
-for kind, arithmetic in BOTH:
+for kind, arithmetic in HOW:
     for case in cases:
         problem = draw(fitted(case, kind, arithmetic))
         with simulator.running(kind, allow_tf32=arithmetic == "tf32"):
             fused(problem)
             with torch.no_grad():
                 fused(problem)
+    no_steps = draw(fitted(Case(3, 1, 2, 1, bidirectional=True), kind, arithmetic))
+    with simulator.running(kind):
+        args = *arguments(no_steps), torch.tensor([0]), None, None
+        output, _, _, _, reserve = simulator.ops.forward(*args, True, True, arithmetic == "tf32")
+        grads = torch.ones_like(output), None, None, None
+        simulator.ops.backward(*grads, *args, output, reserve, True, True, arithmetic == "tf32")
 print("all ran")
 """
 

@@ -103,7 +103,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
 
   tiles.clear();
   block_barrier();
-  fetch(time(0));
+  if (num_steps > 0) fetch(time(0));
   cells.begin();
   put(tiles.current);
   block_barrier();

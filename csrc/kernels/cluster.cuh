@@ -169,7 +169,7 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
       mailbox.tiles.store(mailbox.tiles.current, at / width, at % width, as_factor<A>(p.h_0[b * width + at % width]));
     }
   }
-  cells.fetch(time(0));
+  if (num_steps > 0) cells.fetch(time(0));
   cells.begin();
   cluster_arrive();
   cluster_wait();

@@ -39,7 +39,7 @@ class ForwardCells {
     }
   }
 
-  // Before the first step, which was fetched.
+  // Before the first step, which was fetched if there is one.
   LSTM_FUSED_DEVICE void begin() {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
@@ -113,8 +113,8 @@ class ForwardCells {
   int length[kRows];
   T h[kRows];
   Acc c[kRows];
-  Gates<T> input[kRows] = {}, coming[kRows];
-  bool starts[kRows];  // at the step that was fetched
+  Gates<T> input[kRows] = {}, coming[kRows] = {};
+  bool starts[kRows] = {};  // at the step that was fetched
 };
 
 // A cell's grad_gates as the step before multiplies them.

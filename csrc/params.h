@@ -56,7 +56,7 @@ struct ForwardParams {
   const T* b_hh;       // (4H,)
   const T* h_0;        // (B, P)
   const T* c_0;        // (B, H)
-  T* gates;            // (T', B, 4H): in x W_ih^T, out the activated gates if keep_gates, else undefined
+  T* gates;            // (T', B, 4H): in x W_ih^T unless x is given, out the activated gates if keep_gates
   int64_t gates_time;  // the time of the first row of `gates`, where T' < T
   bool keep_gates;
   Acc* cells;  // (T, B, H) or (B, H); see cells_time
@@ -64,11 +64,12 @@ struct ForwardParams {
   T* h_n;      // (B, P)
   T* c_n;      // (B, H)
 
-  // CUDA only.
-  T* hidden = nullptr;      // (B, H), scratch of `step` with a projection: o * tanh(c)
-  const T* x = nullptr;     // (T, B, I), where `block` projects the input itself; `gates` is then written only
+  T* hidden = nullptr;  // (B, H), CUDA only: scratch of `step` with a projection, o * tanh(c)
+
+  // Where the kernel projects the input itself; `gates` is then written only.
+  const T* x = nullptr;     // (T, B, I)
   const T* w_ih = nullptr;  // (4H, I)
-  int64_t input_size = 0;   // I
+  int64_t input_size = 0;   // I; 0 without x
 };
 
 template <class T, class Acc = T>

@@ -1,5 +1,6 @@
 // The CPU kernels: the recurrence of one layer, all directions and time steps, and the gradients of its weights. The
-// input projection and its gradient are large products left to the caller.
+// input projection is a large product left to the caller, or part of the recurrence; its gradient is left to the
+// caller.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ struct Steps {
 
 template <class T>
 struct CpuKernels {
-  int64_t (*forward_workspace)(const LayerShape&);  // elements for one direction, 64-byte aligned
+  // Elements for one direction, 64-byte aligned. input_size: that of the parameters, 0 without x.
+  int64_t (*forward_workspace)(const LayerShape&, int64_t input_size);
   int64_t (*backward_workspace)(const LayerShape&);
   void (*forward)(const LayerShape&, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps,
                   CpuSplit, const Parallel&);
@@ -34,6 +36,7 @@ struct CpuKernels {
 
 struct InstructionSet {
   const char* name;
+  bool multiplies_and_adds;  // in one instruction, with one rounding
   CpuKernels<float> float32;
   CpuKernels<double> float64;
 };

@@ -1,5 +1,6 @@
-// Forward recurrence: gates = x W_ih^T (given) + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with
-// a projection. A block is one vector of units: two panels of W_hh hold its rows, i and f in one, g and o in the other.
+// Forward recurrence: gates = h_prev W_hh^T + x W_ih^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
+// projection. x W_ih^T is given, or with x formed here. A block is one vector of units: two panels hold its rows of
+// W_hh (and of W_ih), i and f in one, g and o in the other.
 #include "cell.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
@@ -9,17 +10,18 @@ namespace {
 
 constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 
-// Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh, and with a
-// projection packed W_hr and o tanh(c).
+// Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh and, with x, W_ih,
+// panel by panel, and with a projection packed W_hr and o tanh(c).
 template <class T>
 struct Workspace {
-  int64_t bias, w_hh, w_hr, hidden, size;
+  int64_t bias, gates_panel, gates, w_hr, hidden, size;
 
-  explicit Workspace(const LayerShape& s) {
+  Workspace(const LayerShape& s, int64_t input_size) {
     const int64_t line = 64 / sizeof(T);
     bias = num_tiles(s.hidden_size, line) * line;
-    w_hh = bias + num_tiles(s.hidden_size, kLanes<T>) * kNumGates * kLanes<T>;
-    w_hr = w_hh + num_tiles(s.hidden_size, kLanes<T>) * kPanelsPerBlock * panel_size<T>(s.proj_width);
+    gates_panel = panel_size<T>(s.proj_width + input_size);
+    gates = bias + num_tiles(s.hidden_size, kLanes<T>) * kNumGates * kLanes<T>;
+    w_hr = gates + num_tiles(s.hidden_size, kLanes<T>) * kPanelsPerBlock * gates_panel;
     hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(s.hidden_size) : 0);
     size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
   }
@@ -29,7 +31,7 @@ template <class T>
 class Forward {
  public:
   Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace)
-      : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
+      : s(shape), p(params), clock{shape, params.reverse}, layout(shape, params.input_size), workspace(workspace) {}
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
@@ -51,8 +53,10 @@ class Forward {
       const int valid = valid_lanes<T>(unit, s.hidden_size);
       for (int gate = 0; gate < kNumGates; ++gate) {
         const int64_t row = gate * s.hidden_size + unit;
-        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate % kTileVectors,
-                        gates_panel(block, gate / kTileVectors));
+        T* const panel = gates_panel(block, gate / kTileVectors);
+        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate % kTileVectors, panel);
+        if (projects_input())
+          pack_transposed(p.w_ih + row * p.input_size, p.input_size, valid, gate % kTileVectors, input_panel(panel));
         for (int lane = 0; lane < kLanes<T>; ++lane)
           bias(block)[gate * kLanes<T> + lane] =
               p.b_ih != nullptr && lane < valid ? p.b_ih[row + lane] + p.b_hh[row + lane] : 0;
@@ -95,9 +99,13 @@ class Forward {
   struct Chunk {
     int64_t t, count;
     int64_t row[kChunk];
+    const T* x[kChunk];
     const T* h_prev[kChunk];
     const T* c_prev[kChunk];
   };
+
+  bool projects_input() const { return p.x != nullptr; }
+  bool uses_gates() const { return !projects_input() || p.keep_gates; }
 
   T* gate_row(int64_t t, int64_t b) const {
     return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
@@ -107,8 +115,9 @@ class Forward {
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
   T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
   T* gates_panel(int64_t block, int part) const {
-    return workspace + layout.w_hh + (block * kPanelsPerBlock + part) * panel_size<T>(s.proj_width);
+    return workspace + layout.gates + (block * kPanelsPerBlock + part) * layout.gates_panel;
   }
+  T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
   template <class F>
@@ -126,6 +135,7 @@ class Forward {
     const int64_t n = chunk.count++;
     const T* zeros = workspace;
     chunk.row[n] = b;
+    if (projects_input()) chunk.x[n] = p.x + (chunk.t * s.batch + b) * p.input_size;
     switch (clock.before(chunk.t, b)) {
       case Before::kInitial:
         chunk.h_prev[n] = p.h_0 + b * s.proj_width;
@@ -144,12 +154,19 @@ class Forward {
   template <int R>
   __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const int64_t unit = block * kLanes<T>;
-    for (int r = 0; r < R; ++r)  // x W_ih^T comes from afar: fetch it while the product runs
+    for (int r = 0; r < R && uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
         __builtin_prefetch(gate_row(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
     Accumulators<T, R> acc[kPanelsPerBlock];
-    for (int part = 0; part < kPanelsPerBlock; ++part)
-      acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, gates_panel(block, part));
+    for (int part = 0; part < kPanelsPerBlock; ++part) {
+      T* const panel = gates_panel(block, part);
+      acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, panel);
+      if (!projects_input()) continue;
+      // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
+      const Accumulators<T, R> input = multiply<T, R>(chunk.x + first, p.input_size, input_panel(panel));
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < kTileVectors; ++v) acc[part].at[r][v] += input.at[r][v];
+    }
     with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
       int r = 0;
       for (; r + kCellRows <= R; r += kCellRows)
@@ -158,7 +175,7 @@ class Forward {
     });
   }
 
-  // One block of rows n ... n + N - 1 of the chunk; i_f and g_o are h_prev W_hh^T.
+  // One block of rows n ... n + N - 1 of the chunk; i_f and g_o are h_prev W_hh^T, plus x W_ih^T if formed here.
   template <int N>
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t block, int lanes,
                                const Vec<T> (*i_f)[kTileVectors], const Vec<T> (*g_o)[kTileVectors]) const {
@@ -168,15 +185,17 @@ class Forward {
     T *gates[N], *c_out[N], *h_out[N];
     for (int r = 0; r < N; ++r) {
       const int64_t b = chunk.row[n + r];
-      gates[r] = gate_row(chunk.t, b) + unit;
+      gates[r] = uses_gates() ? gate_row(chunk.t, b) + unit : nullptr;
       c_out[r] = cell_row(chunk.t, b) + unit;
       h_out[r] = (s.has_projection ? hidden(b) : output(chunk.t, b)) + unit;
     }
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate, const Vec<T>(*product)[kTileVectors]) {
       const Vec<T> bias_of_gate = load(bias(block) + gate * kLanes<T>);
-      return V::each(
-          [&](int r) { return load(gates[r] + gate * width, lanes) + product[r][gate % kTileVectors] + bias_of_gate; });
+      return V::each([&](int r) {
+        const Vec<T> sum = product[r][gate % kTileVectors];
+        return (projects_input() ? sum : load(gates[r] + gate * width, lanes) + sum) + bias_of_gate;
+      });
     };
     const Gates<V> active = activate<Math>(Gates<V>{pre(0, i_f), pre(1, i_f), pre(2, g_o), pre(3, g_o)});
     const V c = next_cell(active, V::each([&](int r) { return load(chunk.c_prev[n + r] + unit, lanes); }));
@@ -216,15 +235,15 @@ class Forward {
 }  // namespace
 
 template <class T>
-int64_t forward_workspace(const LayerShape& shape) {
-  return Workspace<T>(shape).size;
+int64_t forward_workspace(const LayerShape& shape, int64_t input_size) {
+  return Workspace<T>(shape, input_size).size;
 }
 
 template <class T>
 void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
              CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d) {
-    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape));
+    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape, directions[d].input_size));
   };
   const int64_t unit_blocks = direction(0).num_unit_blocks(), projection_blocks = direction(0).num_projection_blocks();
   const Team team{parallel, num_directions};
@@ -256,8 +275,8 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
   });
 }
 
-template int64_t forward_workspace<float>(const LayerShape&);
-template int64_t forward_workspace<double>(const LayerShape&);
+template int64_t forward_workspace<float>(const LayerShape&, int64_t);
+template int64_t forward_workspace<double>(const LayerShape&, int64_t);
 template void forward(const LayerShape&, const ForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
 template void forward(const LayerShape&, const ForwardParams<double>*, int, double*, Steps, CpuSplit, const Parallel&);
 

@@ -6,7 +6,7 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 
 template <class T>
-int64_t forward_workspace(const LayerShape& shape);
+int64_t forward_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
 int64_t backward_workspace(const LayerShape& shape);
 template <class T>

@@ -39,6 +39,7 @@ LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size,
     row[r] = a[r];
     for (int v = 0; v < kTileVectors; ++v) acc[r][v] = Vec<T>{};
   }
+#pragma GCC unroll 2  // the pointers to 14 rows do not fit the registers: each that is fetched then serves two k
   for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
     Vec<T> w[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) {
@@ -97,6 +98,7 @@ LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
 template <class T>
 void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
   const int64_t valid = min(kPanelWidth<T>, width - begin);
+#pragma GCC unroll 2
   for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
     for (int64_t n = 0; n < valid; ++n) panel[n] = matrix[k * width + begin + n];
     for (int64_t n = valid; n < kPanelWidth<T>; ++n) panel[n] = 0;

@@ -5,11 +5,18 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool kMultipliesAndAdds = true;
+#else
+constexpr bool kMultipliesAndAdds = false;
+#endif
+
 template <class T>
 constexpr CpuKernels<T> kKernels = {forward_workspace<T>, backward_workspace<T>,        forward<T>,
                                     backward<T>,          weight_gradient_workspace<T>, weight_gradient<T>};
 
 extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kKernels<float>, kKernels<double>};
+const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kKernels<float>,
+                                        kKernels<double>};
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,1 +1,1 @@
-"""lstm_fused.LSTM against torch.nn.LSTM, side by side in one process: `python -m bench --help`."""
+"""lstm_fused.LSTM, its peers and the machine's floor, side by side in one process: `python -m bench --help`."""

@@ -1,19 +1,20 @@
-"""`python -m bench`: lstm_fused.LSTM against torch.nn.LSTM over a grid of shapes, in one process."""
+"""`python -m bench`: lstm_fused.LSTM against torch.nn.LSTM over a grid of shapes, in one process; on a CPU also against
+ONNX Runtime, and against the best that the machine could do."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import environment
+from bench import environment, floor, peer_onnxruntime
 from bench.cases import DTYPES, GRIDS, MODES, Case
 from bench.pair import Disagreement, Side, build, check_agreement, precision
 from bench.report import Report, Result, print_report, write
@@ -26,7 +27,7 @@ CALL_OVERHEAD_S = 2e-4
 GPU_FLOPS = 1e13  # a low guess, for estimates of how long a run takes
 WARM_UP_S = 1.0  # of a GPU: its clock rises under load
 BUSY = 0.5  # load per core above which a run warns
-WIDTH = 132  # of the tables where the output is no terminal
+WIDTH = 140  # of the tables where the output is no terminal
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,23 +53,31 @@ def default_device() -> str:
 
 
 def run_case(
-    case: Case, device: torch.device, block: Block, budget_s: float, block_s: float, as_graphs: bool = False
+    case: Case,
+    device: torch.device,
+    block: Block,
+    budget_s: float,
+    block_s: float,
+    as_graphs: bool = False,
 ) -> Result:
-    """Raises Disagreement where the two sides differ."""
+    """Raises Disagreement where a side differs from ours."""
 
     def call(side: Side) -> Call:
         plain = side.train if case.mode == "training" else side.infer
         return graphed(plain) if as_graphs else plain
 
     with precision(case.dtype):
-        sides = build(case, device)
-        difference = check_agreement(*sides, case)
-        calls = [call(side) for side in sides]
+        ours, theirs = build(case, device)
+        calls, peers = {"ours": call(ours), "theirs": call(theirs)}, {"torch": theirs}
+        if peer_onnxruntime.runs(case, device):
+            peers["ORT"] = peer_onnxruntime.build(case, theirs)
+            calls["onnxruntime"] = peers["ORT"].infer
         if device.type == "cuda" and case.dtype == "bfloat16":
-            calls.append(call(build(dataclasses.replace(case, dtype="float16"), device)[1]))
-            calls[-1]()
-        ours, theirs, *float16 = interleave(calls, block, budget_s, block_s=block_s)
-        return Result(case, ours, theirs, difference, *float16)
+            calls["float16"] = call(build(replace(case, dtype="float16"), device)[1])
+            calls["float16"]()
+        difference = check_agreement(case, ours, **peers)
+        timings = interleave(list(calls.values()), block, budget_s, block_s=block_s)
+        return Result(case, difference=difference, **dict(zip(calls, timings, strict=True)))
 
 
 def call_estimate(device: torch.device, dtype: str, block: Block) -> Callable[[Case], float]:
@@ -94,9 +103,9 @@ def call_estimate(device: torch.device, dtype: str, block: Block) -> Callable[[C
     return lambda other: CALL_OVERHEAD_S + estimate(other)
 
 
-def estimate_s(call_s: float, budget_s: float) -> float:
-    """Expected seconds for both sides of a case; one call of each side is the agreement check."""
-    return 2 * (max(budget_s, MIN_REPETITIONS * call_s) + call_s)
+def estimate_s(call_s: float, budget_s: float, num_sides: int = 2) -> float:
+    """Expected seconds for all sides of a case; one call of each side is the agreement check."""
+    return num_sides * (max(budget_s, MIN_REPETITIONS * call_s) + call_s)
 
 
 def warm_up(device: torch.device, seconds: float) -> None:
@@ -126,9 +135,12 @@ def main() -> int:
     if not cases:
         raise SystemExit("no case matches --group, --mode, --dtype and --filter")
     folder = options.out or (environment.ROOT / "bench" / "results" if cases == grid.cases() else Path("out"))
-    where = environment.describe(device)
-    call_s = {dtype: call_estimate(device, dtype, block) for dtype in {case.dtype for case in cases}}
-    estimates = [estimate_s(call_s[case.dtype](case), budget_s) for case in cases]
+    dtypes = {case.dtype for case in cases}
+    where = environment.describe(device) | {"onnxruntime": peer_onnxruntime.version()}
+    call_s = {dtype: call_estimate(device, dtype, block) for dtype in dtypes}
+    estimates = [
+        estimate_s(call_s[case.dtype](case), budget_s, 2 + peer_onnxruntime.runs(case, device)) for case in cases
+    ]
 
     console = Console()
     if not console.is_terminal:
@@ -136,6 +148,11 @@ def main() -> int:
     console.print(f"{len(cases)} cases on {where['device']}, about {min(sum(estimates), limit_s) / 60:.1f} min")
     if where["load"] > BUSY * where["cores"]:
         console.print(f"[yellow]The machine is busy (load {where['load']:.1f}): these times and ratios will mislead.")
+    if device.type == "cpu" and not peer_onnxruntime.version():
+        console.print("onnxruntime or onnx is not installed: torch.nn.LSTM is the only peer.")
+    rates = None
+    if device.type == "cpu":
+        rates = floor.measure(dtypes)
     results: dict[Case, Result] = {}
     failed: dict[Case, str] = {}
     columns = (TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
@@ -155,18 +172,23 @@ def main() -> int:
     if not results:
         raise SystemExit(f"no case was measured within {limit_s:.0f} s; see --limit")
 
+    if rates:
+        rates = rates.best_of(floor.measure(dtypes))
+        results = {case: replace(result, floor=floor.floor_s(case, rates)) for case, result in results.items()}
     settings = {"budget_s": budget_s, "limit_s": limit_s, "quick": options.quick}
     settings |= {"clear_l2": options.clear_l2, "graph": options.graph}
     left_out = [case.name for case in cases if case not in results and case not in failed]
     of_failed = [f"{case.name}: {error}" for case, error in failed.items()]
-    report = Report(where, settings, [results[case] for case in cases if case in results], left_out, of_failed)
+    report = Report(where, settings, [results[case] for case in cases if case in results], left_out, of_failed, rates)
     print_report(report, console)
     name = environment.slug(where["device"]) + ("-graph" if options.graph else "")
     for path in write(report, folder, name):
         console.print(f"wrote {path}", highlight=False)
-    *_, count, mean, worst, worst_case = report.summary()[-1]
-    unmeasured = f"{len(failed)} failed, {len(left_out)} left out"
-    console.print(f"{count} cases, geometric mean {mean}, worst {worst} ({worst_case}), {unmeasured}", highlight=False)
+    for row in report.summary():
+        if row["group"] == "all":
+            means = f"geometric mean {row['geometric mean']}, worst {row['worst']} ({row['worst case']})"
+            console.print(f"{row['peer']}/ours: {row['cases']} cases, {means}", highlight=False)
+    console.print(f"{len(failed)} failed, {len(left_out)} left out", highlight=False)
     return 1 if failed else 0
 
 

@@ -56,17 +56,25 @@ class Case:
         return [self.seq_len - span * row // max(1, self.batch - 1) for row in range(self.batch)]
 
     @property
+    def num_steps(self) -> int:
+        """Steps of all rows together: T*B, or the sum of the lengths."""
+        return sum(self.lengths) if self.lengths else self.seq_len * self.batch
+
+    @property
+    def input_sizes(self) -> list[int]:
+        """Of each layer: H, and D*H above the first."""
+        return [self.hidden_size] + [self.num_directions * self.hidden_size] * (self.num_layers - 1)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of one call, matrix products only; a multiply-add counts as two.
 
-        A layer and direction costs 2 * T*B * 4H * (I + H) forward, where I is H in the first layer and D*H above it,
-        and T*B is the sum of the lengths where rows are ragged. Training costs three times as much: backward has one
-        product for the gradient of the weights and one for the gradient of input and state.
+        A layer and direction costs 2 * T*B * 4H * (I + H) forward, where T*B is the sum of the lengths where rows are
+        ragged. Training costs three times as much: backward has one product for the gradient of the weights and one for
+        the gradient of input and state.
         """
-        steps = sum(self.lengths) if self.lengths else self.seq_len * self.batch
-        hidden, directions = self.hidden_size, self.num_directions
-        widths = [hidden] + [directions * hidden] * (self.num_layers - 1)
-        forward = sum(2 * steps * 4 * hidden * (width + hidden) * directions for width in widths)
+        hidden, rows = self.hidden_size, self.num_steps * self.num_directions
+        forward = sum(2 * rows * 4 * hidden * (input_size + hidden) for input_size in self.input_sizes)
         return forward * (3 if self.mode == "training" else 1)
 
 

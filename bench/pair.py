@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 class Disagreement(AssertionError):
-    """The two modules computed different results, so their times must not be compared."""
+    """Two sides computed different results, so their times must not be compared."""
 
 
 @dataclass
@@ -103,21 +104,27 @@ def build(case: Case, device: torch.device, seed: int = 0) -> tuple[Side, Side]:
     return side(ours, lambda input: ours(input, lengths=lengths_on_device)), side(theirs, packed)
 
 
-def check_agreement(ours: Side, theirs: Side, case: Case) -> float:
-    """Runs both sides once and returns the largest relative difference of any output or gradient.
+class Comparable(Protocol):
+    def tensors(self, mode: str) -> dict[str, Tensor]: ...
+
+
+def check_agreement(case: Case, ours: Comparable, **peers: Comparable) -> float:
+    """Runs every side once and returns the largest relative difference of any output or gradient of ours from a peer's.
 
     Raises Disagreement where it exceeds the tolerance, or where one side lacks a gradient that the other has.
     """
     tolerance = TOLERANCE[case.dtype]
-    got, expected = ours.tensors(case.mode), theirs.tensors(case.mode)
-    if got.keys() != expected.keys():
-        raise Disagreement(f"{case.name}: only one side has {sorted(got.keys() ^ expected.keys())}")
-    worst = 0.0
-    for name, tensor in expected.items():
-        error = relative_difference(got[name], tensor)
-        if not error <= tolerance:  # a NaN must fail too
-            raise Disagreement(f"{case.name}: {name} differs by {error:.2e} of its largest element, > {tolerance:.0e}")
-        worst = max(worst, error)
+    got, worst = ours.tensors(case.mode), 0.0
+    for peer, side in peers.items():
+        expected = side.tensors(case.mode)
+        if got.keys() != expected.keys():
+            raise Disagreement(f"{case.name}: only ours or {peer}'s has {sorted(got.keys() ^ expected.keys())}")
+        for name, tensor in expected.items():
+            error = relative_difference(got[name], tensor)
+            if not error <= tolerance:  # a NaN must fail too
+                text = f"{name} differs by {error:.2e} of the largest element of {peer}'s, > {tolerance:.0e}"
+                raise Disagreement(f"{case.name}: {text}")
+            worst = max(worst, error)
     return worst
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import environment
+from bench import environment, floor, peer_onnxruntime
+from bench.__main__ import run_case
 from bench.cases import CPU_GRID, CUDA_GRID, MODES, Case, Grid
 from bench.constants import __main__ as constants
 from bench.pair import Disagreement, build, check_agreement, precision, relative_difference
@@ -18,6 +19,10 @@ from bench.report import Report, Result, from_json, geometric_mean, markdown, to
 from bench.timing import MAX_REPETITIONS, Timing, interleave
 
 CPU = torch.device("cpu")
+RATES = floor.Rates({"float32": 1e8, "bfloat16": 2e8}, {2**16: 8e6, 2**20: 2e6})
+needs_onnxruntime = pytest.mark.skipif(
+    not peer_onnxruntime.version(), reason="onnxruntime or onnx is not installed (requirements-dev.txt)"
+)
 
 
 def small_report() -> Report:
@@ -35,6 +40,14 @@ def small_report() -> Report:
     where |= {"dirty": True, "load": 0.1, "csrc": "0" * 64, "date": "2026-01-01"}
     results = [Result(case, fast, slow, 1e-7), Result(slower, slow, fast, 2e-7)]
     return Report(where, {"quick": True}, results, ["sizes training float32 T256 B64 H1024"])
+
+
+def report_with_onnxruntime_and_floors() -> Report:
+    plain = small_report()
+    inference, training = (dataclasses.replace(result, floor=5e-5) for result in plain.results)
+    inference = dataclasses.replace(inference, onnxruntime=Timing(8e-5, 9e-5, 7, 1))
+    where = plain.environment | {"onnxruntime": "1.32.0"}
+    return dataclasses.replace(plain, environment=where, results=[inference, training], rates=RATES)
 
 
 @pytest.mark.parametrize("grid", [CPU_GRID, CUDA_GRID], ids=["cpu", "cuda"])
@@ -99,13 +112,80 @@ def test_report_survives_json_and_markdown(tmp_path):
     assert data["summary"][-1]["worst case"] == "sizes training float32 T32 B8 H256 L2"
 
     lines = markdown(report).splitlines()
-    assert "| float32 | T32 B8 H256 | 100.0 | 150.0 | 400.0 | 500.0 | 2684.4 | 671.1 | 4.00 |" in lines
+    assert "| dtype | case | ours us | torch us | GFLOP/s | torch/ours |" in lines
+    assert "| float32 | T32 B8 H256 | 100.0 | 400.0 | 2684.4 | 4.00 |" in lines
     assert "- sizes training float32 T256 B64 H1024" in lines
 
     paths = write(report, tmp_path / "new", "machine")
     assert [path.name for path in paths] == ["machine.json", "machine.md", "machine.png"]
     assert from_json(paths[0].read_text()) == report
     assert paths[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_with_a_second_peer_and_floors(tmp_path):
+    report = report_with_onnxruntime_and_floors()
+    assert from_json(to_json(report)) == report
+    data = json.loads(to_json(report))
+    assert data["results"][0]["onnxruntime_ratio"] == pytest.approx(0.8)
+    assert data["results"][0]["over_floor"] == pytest.approx(2)
+    assert data["results"][1]["onnxruntime_ratio"] is None
+    # A row for everything of each peer; a case without ONNX Runtime is none of its cases.
+    of_all = [row for row in data["summary"] if row["group"] == "all"]
+    assert [(row["peer"], row["cases"], row["geometric mean"]) for row in of_all] == [
+        ("torch", "2", "1.00"),
+        ("ORT", "1", "0.80"),
+    ]
+    assert [row["ours/floor"] for row in of_all] == ["4.00", "2.00"]
+    lines = markdown(report).splitlines()
+    assert "| float32 | T32 B8 H256 | 100.0 | 400.0 | 80.0 | 50.0 | 2684.4 | 4.00 | 0.80 | 2.00 |" in lines
+    assert "| float32 | T32 B8 H256 L2 | 400.0 | 100.0 |  | 50.0 | 4026.5 | 0.25 |  | 8.00 |" in lines
+    assert "onnxruntime 1.32.0" in lines[2] and "ORT: ONNX Runtime" in lines[4] and "64 KB: 0" in lines[6]
+    assert write(report, tmp_path, "machine")[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_floor_is_the_slower_of_products_and_memory():
+    case = Case("sizes", "inference", "float32", seq_len=1, batch=1, hidden_size=64)
+    weights, activations = 4 * 8 * 64 * 64, 4 * (64 + 64)
+    assert floor.traffic(case) == (weights + activations, 0, 4 * 4 * 64 * 64)
+    assert floor.floor_s(case, RATES) == pytest.approx((weights + activations) / 8e6)
+    # More steps read W_hh again, which is 64 KB; with many rows the products take longer than that.
+    long = dataclasses.replace(case, seq_len=11)
+    once, again, w_hh = floor.traffic(long)
+    assert (once, again) == (weights + 11 * activations, 10 * w_hh)
+    assert floor.floor_s(long, RATES) == pytest.approx((once + again) / 8e6)
+    many = dataclasses.replace(long, batch=10_000)
+    assert floor.floor_s(many, RATES) == pytest.approx(many.flops / 1e8)
+    assert floor.floor_s(dataclasses.replace(many, dtype="bfloat16"), RATES) == pytest.approx(many.flops / 2e8)
+    # H = 256: W_hh of 1 MB comes at the rate of the larger buffer.
+    wide = dataclasses.replace(long, hidden_size=256)
+    assert floor.floor_s(wide, RATES) == pytest.approx(sum(floor.traffic(wide)[:2]) / 2e6)
+
+
+def test_traffic_of_layers_directions_and_training():
+    case = Case("layers", "inference", "bfloat16", 3, 5, 8, num_layers=2, num_directions=2)
+    w_hh = 2 * 4 * 8 * 8
+    weights = 4 * w_hh + 2 * w_hh + 2 * 2 * w_hh  # W_hh, W_ih of the first layer, W_ih of the second, twice as wide
+    activations = 2 * 3 * 5 * (8 + 2 * 16)
+    assert floor.traffic(case) == (weights + activations, 2 * 4 * w_hh, w_hh)
+    training = dataclasses.replace(case, mode="training")
+    assert floor.traffic(training) == (3 * weights + 2 * activations, 2 * 2 * 4 * w_hh, w_hh)
+    ragged = dataclasses.replace(case, ragged=True)
+    assert floor.traffic(case)[0] - floor.traffic(ragged)[0] == 2 * (15 - sum(ragged.lengths)) * (8 + 2 * 16)
+
+
+def test_measured_rates_cover_every_dtype_and_never_rise_with_the_size(monkeypatch):
+    monkeypatch.setattr(floor, "MATRIX", 8)
+    monkeypatch.setattr(floor, "BUDGET_S", 0)
+    monkeypatch.setattr(floor, "SIZES", (2**8, 2**12, 2**14))
+    rates = floor.measure(["bfloat16", "float64"])
+    assert rates.flops.keys() == {"bfloat16", "float64", "float32"}
+    assert rates.flops["bfloat16"] >= rates.flops["float32"] > 0
+    assert list(rates.reading) == [2**8, 2**12, 2**14]
+    assert list(rates.reading.values()) == sorted(rates.reading.values(), reverse=True)
+    assert rates.bytes_per_s(2**13) == rates.reading[2**12]
+    assert rates.bytes_per_s(1) == rates.reading[2**8]
+    better = floor.Rates(rates.flops | {"float64": math.inf}, rates.reading | {2**8: 0.0})
+    assert rates.best_of(better) == floor.Rates(better.flops, rates.reading)
 
 
 def test_calls_take_turns_until_the_budget_is_spent():
@@ -164,11 +244,52 @@ def test_environment_is_json_and_names_the_machine():
 def test_the_two_sides_agree_and_a_wrong_one_is_caught(mode: str, dtype: str, ragged: bool):
     case = Case("lengths", mode, dtype, 9, 3, 16, num_layers=2, num_directions=2, ragged=ragged)
     ours, theirs = build(case, CPU)
-    assert check_agreement(ours, theirs, case) < 0.02
+    assert check_agreement(case, ours, torch=theirs) < 0.02
     with torch.no_grad():
         ours.parameters[0][1][0] += 1
-    with pytest.raises(Disagreement, match=f"lengths {mode} {dtype} .* differs by"):
-        check_agreement(ours, theirs, case)
+    with pytest.raises(Disagreement, match=f"lengths {mode} {dtype} .* differs by .* torch's"):
+        check_agreement(case, ours, torch=theirs)
+
+
+@needs_onnxruntime
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+def test_onnxruntime_computes_the_same_and_a_wrong_one_is_caught(layers: int, directions: int, ragged: bool):
+    case = Case("lengths", "inference", "float32", 9, 3, 16, layers, directions, ragged)
+    ours, theirs = build(case, CPU)
+    theirs.parameters[0][1].data[0] += 1  # a weight of layer 0 alone: every later one would hide it less
+    wrong = peer_onnxruntime.build(case, theirs)
+    assert check_agreement(case, ours, ORT=peer_onnxruntime.build(case, ours)) < 2e-5
+    with pytest.raises(Disagreement, match=r"lengths inference float32 .* differs by .* ORT's"):
+        check_agreement(case, ours, ORT=wrong)
+
+
+@needs_onnxruntime
+def test_onnxruntime_has_torchs_threads(threads):
+    for number in (1, 2):
+        threads(number)
+        case = Case("sizes", "inference", "float32", 1, 1, 8)
+        session = peer_onnxruntime.build(case, build(case, CPU)[1]).session
+        options = session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (number, 1)
+
+
+def test_a_case_is_timed_with_and_without_onnxruntime(monkeypatch):
+    """Each side once per round; where ONNX Runtime is missing, or the case not one of its own, the others remain."""
+
+    def sides(case: Case) -> dict[str, bool]:
+        result = run_case(case, CPU, lambda call, calls: float(call() is None), budget_s=0.0, block_s=0.0)
+        return {name: getattr(result, name) is not None for name in ("ours", "theirs", "onnxruntime")}
+
+    case = Case("sizes", "inference", "float32", 2, 1, 8)
+    installed = peer_onnxruntime.version() is not None
+    assert sides(case) == {"ours": True, "theirs": True, "onnxruntime": installed}
+    for other in ({"mode": "training"}, {"dtype": "bfloat16"}):
+        assert not sides(dataclasses.replace(case, **other))["onnxruntime"]
+    monkeypatch.setattr(peer_onnxruntime, "onnxruntime", None)
+    assert peer_onnxruntime.version() is None
+    assert sides(case) == {"ours": True, "theirs": True, "onnxruntime": False}
 
 
 def test_relative_difference():
@@ -204,7 +325,7 @@ def test_report_of_a_gpu():
     text = markdown(report)
     assert "cuDNN 91300, driver 580.1" in text
     assert "replays of CUDA graphs" in text
-    assert "| 2684.4 | 671.1 | 4.00 | 20.0 |" in text
+    assert "| 100.0 | 400.0 | 20.0 | 2684.4 | 4.00 |" in text
     assert "- block T1: h_n differs" in text
     assert "float16" not in markdown(plain)
 

@@ -23,35 +23,40 @@ inline int valid_lanes(int64_t begin, int64_t width) {
   return begin >= width ? 0 : static_cast<int>(min(kLanes<T>, width - begin));
 }
 
+// Vectors of a tile of few rows, so that it reads whole lines of a matrix, several in a row, and has enough sums to
+// hide the latency of one.
+constexpr int kWideRows = 3, kWideVectors = kTileRows * kTileVectors / kWideRows / kTileVectors * kTileVectors;
+
 constexpr int kPrefetchRows = 4;  // how far ahead of the product a panel is fetched
 
-template <class T, int R>
+template <class T, int R, int V = kTileVectors>
 struct Accumulators {
-  Vec<T> at[R][kTileVectors];
+  Vec<T> at[R][V];
 };
 
-// a[r][k * a_stride] is A.
-template <class T, int R>
-LSTM_FUSED_INLINE Accumulators<T, R> multiply(const T* const* a, int64_t k_size, const T* panel, int64_t a_stride = 1) {
+// a[r][k * a_stride] is A; a panel that is part of a matrix has the distance between its rows.
+template <class T, int R, int V = kTileVectors>
+LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const T* panel,
+                                                 int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>) {
   const T* row[R];
-  Vec<T> acc[R][kTileVectors];  // not the result itself: whose address escapes does not live in registers
+  Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
   for (int r = 0; r < R; ++r) {
     row[r] = a[r];
-    for (int v = 0; v < kTileVectors; ++v) acc[r][v] = Vec<T>{};
+    for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
   }
 #pragma GCC unroll 2  // the pointers to 14 rows do not fit the registers: each that is fetched then serves two k
-  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
-    Vec<T> w[kTileVectors];
-    for (int v = 0; v < kTileVectors; ++v) {
+  for (int64_t k = 0; k < k_size; ++k, panel += panel_stride) {
+    Vec<T> w[V];
+    for (int v = 0; v < V; ++v) {
       w[v] = load(panel + v * kLanes<T>);
-      __builtin_prefetch(panel + v * kLanes<T> + kPrefetchRows * kPanelWidth<T>);
+      __builtin_prefetch(panel + v * kLanes<T> + kPrefetchRows * panel_stride);
     }
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kTileVectors; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
+      for (int v = 0; v < V; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
   }
-  Accumulators<T, R> result;
+  Accumulators<T, R, V> result;
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < kTileVectors; ++v) result.at[r][v] = acc[r][v];
+    for (int v = 0; v < V; ++v) result.at[r][v] = acc[r][v];
   return result;
 }
 
@@ -97,12 +102,11 @@ LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
 // The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width.
 template <class T>
 void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
-  const int64_t valid = min(kPanelWidth<T>, width - begin);
-#pragma GCC unroll 2
-  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>) {
-    for (int64_t n = 0; n < valid; ++n) panel[n] = matrix[k * width + begin + n];
-    for (int64_t n = valid; n < kPanelWidth<T>; ++n) panel[n] = 0;
-  }
+  int valid[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) valid[v] = valid_lanes<T>(begin + v * kLanes<T>, width);
+  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>)
+    for (int v = 0; v < kTileVectors; ++v)
+      store(panel + v * kLanes<T>, load(matrix + k * width + begin + v * kLanes<T>, valid[v]));
 }
 
 // Rows and columns of a square of kLanes vectors change places. A step interleaves the upper half of the rows with the

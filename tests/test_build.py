@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import setup_file
 import toolchain
 import torch
 
@@ -242,13 +243,7 @@ def test_older_toolkit_builds_for_the_gpus_it_knows(bare_machine: Path, monkeypa
 
 @pytest.fixture(scope="module")
 def setup_py() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lstm_fused_setup", ROOT / "setup.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return setup_file.load()
 
 
 def flags_by_object(text: str) -> dict[str, str]:

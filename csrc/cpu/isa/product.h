@@ -123,8 +123,8 @@ LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   for (int step = 1; step < kLanes<T>; step *= 2) {
     Vec<T> next[kLanes<T>];
     for (int n = 0; n < kHalf; ++n) {
-      next[2 * n] = __builtin_shuffle(rows[n], rows[n + kHalf], low);
-      next[2 * n + 1] = __builtin_shuffle(rows[n], rows[n + kHalf], high);
+      next[2 * n] = shuffle<T>(rows[n], rows[n + kHalf], low);
+      next[2 * n + 1] = shuffle<T>(rows[n], rows[n + kHalf], high);
     }
     for (int n = 0; n < kLanes<T>; ++n) rows[n] = next[n];
   }

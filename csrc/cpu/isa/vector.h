@@ -75,6 +75,19 @@ LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
   for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
+// Lane j is lane lanes[j] of the 2 * kLanes lanes of a and b. All of `lanes` are constants once loops are unrolled:
+// clang, which has no __builtin_shuffle, then turns the moves of single lanes into shuffles.
+template <class T>
+LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Ints<T> lanes) {
+#if defined(__clang__)
+  Vec<T> result;
+  for (int j = 0; j < kLanes<T>; ++j) result[j] = lanes[j] < kLanes<T> ? a[lanes[j]] : b[lanes[j] - kLanes<T>];
+  return result;
+#else
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
 // N vectors as one: what is computed from them is N chains of instructions that do not wait for each other. (A vector
 // type of N times the width would do, but without AVX-512 GCC keeps those in memory.)
 template <class T, int N>

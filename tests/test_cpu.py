@@ -1,0 +1,177 @@
+"""The CPU kernels among threads, torch's and Python's, and in each instruction set that this machine has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import setup_file
+import toolchain
+import torch
+from cases import Case, draw
+from numerics import Results, assert_accurate, fused
+from test_extremes import scaled
+from torch import Tensor
+
+import lstm_fused
+
+# Rows for every thread, and one row whose hidden units the threads share.
+SPLITS = [
+    Case(5, 17, 33, 65, num_layers=2, bidirectional=True, lengths=True, reset=0.2, return_cells=True),
+    Case(6, 1, 40, 160, proj_size=48),
+]
+
+
+def at_once(callers: int, call: Callable[[int], object]) -> list:
+    """call(0) ... call(callers - 1), each in a Python thread of its own; none begins before all are there."""
+    start = threading.Barrier(callers)
+
+    def wait_and_call(index: int) -> object:
+        start.wait()
+        return call(index)
+
+    with ThreadPoolExecutor(callers) as pool:
+        return list(pool.map(wait_and_call, range(callers)))
+
+
+def same_bits(a: Results, b: Results) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("number_of_threads", [1, 2])
+def test_eight_python_threads_share_a_module(number_of_threads: int, threads):
+    threads(number_of_threads)
+    module = lstm_fused.LSTM(24, 96, num_layers=2, bidirectional=True)
+    inputs = [torch.randn(15, 1 + 3 * index, 24) for index in range(8)]
+
+    def infer(index: int) -> Tensor:
+        with torch.inference_mode():
+            return module(inputs[index])[0]
+
+    alone = [infer(index) for index in range(8)]
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(at_once(8, infer), alone, strict=True))
+
+
+@pytest.mark.parametrize("case", SPLITS, ids=str)
+@pytest.mark.parametrize("number_of_threads", [1, 2, 3])
+def test_a_number_of_threads_gives_right_results_and_the_same_bits(case: Case, number_of_threads: int, threads):
+    """Forward and backward, in turn and from several Python threads at once, which all have torch's number."""
+    threads(number_of_threads)
+    assert_accurate(case, times=1)
+    problem = draw(case)
+    first = fused(problem)
+    assert same_bits(fused(problem), first)
+    seen = at_once(4, lambda _: (torch.get_num_threads(), fused(problem)))
+    assert all(number == number_of_threads and same_bits(results, first) for number, results in seen)
+
+
+def test_python_runs_while_the_op_does():
+    """The op's caller says `begun`, calls and says `ended`; a second thread, waiting for the first word, looks whether
+    the last has been said. As no thread has to give up Python's lock before 1000 s have passed, the second gets to look
+    where the first gives the lock up by itself: inside the op, or not before the end.
+    """
+    case = Case(2000, 1, 8, 32)
+    leaves = draw(case).leaves
+    weights = [tensor for name, tensor in leaves.items() if name not in ("input", "h_0", "c_0")]
+    operands = (leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None)
+    output, *_, reserve = torch.ops.lstm_fused.forward(*operands, True, False, False)
+    gradients = (torch.ones_like(output), None, None, None)
+    calls = {
+        "forward": lambda: torch.ops.lstm_fused.forward(*operands, True, False, False),
+        "backward": lambda: torch.ops.lstm_fused.backward(*gradients, *operands, output, reserve, True, True, False),
+    }
+
+    def looks_into(call: Callable[[], object]) -> bool:
+        begun, ended = threading.Event(), False
+
+        def caller() -> None:
+            nonlocal ended
+            begun.set()
+            call()
+            ended = True
+
+        thread = threading.Thread(target=caller)
+        thread.start()
+        begun.wait()
+        inside = not ended
+        thread.join()
+        return inside
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        assert not looks_into(lambda: sum(range(100_000)))  # a call that keeps the lock
+        # A machine may be too busy to let the second thread run in time, but not every time.
+        found = {name: any(looks_into(call) for _ in range(50)) for name, call in calls.items()}
+    finally:
+        sys.setswitchinterval(before)
+    assert found == {"forward": True, "backward": True}
+
+
+# Sizes around the lanes, the tile rows and the panels of every instruction set, and values at the ends of exp().
+HOSTILE = [
+    Case(1, 1, 1, 1),
+    Case(7, 3, 17, 17),
+    Case(4, 15, 5, 33, num_layers=2, bidirectional=True, lengths=True, reset=0.3, return_cells=True),
+    Case(5, 15, 3, 19, proj_size=7, bias=False),
+    Case(3, 2, 9, 130, hx=False),
+]
+SCALES = [("bias_ih", 30.0), ("input", 300.0), ("c_0", 300.0), ("input", 1e-42)]
+
+
+def check_hostile_cases() -> None:
+    """What the process below runs."""
+    for dtype in (torch.float32, torch.float64):
+        for case in HOSTILE:
+            assert_accurate(case.but(dtype=dtype))
+        for names, factor in SCALES:
+            assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor))
+
+
+@pytest.mark.parametrize("name", setup_file.load().INSTRUCTION_SETS)
+def test_an_instruction_set(name: str):
+    """In a process of its own: the choice is made once."""
+    script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
+    script += "from test_cpu import check_hostile_cases; check_hostile_cases(); print('right')"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"LSTM_FUSED_CPU_ISA": name, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    chosen, *rest = done.stdout.split()
+    if chosen != name:
+        pytest.skip(f"this machine has no {name}, and ran {chosen}")
+    assert rest == ["right"], done.stderr[-3000:]
+
+
+# Another architecture: everything that a build there would compile, by clang for aarch64.
+
+ZIG = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
+
+
+@pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import ziglang"], capture_output=True).returncode != 0,
+    reason="ziglang is not installed (requirements-dev.txt)",
+)
+@pytest.mark.parametrize(
+    "folder", ["cpu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plan", "kernels", "torch"))]
+)
+def test_compiles_on_aarch64(folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The objects are not run. Unoptimized, as that is several times faster and finds the same errors."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    setup = setup_file.load()
+    assert setup.INSTRUCTION_SETS == {"baseline": ""}
+    text = setup.ninja_file(Path("build/x"), "_plan.so", toolchain.find_torch(), None)
+    sources = {source: flags for source, flags in setup_file.compiled(text) if source.startswith(f"csrc/{folder}/")}
+    sources.pop("csrc/plan/bindings.cpp", None)  # needs the Python headers of that machine
+    assert sources
+    flags = [*setup.FLAGS, "-O0", "-fno-sanitize=undefined", "-Werror", "-Wno-unused-command-line-argument"]
+    for source, own_flags in sources.items():
+        command = [*ZIG, *flags, *own_flags, "-c", source, "-o", str(tmp_path / "object.o")]
+        done = subprocess.run(command, cwd=setup.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{source}:\n{done.stderr[:3000]}"

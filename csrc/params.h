@@ -100,6 +100,15 @@ struct BackwardParams {
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
 };
 
+// y = x W^T.
+template <class T>
+struct ProductParams {
+  int64_t num_rows, x_width, y_width;
+  const T* x;  // (num_rows, x_width)
+  const T* w;  // (y_width, x_width)
+  T* y;        // (num_rows, y_width), out
+};
+
 // grad W = grad_y^T x: W_ih, W_hh and W_hr alike.
 template <class T>
 struct WeightGradientParams {

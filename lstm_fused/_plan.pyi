@@ -117,6 +117,12 @@ class CpuPlan:
     def split(self) -> Literal["rows", "gates"]: ...
     @property
     def num_tasks(self) -> int: ...
+    @property
+    def direct_w_hh(self) -> bool:
+        """Read where it lies at every step, rather than packed once per call."""
+    @property
+    def direct_w_ih(self) -> bool:
+        """Read where it lies by our own product, rather than x W_ih^T by torch's."""
 
 class Plan:
     """Printing it says what runs, what it costs and why every other candidate does not run."""

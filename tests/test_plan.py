@@ -293,6 +293,35 @@ def test_cpu_split_rule() -> None:
     assert split(8, 16, 8, seq_len=1) == ("rows", 1)
 
 
+def direct(seq_len: int, batch: int, hidden_size: int, **sizes) -> tuple[bool, bool]:
+    found = _plan.plan_cpu(Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, **sizes), 1)
+    return found.direct_w_hh, found.direct_w_ih
+
+
+def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
+    # short rows of W_hh: up to 24 rows T x B, as for W_ih
+    assert direct(1, 24, 127) == direct(24, 1, 127) == (True, True)
+    assert direct(25, 1, 127) == direct(1, 25, 127) == (False, False)
+    # long ones: up to 48, or a single row of the batch
+    assert direct(6, 4, 128) == direct(1, 1, 1024) == (True, True)
+    assert direct(5, 5, 128) == direct(48, 1, 128) == direct(24, 2, 128) == (True, False)
+    assert direct(7, 7, 128) == (False, False)
+    assert direct(1000, 1, 128) == (True, False)
+    assert direct(1000, 2, 1024) == (False, False)
+    # h is as wide as its projection
+    assert direct(100, 1, 1024, proj_size=127) == (False, False)
+    assert direct(100, 1, 1024, proj_size=128) == (True, False)
+    assert direct(1, 0, 16) == (True, True)
+
+
+def test_explain_says_what_becomes_of_the_weights() -> None:
+    texts = [str(lstm_fused.explain(torch.nn.LSTM(128, 128), (steps, 1, 128))) for steps in (1, 100)]
+    assert all("W_hh       read where it lies" in text for text in texts)
+    assert "x W_ih^T   by our own product" in texts[0]
+    assert "x W_ih^T   by torch's product" in texts[1]
+    assert "W_hh       packed once per call" in str(lstm_fused.explain(torch.nn.LSTM(8, 8), (100, 1, 8)))
+
+
 @hypothesis.given(
     batch=st.integers(0, 300),
     hidden_size=st.integers(1, 3000),

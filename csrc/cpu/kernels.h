@@ -21,13 +21,21 @@ struct Steps {
   int64_t begin, end;
 };
 
+// Packed: for many rows; W_hh is copied once into the order in which it is read. Direct: for few; it is read where it
+// lies, at every step.
+template <class T>
+struct CpuForward {
+  // Elements for one direction, 64-byte aligned. input_size: that of the parameters.
+  int64_t (*workspace)(const LayerShape&, int64_t input_size);
+  void (*run)(const LayerShape&, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps, CpuSplit,
+              const Parallel&);
+};
+
 template <class T>
 struct CpuKernels {
-  // Elements for one direction, 64-byte aligned. input_size: that of the parameters, 0 without x.
-  int64_t (*forward_workspace)(const LayerShape&, int64_t input_size);
+  CpuForward<T> packed, direct;
+  void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
   int64_t (*backward_workspace)(const LayerShape&);
-  void (*forward)(const LayerShape&, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps,
-                  CpuSplit, const Parallel&);
   void (*backward)(const LayerShape&, const BackwardParams<T>* directions, int num_directions, T* workspace, CpuSplit,
                    const Parallel&);
   int64_t (*weight_gradient_workspace)(int64_t y_width, int64_t x_width, int64_t num_threads);

@@ -3,15 +3,23 @@
 #include "plan/planner.h"
 
 namespace lstm_fused {
+namespace {
+
+struct Split {
+  CpuPlan::Split split;
+  int64_t num_tasks;
+};
+
+int64_t proj_width(const Problem& problem) { return problem.proj_size > 0 ? problem.proj_size : problem.hidden_size; }
 
 // Rows need no barrier, so they come first. Two things speak against them:
 // - few rows per thread cannot hide the reading of a W_hh that fills more than half of L2, which has to hold h and the
 //   input gates as well: every thread would read it whole (H = 256, B = 8, two threads: training 1.4 times faster so);
 // - fewer rows than threads leave threads idle, which matters once a step is worth a barrier (about 1 us).
-CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
+Split split_layer(const Problem& problem, int64_t num_threads) {
   constexpr int64_t kRowsThatHideReading = 24;
   constexpr double kFlopWorthATask = 1e5;  // 1 to 4 us on one core
-  const int64_t hidden = problem.hidden_size, width = problem.proj_size > 0 ? problem.proj_size : hidden;
+  const int64_t hidden = problem.hidden_size, width = proj_width(problem);
   const int64_t directions = problem.num_directions, rows = problem.batch * directions;
   const int64_t weight_bytes = 4 * hidden * width * (problem.dtype == DType::kFloat64 ? 8 : 4);  // halves: as float
   const double step_flop = 8.0 * static_cast<double>(problem.batch) * static_cast<double>(hidden * width);
@@ -24,6 +32,22 @@ CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
   const int64_t threads = static_cast<int64_t>(std::clamp(worth, 1.0, static_cast<double>(num_threads)));
   const int64_t per_direction = std::min(problem.batch, threads / directions);
   return {CpuPlan::kRows, directions * std::max<int64_t>(1, per_direction)};
+}
+
+}  // namespace
+
+// Packing a weight costs about as much as some dozens of rows lose where it is not packed. Fewer where rows of W_hh are
+// short: a sum across the lanes of a vector follows every dot product. One row of the batch never repays the packing of
+// a long one: reading W_hh bounds it then, packed or not. Measured on AVX-512, one thread, (T, B, H): packed and direct
+// in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256) 663, 550; (1, 64, 256) 946, 951; (128, 1, 64) 258, 255;
+// (128, 1, 256) 5349, 3575; (128, 2, 256) 5384, 4913; (128, 4, 256) 7056, 7310.
+CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
+  constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48;
+  const Split found = split_layer(problem, num_threads);
+  const bool wide = proj_width(problem) >= kWide;
+  const int64_t rows = problem.seq_len * problem.batch;
+  return {found.split, found.num_tasks, rows <= (wide ? kFewRowsIfWide : kFewRows) || (wide && problem.batch == 1),
+          rows <= kFewRows};
 }
 
 }  // namespace lstm_fused

@@ -230,7 +230,7 @@ Candidate cpu(const Problem& problem, const DeviceInfo& device, const CpuPlan& p
 
 Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built) {
   check(problem);
-  Plan plan{problem, device, {}, -1, {CpuPlan::kRows, 1}};
+  Plan plan{problem, device, {}, -1};
   if (!device.is_cuda) {
     check("num_threads", device.num_threads, 1, int64_t{1} << 16);
     plan.cpu = plan_cpu(problem, device.num_threads);

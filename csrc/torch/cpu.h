@@ -32,14 +32,17 @@ inline Parallel torch_threads() {
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
 }
 
-// How the planner wants a layer run: how to share it, and between how many of torch's threads.
+// How the planner wants a layer run: which kernels, how to share it, and between how many of torch's threads.
 struct CpuSchedule {
   CpuSplit split;
+  bool direct_w_hh, direct_w_ih;  // see CpuPlan
   Parallel parallel;
 
   explicit CpuSchedule(const Stack& stack) : parallel(torch_threads()) {
     const CpuPlan plan = plan_cpu(stack.problem(false, false, false), parallel.num_threads);
     split = plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
+    direct_w_hh = plan.direct_w_hh;
+    direct_w_ih = plan.direct_w_ih;
     parallel.num_threads = plan.num_tasks < parallel.num_threads ? plan.num_tasks : parallel.num_threads;
   }
 };

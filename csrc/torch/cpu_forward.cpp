@@ -38,9 +38,10 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
                       bool return_cells) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
-  const int64_t last_layer = stack.num_layers - 1;
+  const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const CpuForward<T>& recurrence = schedule.direct_w_hh ? kernels.direct : kernels.packed;
   LayerShape shape = stack.layer_shape(lengths, reset);
 
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
@@ -50,40 +51,43 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor cells =
       empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
   const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
-  const Tensor one_step = empty({training ? 0 : directions, stack.batch, hidden}, input, type);
 
-  Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
+  Tensor x = dense(input, type);
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
+    const int64_t input_size = stack.layer_input_size(layer);
     if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
     Tensor layer_output = output;
     if (layer < last_layer)
       layer_output = training ? stack.layer_output(reserve, layer) : empty({rows, stack.output_width()}, input, type);
-    // Without a reserve only the current cells are kept, unless all of the last layer's are asked for.
+    // Without a reserve only the current cells are kept, in c_n, unless all of the last layer's are asked for.
     const bool all_cells = !training && return_cells && layer == last_layer;
     if (!training) {
       shape.cells_stride = all_cells ? directions * hidden : hidden;
       shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
     }
 
-    const int64_t input_size = stack.layer_input_size(layer);
-    const bool fuses_input = projects_input(stack, input_size, sizeof(T));
+    const bool fuses_input = schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
+                                                  : projects_input(stack, input_size, sizeof(T));
+    const int64_t fused_size = fuses_input ? input_size : 0;
     const int64_t range = fuses_input ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T)), stack.seq_len);
-    const int64_t gates_rows = training || fuses_input ? 0 : range * stack.batch;
-    const Tensor some_gates = empty({directions, gates_rows, kNumGates * hidden}, input, type);
-    const Tensor workspace =
-        empty({directions, kernels.forward_workspace(shape, fuses_input ? input_size : 0)}, input, type);
+    const int64_t gates_rows = range * stack.batch;
+    OptionalTensor workspace, some_gates;
+    if (const int64_t size = directions * recurrence.workspace(shape, fused_size))
+      workspace = empty({size}, input, type);
+    if (!training && !fuses_input) some_gates = empty({directions * gates_rows * gates_width}, input, type);
+    const Tensor& gates = some_gates ? *some_gates : reserve;
 
     ForwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
-    std::vector<Tensor> gates;
+    int64_t gates_begin[2];
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       const DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
-      gates.push_back(training ? stack.gates(reserve, layer, d) : torch::stable::select(some_gates, 0, d));
       const int64_t state = (layer * directions + d) * stack.batch;
-      T* const kept_cells = training    ? data<T>(stack.cells(reserve, layer, d))
+      gates_begin[d] = training ? stack.gates_begin(layer, d) : fuses_input ? 0 : d * gates_rows * gates_width;
+      T* const kept_cells = training    ? data<T>(reserve) + stack.cells_begin(layer, d)
                             : all_cells ? data<T>(cells) + d * hidden
-                                        : data<T>(one_step) + d * stack.batch * hidden;
+                                        : data<T>(c_n) + state * hidden;
       params[d] = {
           /*reverse=*/d == 1,
           const_data<T>(w.w_hh),
@@ -92,7 +96,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           const_data<T>(w.b_hh),
           const_data<T>(h_first) + state * stack.proj_width,
           const_data<T>(c_first) + state * hidden,
-          data<T>(gates[d]),
+          data<T>(gates) + gates_begin[d],
           /*gates_time=*/0,
           /*keep_gates=*/training,
           kept_cells,
@@ -101,22 +105,33 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           data<T>(c_n) + state * hidden,
           /*hidden=*/nullptr,
           fuses_input ? const_data<T>(x) : nullptr,
-          fuses_input ? const_data<T>(w.w_ih) : nullptr,
-          fuses_input ? input_size : 0,
+          const_data<T>(w.w_ih),
+          fused_size,
       };
     }
+    const auto project = [&](int64_t d, int64_t time, int64_t steps) {
+      const int64_t begin = (time - params[d].gates_time) * stack.batch * gates_width, count = steps * stack.batch;
+      if (schedule.direct_w_ih) {
+        const T* const first_x = const_data<T>(x) + time * stack.batch * input_size;
+        kernels.product({count, input_size, gates_width, first_x, params[d].w_ih, params[d].gates + begin},
+                        schedule.parallel);
+      } else {
+        mm_out(slice(gates, gates_begin[d] + begin, {count, gates_width}),
+               lstm_fused::steps(torch::stable::view(x, {rows, input_size}), time, steps, stack.batch),
+               transposed(weights[d].w_ih));
+      }
+    };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
       const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;
       for (int64_t d = 0; d < directions && !fuses_input; ++d) {
         const int64_t time = d == 0 ? begin : stack.seq_len - end;
         params[d].gates_time = training ? 0 : time;
-        mm_out(steps(gates[d], time - params[d].gates_time, end - begin, stack.batch),
-               steps(x, time, end - begin, stack.batch), transposed(weights[d].w_ih));
+        project(d, time, end - begin);
       }
-      kernels.forward(shape, params, static_cast<int>(directions), data<T>(workspace), {begin, end}, schedule.split,
-                      schedule.parallel);
+      recurrence.run(shape, params, static_cast<int>(directions), workspace ? data<T>(*workspace) : nullptr,
+                     {begin, end}, schedule.split, schedule.parallel);
     }
-    x = torch::stable::view(layer_output, {rows, stack.output_width()});
+    x = layer_output;
   }
 
   if (training && return_cells)

@@ -85,20 +85,25 @@ Tensor Stack::mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType
 }
 
 Tensor Stack::gates(const Tensor& reserve, int64_t layer, int64_t direction) const {
-  const int64_t begin = (layer * num_directions + direction) * reserve_per_state();
-  return slice(reserve, begin, {num_rows(), kNumGates * hidden_size});
+  return slice(reserve, gates_begin(layer, direction), {num_rows(), kNumGates * hidden_size});
 }
 
 Tensor Stack::cells(const Tensor& reserve, int64_t layer, int64_t direction) const {
-  const int64_t begin = (layer * num_directions + direction) * reserve_per_state();
-  const Tensor part =
-      slice(reserve, begin + num_rows() * kNumGates * hidden_size, {num_rows(), hidden_size * elements_per_cell()});
+  const Tensor part = slice(reserve, cells_begin(layer, direction), {num_rows(), hidden_size * elements_per_cell()});
   return cell_dtype == compute_dtype ? part : reinterpret(part, cell_dtype);
 }
 
 Tensor Stack::layer_output(const Tensor& reserve, int64_t layer) const {
   const int64_t begin = num_layers * num_directions * reserve_per_state();
   return slice(reserve, begin + layer * num_rows() * output_width(), {num_rows(), output_width()});
+}
+
+int64_t Stack::gates_begin(int64_t layer, int64_t direction) const {
+  return (layer * num_directions + direction) * reserve_per_state();
+}
+
+int64_t Stack::cells_begin(int64_t layer, int64_t direction) const {
+  return gates_begin(layer, direction) + num_rows() * kNumGates * hidden_size;
 }
 
 int64_t Stack::reserve_per_state() const { return num_rows() * hidden_size * (kNumGates + elements_per_cell()); }

@@ -46,6 +46,8 @@ struct Stack {
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;
+  int64_t gates_begin(int64_t layer, int64_t direction) const;  // in elements of compute_dtype
+  int64_t cells_begin(int64_t layer, int64_t direction) const;
   int64_t reserve_size() const;
 
   Problem problem(bool training, bool has_lengths, bool has_reset) const;

@@ -19,13 +19,25 @@ using OptionalTensor = std::optional<Tensor>;
 using ScalarType = torch::headeronly::ScalarType;
 using Sizes = std::vector<int64_t>;
 
+// Not new_empty, which looks the operator up by its name: a call with T = 1 makes half a dozen tensors.
 inline Tensor empty(const Sizes& sizes, const Tensor& like, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
+  std::array<int64_t, 4> strides;
+  int64_t stride = 1;
+  for (size_t n = sizes.size(); n-- > 0; stride *= sizes[n] > 1 ? sizes[n] : 1) strides[n] = stride;
+  int32_t device_type = 0, device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), type, device_type, device_index, &handle));
+  return Tensor(handle);
 }
 
 // Row-major and of `dtype`; the tensor itself where it already is.
 inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
   const bool same = tensor.scalar_type() == dtype;
+  if (same && tensor.is_contiguous()) return tensor;
   return torch::stable::contiguous(same ? tensor : torch::stable::to(tensor, dtype));
 }
 

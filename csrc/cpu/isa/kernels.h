@@ -16,6 +16,13 @@ template <class T>
 void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
               CpuSplit split, const Parallel& parallel);
 template <class T>
+int64_t direct_workspace(const LayerShape& shape, int64_t input_size);
+template <class T>
+void direct_forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
+                    Steps steps, CpuSplit split, const Parallel& parallel);
+template <class T>
+void product(const ProductParams<T>& params, const Parallel& parallel);
+template <class T>
 int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads);
 template <class T>
 void weight_gradient(const WeightGradientParams<T>& params, T* workspace, const Parallel& parallel);

@@ -12,8 +12,13 @@ constexpr bool kMultipliesAndAdds = false;
 #endif
 
 template <class T>
-constexpr CpuKernels<T> kKernels = {forward_workspace<T>, backward_workspace<T>,        forward<T>,
-                                    backward<T>,          weight_gradient_workspace<T>, weight_gradient<T>};
+constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
+                                    {direct_workspace<T>, direct_forward<T>},
+                                    product<T>,
+                                    backward_workspace<T>,
+                                    backward<T>,
+                                    weight_gradient_workspace<T>,
+                                    weight_gradient<T>};
 
 extern const InstructionSet kInstructionSet;
 const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kKernels<float>,

@@ -1,0 +1,128 @@
+// Products of matrices that lie along K in memory, as weights (out, in) and rows of x and h do: every element is a dot
+// product, summed in the lanes of one vector and then across them. Nothing is packed, each weight is read once for all
+// rows of a tile, and an element's sum has the same order whatever the tile.
+#pragma once
+
+#include "cpu/isa/product.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+// A tile is R rows of A by 4 * U rows of W, R * 4 * U = kDotSums accumulators where it can be.
+#if defined(__AVX512F__)
+constexpr int kDotSums = 16, kDotRows = 4;
+#else
+constexpr int kDotSums = 8, kDotRows = 2;
+#endif
+template <int R>
+constexpr int kDotUnits = kDotSums / (4 * R);
+
+// The first n elements at p, 0 < n < kLanes, zero past them, and nothing read there.
+template <class T>
+struct Tail {
+#if defined(__AVX512F__)
+  explicit Tail(int n) : mask((1u << n) - 1) {}
+  LSTM_FUSED_INLINE Vec<float> operator()(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
+  LSTM_FUSED_INLINE Vec<double> operator()(const double* p) const { return _mm512_maskz_loadu_pd(mask, p); }
+  unsigned mask;
+#elif defined(__AVX2__)
+  explicit Tail(int n) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) mask[lane] = lane < n ? -1 : 0;
+  }
+  LSTM_FUSED_INLINE Vec<float> operator()(const float* p) const { return _mm256_maskload_ps(p, (__m256i)mask); }
+  LSTM_FUSED_INLINE Vec<double> operator()(const double* p) const { return _mm256_maskload_pd(p, (__m256i)mask); }
+  Ints<T> mask;
+#else
+  explicit Tail(int n) : n(n) {}
+  LSTM_FUSED_INLINE Vec<T> operator()(const T* p) const { return load(p, n); }
+  int n;
+#endif
+};
+
+// Lane j of the result is the sum of the lanes of v[j]. A step folds segments of `kSegment` lanes to half their length,
+// those of v[2n] into the lower half of a vector and those of v[2n + 1] into the upper one.
+template <class T, int kSegment = kLanes<T>>
+LSTM_FUSED_INLINE Vec<T> sum_lanes(const Vec<T>* v) {
+  constexpr int kHalf = kSegment / 2, kSegments = kLanes<T> / kSegment;
+  if constexpr (kSegment == 1) {
+    return v[0];
+  } else {
+    Ints<T> low, high;
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const int segment = lane / kHalf;
+      low[lane] = segment / kSegments * kLanes<T> + segment % kSegments * kSegment + lane % kHalf;
+      high[lane] = low[lane] + kHalf;
+    }
+    Vec<T> folded[kHalf];
+#pragma GCC unroll 8
+    for (int n = 0; n < kHalf; ++n)
+      folded[n] = __builtin_shuffle(v[2 * n], v[2 * n + 1], low) + __builtin_shuffle(v[2 * n], v[2 * n + 1], high);
+    return sum_lanes<T, kHalf>(folded);
+  }
+}
+
+// Two matrices to multiply: R rows of A, and in four groups rows of W, k_size apart, each group from its first one on.
+template <class T, int R>
+struct Factors {
+  const T* a[R];
+  const T* w[4];
+  int64_t k_size;
+};
+
+// sums[r][group][u] = sum over the factors of a[r] . (row u of the group).
+template <int R, int U, class T>
+LSTM_FUSED_INLINE void dots(const Factors<T, R>* factors, int num_factors, T* sums) {
+  Vec<T> acc[R * 4 * U];
+#pragma GCC unroll 16
+  for (int n = 0; n < R * 4 * U; ++n) acc[n] = Vec<T>{};
+  for (int n = 0; n < num_factors; ++n) {
+    const Factors<T, R>& f = factors[n];
+    const int64_t k_size = f.k_size, whole = k_size - k_size % kLanes<T>;
+    const auto add = [&](int64_t k, auto&& load_at) {
+      Vec<T> a[R];
+      for (int r = 0; r < R; ++r) a[r] = load_at(f.a[r] + k);
+#pragma GCC unroll 4
+      for (int group = 0; group < 4; ++group)
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) {
+          const Vec<T> w = load_at(f.w[group] + u * k_size + k);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) acc[(r * 4 + group) * U + u] += a[r] * w;
+        }
+    };
+    for (int64_t k = 0; k < whole; k += kLanes<T>) add(k, [](const T* p) { return load(p); });
+    if (whole < k_size) add(whole, Tail<T>(static_cast<int>(k_size - whole)));
+  }
+  constexpr int kCount = R * 4 * U;
+  if constexpr (kCount % kLanes<T> == 0) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kCount; n += kLanes<T>) store(sums + n, sum_lanes<T>(acc + n));
+  } else {  // fewer sums than lanes
+    Vec<T> all[kLanes<T>] = {};
+    for (int n = 0; n < kCount; ++n) all[n] = acc[n];
+    const Vec<T> summed = sum_lanes<T>(all);
+    std::memcpy(sums, &summed, kCount * sizeof(T));
+  }
+}
+
+// Covers `count` rows with tiles of kDotRows, 2 and 1: f(first, Constant<R>).
+template <class F>
+LSTM_FUSED_INLINE void for_dot_rows(int64_t count, F&& f) {
+  int64_t first = 0;
+  for (; first + kDotRows <= count; first += kDotRows) f(first, Constant<kDotRows>{});
+  if (kDotRows > 2 && first + 2 <= count) {
+    f(first, Constant<2>{});
+    first += 2;
+  }
+  if (first < count) f(first, Constant<1>{});
+}
+
+// Covers `count` units with tiles of U and 1: f(first, Constant<U>).
+template <int U, class F>
+LSTM_FUSED_INLINE void for_dot_units(int64_t count, F&& f) {
+  int64_t first = 0;
+  for (; first + U <= count; first += U) f(first, Constant<U>{});
+  if constexpr (U > 1)
+    for (; first < count; ++first) f(first, Constant<1>{});
+}
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

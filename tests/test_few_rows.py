@@ -1,0 +1,101 @@
+"""The CPU's kernel for few rows, which packs nothing: tiles of every shape, every instruction set, the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cases import Case
+from numerics import assert_accurate
+
+import lstm_fused
+from lstm_fused import _plan
+
+# T, B, I, H: rows in tiles of 4, 2 and 1 and beyond the 16 that share a weight; units and widths of x and h below, at
+# and past whole vectors and pairs of them.
+SIZES = [
+    (1, 1, 1, 2),
+    (1, 1, 33, 64),
+    (1, 2, 16, 15),
+    (1, 3, 5, 33),
+    (1, 7, 8, 40),
+    (1, 18, 20, 17),
+    (1, 45, 3, 130),  # W_ih by torch's product
+    (2, 4, 31, 19),
+    (5, 3, 65, 16),
+    (3, 7, 4, 9),
+    (40, 1, 3, 129),
+]
+STACK = {"num_layers": 2, "bidirectional": True}
+OPTIONS: list[dict] = [
+    {"bias": False},
+    {"proj_size": 1},
+    STACK | {"proj_size": 21, "batch": 5},
+    STACK | {"lengths": True, "reset": 0.3, "return_cells": True},
+    STACK | {"lengths": True, "reset": 0.3, "return_cells": True, "proj_size": 6},
+    STACK | {"seq_len": 1, "reset": 0.5, "proj_size": 6},
+    STACK | {"dropout": 0.5, "batch_first": True, "hx": False},
+    {"seq_len": 30, "batch": 1, "hidden_size": 130, "reset": 0.3},
+    {"seq_len": 20, "batch": 2, "hidden_size": 150, "proj_size": 128, "bidirectional": True, "lengths": True},
+]
+CASES = [Case(*sizes) for sizes in SIZES] + [Case(4, 3, 9, 23).but(**options) for options in OPTIONS]
+
+
+def is_direct(case: Case) -> bool:
+    names = ("seq_len", "batch", "hidden_size", "proj_size")
+    return _plan.plan_cpu(_plan.Problem(**{name: getattr(case, name) for name in names}), 1).direct_w_hh
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_accuracy(case: Case, dtype: torch.dtype) -> None:
+    assert is_direct(case)
+    assert_accurate(case.but(dtype=dtype))
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_instruction_sets(isa: str) -> None:
+    """A process runs one of them: some of the tests above once more, in a process for each of the others."""
+    if isa == torch.ops.lstm_fused.cpu_isa():
+        pytest.skip(f"test_accuracy has run {isa}")
+    environment = os.environ | {"LSTM_FUSED_CPU_ISA": isa}
+    ask = "import torch, lstm_fused; print(torch.ops.lstm_fused.cpu_isa())"
+    found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+    if found.stdout.strip() != isa:
+        pytest.skip(f"this machine has no {isa}")
+    some = "test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, __file__]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert ran.returncode == 0, ran.stdout
+    assert "12 passed" in ran.stdout
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("seq_len", [1, 3])
+def test_a_row_does_not_depend_on_its_neighbours(seq_len: int, dtype: torch.dtype) -> None:
+    module = lstm_fused.LSTM(37, 29, num_layers=2, proj_size=21, bidirectional=True, dtype=dtype)
+    input = torch.randn(seq_len, 7, 37, dtype=dtype)
+    with torch.no_grad():
+        together, (h_n, c_n) = module(input)
+        for row in range(7):
+            alone, (h, c) = module(input[:, row : row + 1])
+            assert torch.equal(alone[:, 0], together[:, row])
+            assert torch.equal(h[:, 0], h_n[:, row]) and torch.equal(c[:, 0], c_n[:, row])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 20), (50, 1), (12, 4)], ids=str)
+def test_the_number_of_threads_does_not_matter(sizes: tuple[int, int], threads) -> None:
+    module = lstm_fused.LSTM(70, 250, bidirectional=True)
+    input = torch.randn(*sizes, 70)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        with torch.no_grad():
+            output, (h_n, c_n) = module(input)
+        results.append((output, h_n, c_n))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

@@ -36,7 +36,8 @@ def lstm(
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     options = (bidirectional, lengths, reset, dropout_mask)
     if torch.compiler.is_compiling():
-        results = ops.forward(input, h_0, c_0, list(weights), *options, needs_grad, return_cells)
+        keep = needs_grad and not torch.compiler.is_exporting()  # an exported program is most often only run
+        results = ops.forward(input, h_0, c_0, list(weights), *options, keep, return_cells)
     elif needs_grad or _transforms_are_active():
         results = _Forward.apply(*options, return_cells, *differentiable)
     else:
@@ -197,10 +198,10 @@ def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 
 
 def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-    if not ctx.training:
-        raise RuntimeError("lstm_fused::forward kept nothing for backward: call it with training=True")
     lengths, reset, dropout_mask, input, h_0, c_0, output, reserve, *weights = ctx.saved_tensors
     masks = (lengths, reset, dropout_mask)
+    if not ctx.training:  # forward kept nothing: so once more
+        *_, reserve = ops.forward(input, h_0, c_0, weights, ctx.bidirectional, *masks, True, False)
     needs = (ctx.needs_input_grad[0], ctx.needs_weight_grads)
     grads = (*grads[:3], grads[3] if ctx.return_cells else None)
     grad_input, grad_h_0, grad_c_0, grad_weights = ops.backward(

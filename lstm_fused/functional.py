@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from . import autograd, checks, ops
 
@@ -110,19 +110,25 @@ def _packed(
     reset: Tensor | None,
     return_cells: bool,
 ) -> Any:
-    """Pad, run with lengths, pack: rows stay in the order in which they are packed."""
+    """Pad, run with lengths, pack: rows stay in the order in which they are packed.
+
+    One index says where packed steps lie among the padded ones. torch's own pack and pad copy time step by time step,
+    and no compiler traces them.
+    """
     data, batch_sizes, sorted_indices, unsorted_indices = packed
     checks.check_input(data, weights[0], 2, RuntimeError)
-    batch, seq_len = int(batch_sizes[0]), batch_sizes.numel()
-
-    def padded(data: Tensor) -> tuple[Tensor, Tensor]:
-        return pad_packed_sequence(PackedSequence(data, batch_sizes))
-
-    def repacked(padded: Tensor) -> PackedSequence:
-        return PackedSequence(pack_padded_sequence(padded, lengths).data, batch_sizes, sorted_indices, unsorted_indices)
-
+    seq_len, steps, device = batch_sizes.numel(), data.size(0), data.device
+    batch: Any = batch_sizes[0].item()  # not int(): to torch.export that would be one number for good
+    torch._assert_async(batch_sizes.sum() == steps, "PackedSequence: batch_sizes do not add up to the size of data")
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        rows = [] if hx is None else [hx[0].size(1)]
+        rows += [] if reset is None else [reset.size(0 if batch_first else 1)]
+        for known in rows:
+            torch._check(batch == known)  # the tracer takes it for granted from here on, and drops this check, so:
+            torch._assert_async(batch_sizes[0] == known, "hx, reset: expected the batch of the PackedSequence")
     if reset is not None:
-        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch), data.device)
+        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch), device)
         reset = reset.t() if batch_first else reset
     if hx is not None:
         checks.check_hx(hx, data, batch, layout)
@@ -130,11 +136,26 @@ def _packed(
         if hx is not None:
             hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
         reset = None if reset is None else reset.index_select(1, sorted_indices)
-    input, lengths = padded(data)
+
+    places = lengths = None
+    if compiling or steps != seq_len * batch:  # else all rows are of one length, and nothing has to move
+        valid = torch.arange(batch, device=device) < batch_sizes.to(device, non_blocking=True).unsqueeze(1)  # (T, B)
+        places, lengths = valid.flatten().nonzero_static(size=steps).squeeze(1), valid.sum(0)
+
+    def padded(packed: Tensor) -> Tensor:
+        if places is not None:
+            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_copy_(0, places, packed)
+        return packed.unflatten(0, (seq_len, batch))
+
+    def repacked(padded: Tensor) -> PackedSequence:
+        data = padded.flatten(0, 1)
+        data = data if places is None else data.index_select(0, places)
+        return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+
     mask = _dropout_mask(data, data.shape[:1], layout, dropout, training)
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
-        mask = torch.stack([padded(layer)[0] for layer in mask])
-    output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
+        mask = torch.stack([padded(layer) for layer in mask])
+    output, h_n, c_n, cells = _run(padded(data), hx, weights, layout, lengths, reset, mask, return_cells)
     if unsorted_indices is not None:
         h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
     result = repacked(output), (h_n, c_n)

@@ -53,6 +53,12 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
+def device(request: pytest.FixtureRequest) -> str:
+    """For tests that the CPU can pass too: where there is no GPU, that is how they are tested themselves."""
+    return request.param
+
+
 @pytest.fixture
 def threads():
     """Sets the number of torch's threads for one test."""

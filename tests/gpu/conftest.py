@@ -8,12 +8,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
-def device(request: pytest.FixtureRequest) -> str:
-    """For tests that the CPU can pass too: where there is no GPU, that is how they are tested themselves."""
-    return request.param
-
-
 @pytest.fixture(autouse=True)
 def allow_tf32() -> Iterator[Callable[[bool, bool], None]]:
     """Sets torch's switches for TF32 in its RNN and in other products; both are off when a test starts."""

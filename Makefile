@@ -4,7 +4,7 @@ TEST_JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
-CPP_FILES = $(shell find csrc tests bench -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
+CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all bench gpu lint format wheel build clean

@@ -1,20 +1,22 @@
 """Gradients: an ``autograd.Function`` for eager use, and the same formula registered on the op for compilers.
 
 The two cover different ground. A registered formula is what ``torch.compile`` and ``torch.export`` trace; a
-``Function`` is what ``torch.func`` transforms understand, and it refuses forward-mode differentiation where the
-registered formula would drop the tangent in silence. :func:`lstm` picks one per call.
+``Function`` is what ``torch.func`` transforms understand. Forward-mode differentiation takes neither: a registered
+formula would drop the tangents in silence, and the kernels carry none, so that :mod:`.reference` runs on the dual
+tensors themselves. :func:`lstm` picks one per call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import ops, reference
+from . import batching, ops, reference
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -33,22 +35,36 @@ def lstm(
 ) -> Outputs:
     """output, h_n, c_n, cells of :func:`lstm_fused.reference.lstm`, by the kernels, with gradients where needed."""
     differentiable = (input, h_0, c_0, *weights)
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     options = (bidirectional, lengths, reset, dropout_mask)
-    if torch.compiler.is_compiling():
+    if in_forward_mode() or (torch.compiler.is_compiling() and transforms_are_active()):
+        return _by_reference(*options, *differentiable)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    if torch.compiler.is_compiling() or _functionalizes():
         keep = needs_grad and not torch.compiler.is_exporting()  # an exported program is most often only run
         results = ops.forward(input, h_0, c_0, list(weights), *options, keep, return_cells)
-    elif needs_grad or _transforms_are_active():
-        results = _Forward.apply(*options, return_cells, *differentiable)
+    elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level
+        results = _Forward.apply(torch.is_grad_enabled(), *options, return_cells, *differentiable)
     else:
         results = _forward(False, *options, return_cells, *differentiable)
     output, h_n, c_n, cells, _ = results
     return output, h_n, c_n, cells
 
 
-def _transforms_are_active() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation may look at this call."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+def in_forward_mode() -> bool:
+    """Whether a tensor may carry a tangent, be it by torch.func or by torch.autograd.forward_ad."""
+    return forward_ad._current_level >= 0
+
+
+def transforms_are_active() -> bool:
+    """Whether a torch.func transform may look at this call."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _functionalizes() -> bool:
+    """Whether torch.func.functionalize is the next to look at this call: it traces, and knows no ``Function``."""
+    if not transforms_are_active():
+        return False
+    return torch._C._functorch.peek_interpreter_stack().key() == torch._C._functorch.TransformType.Functionalize
 
 
 def _forward(
@@ -71,22 +87,26 @@ def _forward(
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return _forward(True, *args)
+        return _forward(*args)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
+        return batching.forward(_Forward.apply, info.batch_size, in_dims, args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        bidirectional, lengths, reset, dropout_mask, return_cells, input, h_0, c_0, *weights = inputs
+        _, bidirectional, lengths, reset, dropout_mask, return_cells, input, h_0, c_0, *weights = inputs
         _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
         cells, reserve = output[3:]
         ctx.mark_non_differentiable(*([reserve] if return_cells else [cells, reserve]))
-        ctx.needs_weight_grads = any(ctx.needs_input_grad[8:])
+        ctx.needs_weight_grads = any(ctx.needs_input_grad[9:])
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-        grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[5])
+        grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[6])
         if not ctx.needs_weight_grads:
-            grad_weights = [None] * (len(ctx.needs_input_grad) - 8)
-        return None, None, None, None, None, grad_input, grad_h_0, grad_c_0, *grad_weights
+            grad_weights = [None] * (len(ctx.needs_input_grad) - 9)
+        return *[None] * 6, grad_input, grad_h_0, grad_c_0, *grad_weights
 
 
 class _Backward(torch.autograd.Function):
@@ -98,36 +118,28 @@ class _Backward(torch.autograd.Function):
         return grad_input, grad_h_0, grad_c_0, *grad_weights
 
     @staticmethod
+    def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
+        return batching.backward(_Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
+
+    @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.bidirectional, ctx.needs_input, ctx.needs_weights, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.bidirectional, _, _, *masks_and_grads, input, h_0, c_0, _, _ = inputs[:15]
+        ctx.save_for_backward(*masks_and_grads, input, h_0, c_0, *inputs[15:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: MaybeTensor) -> tuple[Any, ...]:
-        lengths, reset, dropout_mask, *grads, input, h_0, c_0, _, _ = ctx.saved_tensors[:12]
-        primals = (input, h_0, c_0, *ctx.saved_tensors[12:])
+        lengths, reset, dropout_mask, *grads = ctx.saved_tensors[:7]
+        primals = ctx.saved_tensors[7:]
         given = [n for n, grad in enumerate(grads) if grad is not None]
         wanted = [n for n, grad_grad in enumerate(grad_grads) if grad_grad is not None]
         if not given or not wanted:
             return (None,) * len(ctx.needs_input_grad)
 
-        def outputs(*primals: Tensor) -> tuple[Tensor, ...]:
-            input, h_0, c_0, *weights = primals
-            result = reference.lstm(
-                input,
-                h_0,
-                c_0,
-                weights,
-                bidirectional=ctx.bidirectional,
-                lengths=lengths,
-                reset=reset,
-                dropout_mask=dropout_mask,
-            )
-            return tuple(result[n] for n in given)
-
-        def gradients(grads: tuple[Tensor, ...], primals: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            of_primals = torch.func.vjp(outputs, *primals)[1](grads)
+        def gradients(grads: Sequence[Tensor], primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            all_grads = [grads[given.index(n)] if n in given else None for n in range(4)]
+            options = (ctx.bidirectional, lengths, reset, dropout_mask)
+            of_primals = _gradients_by_reference(*options, all_grads, primals)
             return tuple(of_primals[n] for n in wanted)
 
         pullback = torch.func.vjp(gradients, tuple(grads[n] for n in given), primals)[1]
@@ -135,7 +147,7 @@ class _Backward(torch.autograd.Function):
         of_grads: list[MaybeTensor] = [None] * 4
         for n, grad in zip(given, of_given, strict=True):
             of_grads[n] = grad
-        return None, None, None, None, None, None, *of_grads, *of_primals[:3], None, None, *of_primals[3:]
+        return *[None] * 6, *of_grads, *of_primals[:3], None, None, *of_primals[3:]
 
 
 def _save(
@@ -159,7 +171,12 @@ def _gradients(ctx: Any, grads: Sequence[MaybeTensor], needs_input: bool) -> tup
     """Of input, h_0, c_0 and the list of weights, from what _save kept; input's is None where it is not needed."""
     lengths, reset, dropout_mask, *tensors = ctx.saved_tensors
     args = (ctx.bidirectional, needs_input, ctx.needs_weight_grads, lengths, reset, dropout_mask, *grads, *tensors)
-    if torch.is_grad_enabled() or _transforms_are_active():
+    if in_forward_mode():
+        primals = (*tensors[:3], *tensors[5:])
+        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(
+            ctx.bidirectional, lengths, reset, dropout_mask, grads, primals
+        )
+    elif torch.is_grad_enabled() or transforms_are_active():
         grad_input, grad_h_0, grad_c_0, *grad_weights = _Backward.apply(*args)
     else:
         grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
@@ -188,6 +205,52 @@ def _backward(
     masks = (lengths, reset, dropout_mask)
     needs = (needs_input, needs_weights)
     return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, output, reserve, *needs)
+
+
+def _by_reference(
+    bidirectional: bool,
+    lengths: MaybeTensor,
+    reset: MaybeTensor,
+    dropout_mask: MaybeTensor,
+    *primals: Tensor,
+) -> Outputs:
+    """As :func:`lstm`, in torch's own operations: slower, and differentiable in every mode and to any order.
+
+    The half types are widened once and rounded at the end, as the kernels do.
+    """
+    dtype, device_type = primals[0].dtype, primals[0].device.type
+    wide = torch.float32 if dtype.itemsize == 2 else dtype
+    input, h_0, c_0, *weights = (t.to(wide) for t in primals)
+    with torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext():
+        output, h_n, c_n, cells = reference.lstm(
+            input,
+            h_0,
+            c_0,
+            weights,
+            bidirectional=bidirectional,
+            lengths=lengths,
+            reset=reset,
+            dropout_mask=dropout_mask,
+        )
+    return output.to(dtype), h_n.to(dtype), c_n.to(dtype), cells.to(dtype)
+
+
+def _gradients_by_reference(
+    bidirectional: bool,
+    lengths: MaybeTensor,
+    reset: MaybeTensor,
+    dropout_mask: MaybeTensor,
+    grads: Sequence[MaybeTensor],
+    primals: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Of the primals, from gradients of output, h_n, c_n and cells."""
+    given = [n for n, grad in enumerate(grads) if grad is not None]
+
+    def outputs(*primals: Tensor) -> tuple[Tensor, ...]:
+        results = _by_reference(bidirectional, lengths, reset, dropout_mask, *primals)
+        return tuple(results[n] for n in given)
+
+    return torch.func.vjp(outputs, *primals)[1](tuple(grads[n] for n in given))
 
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -104,6 +104,8 @@ def check_lengths(lengths: Tensor, shape: tuple[int, ...], seq_len: int) -> None
     if lengths.shape != shape:
         raise ValueError(f"lengths: expected size {shape}, got {tuple(lengths.shape)}")
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel() > 0:
+        while torch._C._functorch.is_functorch_wrapped_tensor(lengths):  # all members of a vmap at once
+            lengths = torch._C._functorch.get_unwrapped(lengths)
         low, high = (int(bound) for bound in lengths.aminmax())
         if low < 1 or high > seq_len:
             raise ValueError(f"lengths: expected values from 1 to {seq_len}, got values from {low} to {high}")

@@ -144,7 +144,7 @@ def _packed(
 
     def padded(packed: Tensor) -> Tensor:
         if places is not None:
-            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_copy_(0, places, packed)
+            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_copy(0, places, packed)
         return packed.unflatten(0, (seq_len, batch))
 
     def repacked(padded: Tensor) -> PackedSequence:

@@ -189,10 +189,9 @@ def _run(
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:
         states = layout.num_layers * layout.num_directions
-        hx = (
-            input.new_zeros((states, batch, layout.proj_width)),
-            input.new_zeros((states, batch, layout.hidden_size)),
-        )
+        c_0 = input.new_zeros((states, batch, layout.hidden_size))
+        projected = layout.proj_width != layout.hidden_size
+        hx = input.new_zeros((states, batch, layout.proj_width)) if projected else c_0, c_0
     else:
         checks.check_hx(hx, input, batch, layout)
     if lengths is not None:

@@ -9,11 +9,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
-def test_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.S)
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "pytorch-func.md"], ids=lambda page: page.name)
+def test_python_runs(page: Path):
+    """The blocks of a page in order, each with the names of those before it."""
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     assert blocks
     for block in blocks:
-        exec(block, {})
+        exec(block, names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -224,7 +224,7 @@ WRAPS: dict[str, Callable[[nn.Module], object]] = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("name", WRAPS)
 def test_changed_weights_are_trained(name: str):
-    """Three steps, against torch.nn.LSTM called with the weights that the module shows (its own are a step behind)."""
+    """Three steps, against torch.nn.LSTM called with the weights that the module shows."""
     modules = []
     for _ in range(2):
         torch.manual_seed(1)

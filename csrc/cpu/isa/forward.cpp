@@ -30,8 +30,15 @@ struct Workspace {
 template <class T>
 class Forward {
  public:
-  Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace)
-      : s(shape), p(params), clock{shape, params.reverse}, layout(shape, params.input_size), workspace(workspace) {}
+  // Each block has panels of its own, or, one after the other, those of the block `shared`.
+  static constexpr int64_t kOwn = -1;
+  Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace, int64_t shared = kOwn)
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        layout(shape, params.input_size),
+        workspace(workspace),
+        shared(shared) {}
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
@@ -115,7 +122,8 @@ class Forward {
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
   T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
   T* gates_panel(int64_t block, int part) const {
-    return workspace + layout.gates + (block * kPanelsPerBlock + part) * layout.gates_panel;
+    const int64_t place = shared == kOwn ? block : shared;
+    return workspace + layout.gates + (place * kPanelsPerBlock + part) * layout.gates_panel;
   }
   T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
@@ -230,6 +238,7 @@ class Forward {
   const Clock clock;
   const Workspace<T> layout;
   T* const workspace;
+  const int64_t shared;
 };
 
 }  // namespace
@@ -242,19 +251,35 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size) {
 template <class T>
 void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
              CpuSplit split, const Parallel& parallel) {
-  const auto direction = [&](int64_t d) {
-    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape, directions[d].input_size));
+  const auto direction = [&](int64_t d, int64_t shared = Forward<T>::kOwn) {
+    T* const of_direction = workspace + d * forward_workspace<T>(shape, directions[d].input_size);
+    return Forward<T>(shape, directions[d], of_direction, shared);
   };
   const int64_t unit_blocks = direction(0).num_unit_blocks(), projection_blocks = direction(0).num_projection_blocks();
   const Team team{parallel, num_directions};
 
-  if (steps.begin == 0) {
-    team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+  if (steps.begin == 0) team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+  if (steps.begin == 0 && shape.seq_len > 1) {
     team.each(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
     });
   }
-  if (split == CpuSplit::kRows) {
+  if (shape.seq_len == 1) {
+    // A panel is used once: at once, while it is in cache, and memory for all of them is not touched.
+    team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+      const Forward<T> task = direction(d, begin);
+      for (int64_t block = begin; block < end; ++block) {
+        task.pack(block);
+        task.gates(0, 0, shape.batch, block, block + 1);
+      }
+    });
+    team.each(projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        direction(d).pack(unit_blocks + block);
+        direction(d).project(0, 0, shape.batch, block, block + 1);
+      }
+    });
+  } else if (split == CpuSplit::kRows) {
     team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
       for (int64_t step = steps.begin; step < steps.end; ++step) {
         direction(d).gates(step, begin, end, 0, unit_blocks);

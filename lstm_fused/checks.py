@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_BIASES = ("b_ih", "b_hh")
+# The weights of one layer and direction, by whether there are biases and a projection.
+_NAMES = {
+    (bias, projected): ("w_ih", "w_hh", *(_BIASES if bias else ()), *(("w_hr",) if projected else ()))
+    for bias in (False, True)
+    for projected in (False, True)
+}
 
 
 class Layout(NamedTuple):
@@ -34,27 +41,27 @@ def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidire
     first, recurrent = weights[0], weights[1]
     if first.dim() != 2 or recurrent.dim() != 2:
         raise ValueError(f"weights: expected 2-D w_ih and w_hh, got {first.dim()}-D and {recurrent.dim()}-D tensors")
-    hidden, width = weights[count].size(1) if projected else first.size(0) // 4, recurrent.size(1)
-    gates, n = 4 * hidden, 0
+    (rows, input_size), (_, width) = first.shape, recurrent.shape
+    hidden = weights[count].size(1) if projected else rows // 4
+    gates, dtype, device = 4 * hidden, first.dtype, first.device
+    names = _NAMES[bias, projected]
     for state in range(states):
-        layer_input = first.size(1) if state < num_directions else num_directions * width
-        shapes: list[tuple[str, tuple[int, ...]]] = [("w_ih", (gates, layer_input)), ("w_hh", (gates, width))]
-        shapes += [("b_ih", (gates,)), ("b_hh", (gates,))] if bias else []
-        shapes += [("w_hr", (width, hidden))] if projected else []
-        for name, shape in shapes:
-            weight = weights[n]
-            if weight.shape != shape or (not projected and width != hidden):
+        layer_input = input_size if state < num_directions else num_directions * width
+        sizes = {"w_ih": (gates, layer_input), "w_hh": (gates, width), "b_ih": (gates,), "b_hh": (gates,)}
+        sizes["w_hr"] = (width, hidden)
+        for n, name in enumerate(names, state * len(names)):
+            weight, size = weights[n], sizes[name]
+            if weight.shape != size or (not projected and width != hidden):
                 raise ValueError(
-                    f"weights[{n}] ({name} of layer {state // num_directions}): expected size {shape}, "
+                    f"weights[{n}] ({name} of layer {state // num_directions}): expected size {size}, "
                     f"got {tuple(weight.shape)}"
                 )
-            if weight.dtype != first.dtype or weight.device != first.device:
+            if weight.dtype != dtype or weight.device != device:
                 raise ValueError(
-                    f"weights[{n}] ({name}): expected {first.dtype} on {first.device} like weights[0], "
+                    f"weights[{n}] ({name}): expected {dtype} on {device} like weights[0], "
                     f"got {weight.dtype} on {weight.device}"
                 )
-            n += 1
-    return Layout(first.size(1), hidden, width, num_layers, num_directions)
+    return Layout(input_size, hidden, width, num_layers, num_directions)
 
 
 def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: type[Exception] = ValueError) -> None:
@@ -65,10 +72,9 @@ def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: t
         )
     if input.dim() != expected_dim:
         raise RuntimeError(f"input must have {expected_dim} dimensions, got {input.dim()}")
-    if input.size(-1) != weight.size(1):
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {weight.size(1)}, got {input.size(-1)}"
-        )
+    width, expected_width = input.shape[-1], weight.shape[1]
+    if width != expected_width:
+        raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {expected_width}, got {width}")
     if input.device != weight.device:
         raise RuntimeError(
             "Input and parameter tensors are not at the same device, found input tensor at "

@@ -56,19 +56,25 @@ def lstm(
             ``weights``, TypeError for a wrong kind or dtype and ValueError for a wrong size or value.
         NotImplementedError: for a device that has no kernels in this build.
     """
+    plain = lengths is None and reset is None and not (return_cells or batch_first or (training and dropout))
+    if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        result = _bare(input, hx, weights, num_layers, bias, bidirectional)
+        if result is not None:
+            return result
     layout = checks.check_weights(weights, num_layers, bias, bidirectional)
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own; got a value")
         return _packed(input, hx, weights, layout, batch_first, dropout, training, reset, return_cells)
 
-    if input.dim() not in (2, 3):
-        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
-    batched = input.dim() == 3
-    if hx is not None and (hx[0].dim() != input.dim() or hx[1].dim() != input.dim()):
+    dim = input.dim()
+    if dim not in (2, 3):
+        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {dim}D instead")
+    batched = dim == 3
+    if hx is not None and (hx[0].dim() != dim or hx[1].dim() != dim):
         raise RuntimeError(
             f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should also be "
-            f"{input.dim()}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            f"{dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
         )
     if lengths is not None:
         batch = input.size(0 if batch_first else 1)
@@ -86,9 +92,9 @@ def lstm(
         input = input.transpose(0, 1)
         reset = None if reset is None else reset.t()
     checks.check_input(input, weights[0], 3)
-    if input.size(0) == 0:
+    if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    mask = _dropout_mask(input, input.shape[:2], layout, dropout, training)
+    mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
     output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
     if not batched:
         output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
@@ -97,6 +103,39 @@ def lstm(
         output = output.transpose(0, 1)
         cells = cells.transpose(0, 1) if return_cells else cells
     return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+
+
+def _bare(
+    input: Any, hx: State | None, weights: Sequence[Tensor], num_layers: int, bias: bool, bidirectional: bool
+) -> tuple[Tensor, State] | None:
+    """Inference by the operator alone, for a short call; None where there is more to do, or something is wrong.
+
+    The operator refuses all that the checks of :func:`lstm` refuse, but for what is looked at here; they say it better.
+    """
+    if type(input) is not Tensor or torch._C._is_any_autocast_enabled():
+        return None
+    if autograd.in_forward_mode() or autograd.transforms_are_active():
+        return None
+    states, count = num_layers * (2 if bidirectional else 1), 4 if bias else 2
+    if len(weights) not in (states * count, states * (count + 1)):
+        return None
+    try:
+        _, batch, _ = input.shape
+        rows, width = weights[1].shape
+        if hx is None:
+            c_0 = input.new_zeros((states, batch, rows // 4))
+            h_0 = c_0 if width == rows // 4 else input.new_zeros((states, batch, width))
+        else:
+            h_0, c_0 = hx
+            if len(h_0) != states:
+                return None
+        with torch._C._AutoDispatchBelowAutograd():  # as in autograd.py
+            output, h_n, c_n, _, _ = ops.forward(
+                input, h_0, c_0, weights, bidirectional, None, None, None, False, False
+            )
+    except Exception:
+        return None
+    return output, (h_n, c_n)
 
 
 def _packed(
@@ -152,7 +191,7 @@ def _packed(
         data = data if places is None else data.index_select(0, places)
         return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
 
-    mask = _dropout_mask(data, data.shape[:1], layout, dropout, training)
+    mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
         mask = torch.stack([padded(layer) for layer in mask])
     output, h_n, c_n, cells = _run(padded(data), hx, weights, layout, lengths, reset, mask, return_cells)
@@ -162,11 +201,9 @@ def _packed(
     return (*result, repacked(cells)) if return_cells else result
 
 
-def _dropout_mask(
-    like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float, training: bool
-) -> Tensor | None:
+def _dropout_mask(like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float) -> Tensor | None:
     """(L-1, *steps, D*P): 0 or 1/(1-p). One draw per layer, as torch.nn.LSTM on the CPU draws."""
-    if not training or dropout == 0.0 or layout.num_layers == 1:
+    if layout.num_layers == 1:
         return None
     ones = like.new_ones((*steps, layout.num_directions * layout.proj_width))
     draws = [torch.nn.functional.dropout(ones, dropout) for _ in range(layout.num_layers - 1)]
@@ -184,25 +221,23 @@ def _run(
     return_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator, for time-major padded input."""
-    batch, device = input.size(1), input.device
+    batch, device = input.shape[1], input.device
     if device.type not in ops.DEVICE_TYPES:
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:
-        states = layout.num_layers * layout.num_directions
-        c_0 = input.new_zeros((states, batch, layout.hidden_size))
-        projected = layout.proj_width != layout.hidden_size
-        hx = input.new_zeros((states, batch, layout.proj_width)) if projected else c_0, c_0
+        _, hidden, width, layers, directions = layout
+        c_0 = input.new_zeros((layers * directions, batch, hidden))
+        h_0 = c_0 if width == hidden else input.new_zeros((layers * directions, batch, width))
     else:
         checks.check_hx(hx, input, batch, layout)
+        h_0, c_0 = hx
     if lengths is not None:
         lengths = lengths.to(device=device, dtype=torch.int64, non_blocking=True).contiguous()
     if reset is not None:
         reset = reset.contiguous()
-    tensors: Sequence[Tensor] = (input, *hx, *weights)
-    if torch.is_autocast_enabled(device.type) and input.dtype != torch.float64:
+    any_autocast = torch._C._is_any_autocast_enabled()  # the cheaper question
+    if any_autocast and torch.is_autocast_enabled(device.type) and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device.type)
-        tensors = [t.to(dtype) for t in tensors]
+        input, h_0, c_0, *weights = [t.to(dtype) for t in (input, h_0, c_0, *weights)]
         mask = None if mask is None else mask.to(dtype)
-    input, h_0, c_0, *weights = tensors
-    bidirectional = layout.num_directions == 2
-    return autograd.lstm(input, h_0, c_0, weights, bidirectional, lengths, reset, mask, return_cells)
+    return autograd.lstm(input, h_0, c_0, weights, layout.num_directions == 2, lengths, reset, mask, return_cells)

@@ -61,10 +61,12 @@ class LSTM(RNNBase):
 
         Arguments, shapes and errors: :func:`lstm_fused.functional.lstm`.
         """
+        # Where __getattr__ would look in the end. What is not there is parametrized, or replaced by a plain tensor.
+        own: dict[str, Any] = self._parameters
         return functional.lstm(
             input,
             hx,
-            [getattr(self, name) for name in self._flat_weights_names],
+            [own[name] if name in own else getattr(self, name) for name in self._flat_weights_names],
             num_layers=self.num_layers,
             bias=self.bias,
             bidirectional=self.bidirectional,

@@ -21,13 +21,16 @@ from . import _library  # noqa: F401  (registers the operators)
 # Device types that the operators run on, here or (meta) without data.
 DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("cpu", "meta")
 
+_FORWARD = torch.ops.lstm_fused.forward.default  # looked up once: by name it costs a tenth of a short call
+_BACKWARD = torch.ops.lstm_fused.backward.default
+
 
 def forward(input: Tensor, *args: Any) -> Any:
-    return torch.ops.lstm_fused.forward.default(input, *args, _uses_tf32(input))
+    return _FORWARD(input, *args, _uses_tf32(input))
 
 
 def backward(*args: Any) -> Any:
-    return torch.ops.lstm_fused.backward.default(*args, _uses_tf32(args[4]))
+    return _BACKWARD(*args, _uses_tf32(args[4]))
 
 
 def allows_tf32() -> bool:

@@ -99,10 +99,13 @@ BAD_CALLS: dict[str, tuple[dict, tuple]] = {
 }
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", BAD_CALLS)
-def test_call(name: str):
+def test_call(name: str, grad: bool):
+    """Without gradients the operator may see a call first; what it refuses is said as always."""
     options, args = BAD_CALLS[name]
-    ours, theirs = (error_of(lambda cls=cls: cls(4, 5, **options)(*args)) for cls in (lstm_fused.LSTM, nn.LSTM))
+    with torch.set_grad_enabled(grad):
+        ours, theirs = (error_of(lambda cls=cls: cls(4, 5, **options)(*args)) for cls in (lstm_fused.LSTM, nn.LSTM))
     assert type(ours) is type(theirs) and str(ours) == str(theirs)
 
 
@@ -117,10 +120,13 @@ BAD_DEEP_CALLS: dict[str, tuple] = {
 }
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", BAD_DEEP_CALLS)
-def test_call_that_torch_refuses_deep_inside(name: str):
+def test_call_that_torch_refuses_deep_inside(name: str, grad: bool):
     """torch's messages there speak of its internals; only the type is shared."""
-    ours, theirs = (error_of(lambda cls=cls: cls(4, 5)(*BAD_DEEP_CALLS[name])) for cls in (lstm_fused.LSTM, nn.LSTM))
+    args = BAD_DEEP_CALLS[name]
+    with torch.set_grad_enabled(grad):
+        ours, theirs = (error_of(lambda cls=cls: cls(4, 5)(*args)) for cls in (lstm_fused.LSTM, nn.LSTM))
     assert type(ours) is type(theirs) and str(ours)
 
 
@@ -161,7 +167,8 @@ def test_extras_are_keyword_only():
         lstm_fused.LSTM(4, 5)(X, masks=RESET)
 
 
-def test_weights_of_the_stateless_form():
+@pytest.mark.parametrize("grad", [True, False])
+def test_weights_of_the_stateless_form(grad: bool):
     """Shapes, number and dtype of weights are checked: a wrong list never reaches a kernel."""
     good = [torch.zeros(20, 4), torch.zeros(20, 5), torch.zeros(20), torch.zeros(20)]
     lstm_fused.functional.lstm(X, None, good)
@@ -176,5 +183,5 @@ def test_weights_of_the_stateless_form():
         [*good[:2], torch.zeros(20, 1), good[3]],
     ]
     for weights in bad:
-        with pytest.raises((TypeError, ValueError, RuntimeError), match="weights"):
+        with torch.set_grad_enabled(grad), pytest.raises((TypeError, ValueError, RuntimeError), match="weights"):
             lstm_fused.functional.lstm(X, None, weights)

@@ -1,5 +1,7 @@
 #include "torch/stack.h"
 
+#include <algorithm>
+
 namespace lstm_fused {
 namespace {
 
@@ -59,9 +61,10 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
   }
 }
 
-void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const {
-  bool same = tensor.dim() == static_cast<int64_t>(expected.size());
-  for (size_t n = 0; same && n < expected.size(); ++n) same = tensor.size(n) == expected[n];
+void Stack::check(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected,
+                  ScalarType type) const {
+  const auto sizes = tensor.sizes();
+  const bool same = std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end());
   STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
   STD_TORCH_CHECK(tensor.scalar_type() == type, "lstm_fused: ", name, " has another dtype than expected");
   STD_TORCH_CHECK(tensor.device() == device, "lstm_fused: ", name, " is on another device than input");

@@ -64,7 +64,7 @@ struct Stack {
  private:
   int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
-  void check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const;
+  void check(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected, ScalarType type) const;
 };
 
 }  // namespace lstm_fused

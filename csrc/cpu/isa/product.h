@@ -115,16 +115,12 @@ void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin,
 template <class T>
 LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   constexpr int kHalf = kLanes<T> / 2;
-  Ints<T> low, high;
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
-    low[lane] = lane / 2 + lane % 2 * kLanes<T>;
-    high[lane] = low[lane] + kHalf;
-  }
+  constexpr std::make_integer_sequence<int, kLanes<T>> lanes{};
   for (int step = 1; step < kLanes<T>; step *= 2) {
     Vec<T> next[kLanes<T>];
     for (int n = 0; n < kHalf; ++n) {
-      next[2 * n] = shuffle<T>(rows[n], rows[n + kHalf], low);
-      next[2 * n + 1] = shuffle<T>(rows[n], rows[n + kHalf], high);
+      next[2 * n] = interleave<T, 0>(rows[n], rows[n + kHalf], lanes);
+      next[2 * n + 1] = interleave<T, kHalf>(rows[n], rows[n + kHalf], lanes);
     }
     for (int n = 0; n < kLanes<T>; ++n) rows[n] = next[n];
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -75,16 +76,13 @@ LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
   for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
-// Lane j is lane lanes[j] of the 2 * kLanes lanes of a and b. All of `lanes` are constants once loops are unrolled:
-// clang, which has no __builtin_shuffle, then turns the moves of single lanes into shuffles.
-template <class T>
-LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, Ints<T> lanes) {
+// Lanes a[first], b[first], a[first + 1], b[first + 1], ...; clang and GCC spell a shuffle differently.
+template <class T, int first, int... J>
+LSTM_FUSED_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, J...>) {
 #if defined(__clang__)
-  Vec<T> result;
-  for (int j = 0; j < kLanes<T>; ++j) result[j] = lanes[j] < kLanes<T> ? a[lanes[j]] : b[lanes[j] - kLanes<T>];
-  return result;
+  return __builtin_shufflevector(a, b, (first + J / 2 + J % 2 * kLanes<T>)...);
 #else
-  return __builtin_shuffle(a, b, lanes);
+  return __builtin_shuffle(a, b, Ints<T>{(first + J / 2 + J % 2 * kLanes<T>)...});
 #endif
 }
 

@@ -2,7 +2,7 @@
 
 torch ships the samples, the errors and the reference functions (torch.testing._internal.common_modules), but not the
 tests that use them (test/test_modules.py, whose names the tests here have). Which of those there are, and which of the
-LSTM tests in test/test_nn.py, is in docs/pytorch-func.md.
+LSTM tests in test/test_nn.py, is in docs/pytorch.md.
 """
 
 from __future__ import annotations

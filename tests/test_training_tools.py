@@ -288,7 +288,7 @@ def bytes_kept(module: nn.Module, *args) -> int:
 @pytest.mark.parametrize("options", STACKS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_keeps_no_more_than_torch(shape: tuple[int, ...], options: dict, packed: bool):
-    """Packed rows are of one length: of shorter ones torch keeps less, ours the same (docs/pytorch-func.md)."""
+    """Packed rows are of one length: of shorter ones torch keeps less, ours the same (docs/pytorch.md)."""
     seq_len, batch, input_size, hidden_size = shape
     input = torch.randn(seq_len, batch, input_size, dtype=options.get("dtype"))
     if packed:

@@ -155,6 +155,15 @@ def test_errors_are_those_of_the_eager_call(device: str) -> None:
             compiled(*args, **kwargs)
 
 
+def test_values_of_lengths_are_checked() -> None:
+    """By the operator, on the CPU; a GPU clamps them, compiled or not."""
+    compiled = torch.compile(lstm_fused.LSTM(5, 7), fullgraph=True, backend="aot_eager")
+    input = torch.randn(4, 3, 5)
+    for wrong in (-1, 5):
+        with pytest.raises(RuntimeError, match=f"lengths must lie in .*got {wrong}"):
+            compiled(input, lengths=torch.tensor([1, wrong, 4]))
+
+
 def test_a_cell(device: str) -> None:
     cell = lstm_fused.LSTMCell(5, 7, device=device)
     compiled = torch.compile(cell, fullgraph=True, backend="aot_eager", dynamic=True)

@@ -94,6 +94,16 @@ def test_a_program_keeps_nothing_for_backward_and_can_be_trained(device: str) ->
     torch.testing.assert_close(*gradients)
 
 
+def test_opcheck_of_a_call_that_keeps_nothing(device: str) -> None:
+    """As an exported program makes it, with inputs that want gradients."""
+    lstm = Model().lstm.to(device)
+    tensors = torch.randn(6, 4, 5), torch.randn(4, 4, 3), torch.randn(4, 4, 7)
+    args = [tensor.to(device).requires_grad_() for tensor in tensors]
+    weights = [weight.detach().requires_grad_() for weight in lstm.parameters()]
+    options = (True, None, None, None, False, True, False)
+    torch.library.opcheck(torch.ops.lstm_fused.forward.default, (*args, weights, *options))
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("is_sorted", [True, False])
 def test_packed_tensors(is_sorted: bool, strict: bool, device: str) -> None:

@@ -29,6 +29,8 @@ hypothesis.settings.load_profile("lstm_fused")
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(THREADS)
+    # torch.testing._internal, once imported, would forbid all tests to set torch's flags (TF32 and others).
+    torch.backends.disable_global_flags = lambda: None
 
 
 def why_no_gpu_tests() -> str | None:

@@ -154,15 +154,23 @@ def test_without_assembly() -> None:
     ],
 )
 def test_what_cuda_refuses(normal: Path, grid: list[int], error: int) -> None:
-    got, _, launches, shared_bytes = map(int, run(normal, "launch", *grid, 0).split())
+    got, _, launches, shared_bytes = map(int, run(normal, "launch", *grid, 0, 0).split())
     assert (got, launches) == (error, int(error == 0))
     assert shared_bytes == (0 if error else grid[4])
 
 
 @pytest.mark.parametrize(("cluster", "limit", "most"), [(1, 1, 1), (1, 3, 3), (1, 0, 12), (4, 1, 4), (4, 9, 8)])
 def test_resident_blocks(normal: Path, cluster: int, limit: int, most: int) -> None:
-    _, seen, _, _ = map(int, run(normal, "launch", 12, 1, 1, 64, 0, cluster, limit).split())
+    _, seen, _, _ = map(int, run(normal, "launch", 12, 1, 1, 64, 0, cluster, limit, 0).split())
     assert seen == most
+
+
+@pytest.mark.parametrize(("blocks", "limit", "error"), [(12, 0, 0), (100, 100, 0), (101, 100, 720), (5000, 0, 720)])
+def test_blocks_that_wait_for_one_another_run_together_or_not_at_all(
+    normal: Path, blocks: int, limit: int, error: int
+) -> None:
+    got, most, launches, _ = map(int, run(normal, "launch", blocks, 1, 1, 64, 0, 1, limit, 1).split())
+    assert (got, most, launches) == ((error, 0, 0) if error else (0, blocks, 1))
 
 
 # ---- the two headers of each name
@@ -196,6 +204,7 @@ def test_every_primitive_compiles(architecture: str, tmp_path: Path) -> None:
     else:
         command = [CUDA.nvcc, "-std=c++17", "-Werror=all-warnings", "-Icsrc", f"-arch=sm_{architecture}"]
         command += ["-cubin", "-o", tmp_path / "cubin", source]
+        command += ["-DLSTM_FUSED_WATCHDOG"] if architecture == toolchain.ARCHITECTURES[0] else []
     done = subprocess.run(command, cwd=simulation.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

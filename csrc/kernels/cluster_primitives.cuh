@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 
 #include "kernels/primitives.cuh"
@@ -205,11 +206,24 @@ LSTM_FUSED_DEVICE uint64_t atomic_add_release(uint64_t* p, uint64_t value) {
   return before;
 }
 
-// Until predicate() holds; it looks at memory through the functions above alone.
+// Until predicate() holds; it looks at memory through the functions above alone. A build with LSTM_FUSED_WATCHDOG gives
+// up after some seconds, with a message and an error of the launch, where others would wait for ever.
 template <class Predicate>
 LSTM_FUSED_DEVICE void spin_wait(Predicate predicate) {
   constexpr unsigned kNanoseconds = 20;
+#ifdef LSTM_FUSED_WATCHDOG
+  constexpr int kMostTurns = 10000000;
+  for (int turns = 0; !predicate(); ++turns) {
+    if (turns == kMostTurns) {
+      printf("lstm_fused: block (%u, %u, %u) thread %u has waited too long\n", blockIdx.x, blockIdx.y, blockIdx.z,
+             threadIdx.x);
+      __trap();
+    }
+    __nanosleep(kNanoseconds);
+  }
+#else
   while (!predicate()) __nanosleep(kNanoseconds);
+#endif
 }
 
 }  // namespace lstm_fused

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "element.h"
+#include "kernels/launch.h"
 
 #define LSTM_FUSED_DEVICE __device__ __forceinline__
 #define LSTM_FUSED_DEVICE_CALL __device__ __noinline__  // rarely run and large
@@ -166,7 +167,10 @@ struct Grid {
   int threads;
   int64_t shared_bytes = 0;  // dynamic, per block
   int cluster = 1;           // blocks along x that form a cluster
+  bool together = false;     // blocks wait for one another: all run at once, or kTooManyBlocks is returned
 };
+
+static_assert(kTooManyBlocks == cudaErrorCooperativeLaunchTooLarge);
 
 // kernel<<<...>>>(params) on `stream`, a cudaStream_t; allows the shared memory and the cluster it needs. Returns a
 // cudaError_t.
@@ -183,19 +187,30 @@ int launch_kernel(void (*kernel)(const Params), const Grid& grid, void* stream, 
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return error;
   }
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned num_attributes = 0;
+  if (grid.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[num_attributes++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
+  if (grid.together) {
+    cudaLaunchAttribute& cooperative = attributes[num_attributes++];
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.blocks.x), static_cast<unsigned>(grid.blocks.y),
                         static_cast<unsigned>(grid.blocks.z));
   config.blockDim = dim3(static_cast<unsigned>(grid.threads));
   config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &cluster;
-  config.numAttrs = grid.cluster > 1 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, params);
+  config.attrs = attributes;
+  config.numAttrs = num_attributes;
+  error = cudaLaunchKernelEx(&config, kernel, params);
+  if (error == cudaErrorCooperativeLaunchTooLarge) cudaGetLastError();  // the caller's to handle, nobody else's
+  return error;
 }
 
 }  // namespace lstm_fused

@@ -118,7 +118,8 @@ uint64_t load_relaxed(const void* p, int64_t bytes, Site site) {
 }
 uint64_t load_acquire(const void* p, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  return machine->global().load_acquire(p, bytes, site);
+  return is_skipped(site) ? machine->global().load_relaxed(p, bytes, site)
+                          : machine->global().load_acquire(p, bytes, site);
 }
 void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
   machine->maybe_preempt();
@@ -126,11 +127,12 @@ void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
 }
 void store_release(void* p, uint64_t value, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  machine->global().store_release(p, value, bytes, site);
+  is_skipped(site) ? machine->global().store_relaxed(p, value, bytes, site)
+                   : machine->global().store_release(p, value, bytes, site);
 }
 uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  return machine->global().add_release(p, value, bytes, site);
+  return machine->global().add(p, value, bytes, !is_skipped(site), site);
 }
 
 void skip_barrier(const char* file_name, int line) { skipped = {file_name, line}; }

@@ -71,15 +71,17 @@ void GlobalMemory::store_release(void* p, uint64_t value, int64_t bytes, Site si
   machine->changed();
 }
 
-uint64_t GlobalMemory::add_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  publish();
+uint64_t GlobalMemory::add(void* p, uint64_t value, int64_t bytes, bool release, Site site) {
+  if (release) publish();
   note_write(histories(p, bytes, "writes", site), bytes, 0, stamp_here(site, true), place_of(p), site);
   const uint64_t old = read_word(p, bytes), sum = old + value;
   std::memcpy(p, &sum, bytes);
-  Release release;
-  release.add(knowledge_of(*self));
-  ClockPointer& released = released_[p];  // the releases before this one stay in force
-  released = join(released, release.take());
+  if (release) {
+    Release mine;
+    mine.add(knowledge_of(*self));
+    ClockPointer& released = released_[p];  // the releases before this one stay in force
+    released = join(released, mine.take());
+  }
   machine->changed();
   return old;
 }

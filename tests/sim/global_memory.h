@@ -25,7 +25,7 @@ class GlobalMemory {
   uint64_t load_acquire(const void* p, int64_t bytes, Site site);
   void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site);
   void store_release(void* p, uint64_t value, int64_t bytes, Site site);
-  uint64_t add_release(void* p, uint64_t value, int64_t bytes, Site site);
+  uint64_t add(void* p, uint64_t value, int64_t bytes, bool release, Site site);
 
   // All that the calling thread stored, or knows that others did, becomes visible.
   void publish();

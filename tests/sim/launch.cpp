@@ -28,7 +28,11 @@ int launch(const Shape& shape, const std::function<void()>& body) {
   if (shape.threads < 1 || shape.threads > kMaxThreads) return kInvalidConfiguration;
   if (shape.shared_bytes < 0 || shape.shared_bytes > kMaxSharedBytes) return kInvalidValue;
   if (shape.cluster < 1 || shape.cluster > kMaxCluster || x % shape.cluster) return kInvalidConfiguration;
-  if (static_cast<int64_t>(x) * y * z > kMostBlocks) throw Fault("a grid of more blocks than the simulator takes");
+  const int64_t blocks = static_cast<int64_t>(x) * y * z;
+  if (blocks > kMostBlocks) throw Fault("a grid of more blocks than the simulator takes");
+  const int room = std::min(kMaxResidentBlocks, kMaxResidentThreads / shape.threads);
+  if (shape.together && blocks > (max_resident_blocks ? std::min(max_resident_blocks, room) : room))
+    return kTooManyBlocks;
   ++num_launches;
   most_shared_bytes = std::max(most_shared_bytes, shape.shared_bytes);
   Machine grid(shape, body, seeds.next(), max_resident_blocks);

@@ -7,6 +7,8 @@
 
 namespace sim {
 
+constexpr int kTooManyBlocks = 720;  // of cudaError_t
+
 // Runs a grid and returns cudaSuccess, or the error code where CUDA would refuse it; throws Fault.
 int launch(const Shape& shape, const std::function<void()>& body);
 

@@ -15,7 +15,6 @@ Thread* self = nullptr;
 namespace {
 
 constexpr int kDefaultResidentThreads = 4096;
-constexpr int kMaxResidentThreads = 1 << 18;
 
 // Thrown in a fiber that is not to go on.
 struct Abandoned {};
@@ -65,6 +64,7 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t
   change_warp_one_in_ = change_warp[random_.below(3)];
 
   const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
+  if (shape.together) resident_blocks = num_clusters * shape.cluster;
   if (!resident_blocks) resident_blocks = kDefaultResidentThreads / shape.threads;
   const int most = std::min({resident_blocks, kMaxResidentBlocks, kMaxResidentThreads / shape.threads});
   const int num_slots = std::clamp(most / shape.cluster, 1, num_clusters);

@@ -20,6 +20,7 @@ namespace sim {
 
 constexpr int kWarpSize = 32;
 constexpr int kMaxResidentBlocks = 1 << 12;
+constexpr int kMaxResidentThreads = 1 << 18;
 
 // A place in a kernel. As a default argument Site::here() is where the caller stands.
 struct Site {
@@ -37,6 +38,7 @@ struct Shape {
   int threads;
   int64_t shared_bytes;
   int cluster;
+  bool together;  // all blocks at once, or none
 };
 
 struct Warp;

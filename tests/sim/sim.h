@@ -15,10 +15,12 @@ class Fault : public std::runtime_error {
 void set_seed(uint64_t seed);
 
 // How many blocks are on the machine at once, in whole clusters and at least one; 0, the default, is as many as have
-// 4096 threads together. Blocks beyond that start when others have ended, in random order.
+// 4096 threads together. Blocks beyond that start when others have ended, in random order; a grid of blocks that have
+// to run together is refused instead.
 void set_max_resident_blocks(int blocks);
 
-// Plants a fault: the barrier that stands at this line of a file of this name does nothing. An empty name: none.
+// Plants a fault: the barrier or the wait that stands at this line of a file of this name does nothing; an acquire or a
+// release orders nothing. An empty name: none.
 void skip_barrier(const char* file_name, int line);
 
 // Since the last reset_counts().

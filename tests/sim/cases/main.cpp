@@ -1,7 +1,7 @@
 // program list                        the names of the cases, one a line
 // program run <case> <0|1> <seeds>    one line per seed: "ok", "fault: ..." or "wrong: ..."; 1 plants the fault
-// program launch <blocks x> <y> <z> <threads> <shared bytes> <cluster> <max_resident_blocks>    see launch.cu
-// program convert <function>          numbers from stdin to stdout, see numbers.cu
+// program launch <blocks x> <y> <z> <threads> <shared bytes> <cluster> <max_resident_blocks> <together>    see
+// launch.cu program convert <function>          numbers from stdin to stdout, see numbers.cu
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -46,9 +46,10 @@ int main(int argc, char** argv) {
     for (const cases::Case& test : all) std::puts(test.name);
     return 0;
   }
-  if (command == "launch" && argc == 9) {
+  if (command == "launch" && argc == 10) {
     const auto number = [&](int i) { return std::atoi(argv[i + 2]); };
-    return cases::launch_grid({{number(0), number(1), number(2)}, number(3), number(4), number(5)}, number(6));
+    return cases::launch_grid({{number(0), number(1), number(2)}, number(3), number(4), number(5), number(7) != 0},
+                              number(6));
   }
   if (command == "convert" && argc == 3) return cases::convert(argv[2]);
   for (const cases::Case& test : all) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "element.h"
+#include "kernels/launch.h"
 #include "sim/device.h"
 #include "sim/launch.h"
 #include "sim/numbers.h"
@@ -124,11 +125,14 @@ struct Grid {
   int threads;
   int64_t shared_bytes = 0;
   int cluster = 1;
+  bool together = false;
 };
 
 template <class Params>
 int launch_kernel(void (*kernel)(const Params), const Grid& grid, void*, const Params& params) {
-  const sim::Shape shape{{grid.blocks.x, grid.blocks.y, grid.blocks.z}, grid.threads, grid.shared_bytes, grid.cluster};
+  const sim::Shape shape{
+      {grid.blocks.x, grid.blocks.y, grid.blocks.z}, grid.threads, grid.shared_bytes, grid.cluster, grid.together};
+  static_assert(sim::kTooManyBlocks == kTooManyBlocks);
   return sim::launch(shape, [&] { kernel(params); });
 }
 

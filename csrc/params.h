@@ -70,6 +70,10 @@ struct ForwardParams {
   const T* x = nullptr;     // (T, B, I)
   const T* w_ih = nullptr;  // (4H, I)
   int64_t input_size = 0;   // I; 0 without x
+
+  // CUDA only, of `group`: group_exchange_bytes of tiles.h, and group_arrival_words, zero.
+  char* exchange = nullptr;
+  uint32_t* arrivals = nullptr;
 };
 
 template <class T, class Acc = T>
@@ -98,6 +102,8 @@ struct BackwardParams {
   Acc* grad_c = nullptr;      // (B, H), scratch of `step`: the gradient of c, carried from step to step
   const T* w_hh_t = nullptr;  // (P, 4H), of `step`: W_hh transposed
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
+  char* exchange = nullptr;   // of `group`, as forward
+  uint32_t* arrivals = nullptr;
 };
 
 // y = x W^T.

@@ -107,6 +107,7 @@ constexpr int64_t block_weight_bytes(BlockVariant variant, int64_t hidden_size) 
 // of units, each with a part of K: 1 or 2 parts forward, of 8 chunks of h, 16 registers each; twice as many backward.
 constexpr int64_t kClusterUnits = 16;  // a block has a multiple of it
 constexpr int64_t kClusterThreads = 256;
+constexpr int64_t kClusterRegisters = 256;  // per thread, at most
 constexpr int64_t kClusterForwardChunks = 8;
 constexpr int64_t kClusterBackwardChunks = 16;  // of grad_gates, 8 registers each
 
@@ -121,6 +122,11 @@ constexpr int64_t cluster_units(int64_t hidden_size, int64_t blocks) {
 }
 constexpr int64_t cluster_max_units(int64_t split) { return kClusterThreads / kWarp * kTileUnits / split; }
 
+// W_hh in the registers of a block, padded to whole parts of K.
+constexpr int64_t cluster_weight_bytes(DType dtype, int64_t hidden_size, int64_t units) {
+  return 4 * units * cluster_split(dtype, hidden_size) * kClusterForwardChunks * kChunkBytes;
+}
+
 // Two tiles and their mbarriers; of each tile of units what goes out, and twice the sums that its warps exchange.
 constexpr int64_t cluster_tiles_bytes(int64_t chunks) { return 2 * kTileRows * shared_row_bytes(chunks) + 16; }
 constexpr int64_t cluster_sums_bytes(int64_t split, int64_t values) {  // `values` of a lane before they are shared out
@@ -133,6 +139,71 @@ constexpr int64_t cluster_forward_shared_bytes(DType dtype, int64_t split, int64
 constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int64_t units) {
   return cluster_tiles_bytes(split * kClusterBackwardChunks) +
          units / kClusterUnits * (kTileRows * kClusterUnits * 4 * element_bytes(dtype) + cluster_sums_bytes(split, 4));
+}
+
+// ---- group. Up to as many blocks as the device has SMs, one on each, have the units between them, 16 each, and
+// exchange h, or grad_gates, through global memory. The 8 warps of a block share K. Per lane that is 16 bytes for each
+// of 8 rows of W_hh and chunk of h, or of 2 columns and chunk of grad_gates; the first ones lie in registers, the
+// others in shared memory.
+constexpr int64_t kGroupUnits = 16;
+constexpr int64_t kGroupWarps = kThreads / kWarp;
+constexpr int64_t kGroupCells = kGroupUnits * kTileRows;  // in one tile of rows: one each for a block's first threads
+constexpr int64_t kGroupForwardLines = 4 * kGroupUnits / 8;  // per lane; a warp has 8 groups of lanes
+constexpr int64_t kGroupBackwardLines = kGroupUnits / 8;
+// Of each warp, in registers: 128 per lane, or 64 without tensor cores, where sums need more and nvcc would spill.
+constexpr int64_t group_forward_chunks(bool tensor_cores) { return tensor_cores ? 4 : 2; }
+constexpr int64_t group_backward_chunks(bool tensor_cores) { return tensor_cores ? 16 : 8; }
+constexpr int64_t kGroupRegisters = 256;  // per thread: all of an SM's
+constexpr int64_t kGroupMostTiles = 64;   // of rows, which a group takes in turns
+// A unit's sums of 8 rows lie 10 apart: threads that read neighbouring units meet no bank twice.
+constexpr int64_t kGroupSumStride = 10;
+
+constexpr int64_t group_blocks(int64_t hidden_size) { return ceil_div(hidden_size, kGroupUnits); }
+constexpr int64_t group_row_tiles(int64_t batch) { return batch > kTileRows ? ceil_div(batch, kTileRows) : 1; }
+
+// Chunks of K for each warp: of h forward, of grad_gates backward.
+constexpr int64_t group_part_chunks(DType dtype, int64_t width) {
+  return ceil_div(num_chunks(dtype, width), kGroupWarps);
+}
+constexpr int64_t group_weight_bytes(int64_t lines, int64_t part_chunks) {
+  return part_chunks * lines * kThreads * (kChunkBytes / 4);
+}
+constexpr int64_t group_shared_weights(int64_t lines, int64_t part_chunks, int64_t in_registers) {
+  return part_chunks > in_registers ? group_weight_bytes(lines, part_chunks - in_registers) : 0;
+}
+// What the registers leave over of W_hh, the sums of the warps, and the number of steps of each tile of rows.
+constexpr int64_t group_forward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
+  return group_shared_weights(kGroupForwardLines, group_part_chunks(dtype, hidden_size),
+                              group_forward_chunks(tensor_cores)) +
+         kGroupWarps * 4 * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
+}
+constexpr int64_t group_backward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
+  return group_shared_weights(kGroupBackwardLines, group_part_chunks(dtype, 4 * hidden_size),
+                              group_backward_chunks(tensor_cores)) +
+         kGroupWarps * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
+}
+
+// Global memory of one direction. For each tile of rows: h or grad_gates of 8 rows and all blocks, twice, and 8 bytes
+// of each cell for groups that take several tiles in turns; and a count of arrivals in a line of its own, zero at
+// first.
+constexpr int64_t kGroupCarriedBytes = 8;
+constexpr int64_t kGroupArrivalWords = 32;
+constexpr int64_t group_row_bytes(DType dtype, int64_t hidden_size, bool backward) {
+  return group_blocks(hidden_size) * kGroupUnits * element_bytes(dtype) * (backward ? 4 : 1);
+}
+constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t batch, bool backward) {
+  return group_row_tiles(batch) * (2 * kTileRows * group_row_bytes(dtype, hidden_size, backward) +
+                                   group_blocks(hidden_size) * kGroupCells * kGroupCarriedBytes);
+}
+constexpr int64_t group_arrival_words(int64_t batch) { return group_row_tiles(batch) * kGroupArrivalWords; }
+
+// Bytes of W_hh in one block, and of these in its registers.
+constexpr int64_t group_block_weights(DType dtype, int64_t hidden_size) {
+  return group_weight_bytes(kGroupForwardLines, group_part_chunks(dtype, hidden_size));
+}
+constexpr int64_t group_register_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
+  const int64_t chunks = group_part_chunks(dtype, hidden_size), most = group_forward_chunks(tensor_cores);
+  return group_weight_bytes(kGroupForwardLines, chunks < most ? chunks : most);
 }
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
@@ -156,44 +227,11 @@ struct Launch {
   int64_t num_groups = 0;
   int64_t units_per_block = 0;  // hidden units; four times as many rows of W_hh
   int64_t rows_per_group = 0;
-  int64_t shared_bytes = 0;  // dynamic, per block, forward; `step` knows its own
-  int64_t num_directions = 1;
+  int64_t shared_bytes = 0;        // dynamic, per block, forward; `step` knows its own
+  int64_t num_directions = 1;      // of this launch
+  int64_t directions_at_once = 2;  // of a layer's, at most; the others follow in a launch of their own
 };
 
 constexpr int64_t num_blocks(const Launch& launch) { return launch.blocks_per_group * launch.num_groups; }
-
-// ---- group: estimates until its kernel exists.
-constexpr int64_t kRegistersPerThread = 208;  // ptxas for sm_90: 206 with 40 fragments of W_hh resident, no spills
-constexpr int64_t kFragmentBytesPerThread = 16;
-constexpr int64_t kRegisterWeightBytes = kThreads * 40 * kFragmentBytesPerThread;  // 160 KiB of W_hh per block
-constexpr int64_t kCellsPerThread = 16;  // c stays in registers for all T, in float
-constexpr int64_t kGateStages = 2;       // tiles of x W_ih^T in flight
-
-// Bytes of W_hh that one block holds: (4 * units, hidden_size), K padded to whole tiles.
-constexpr int64_t weight_bytes(DType dtype, int64_t units, int64_t hidden_size) {
-  return 4 * units * round_up(hidden_size, kTileK) * element_bytes(dtype);
-}
-
-constexpr int64_t register_weight_bytes(DType dtype, int64_t units, int64_t hidden_size) {
-  const int64_t bytes = weight_bytes(dtype, units, hidden_size);
-  return bytes < kRegisterWeightBytes ? bytes : kRegisterWeightBytes;
-}
-
-// The most rows of the batch whose c fits the registers of a block with `units` hidden units, in whole tiles.
-constexpr int64_t max_rows(int64_t units) {
-  const int64_t rows = kThreads * kCellsPerThread / units / kTileRows * kTileRows;
-  return rows > kTileRows ? rows : kTileRows;
-}
-
-// Dynamic shared memory of one block: h twice (this step's and the next one's), input gates in flight, and what the
-// registers leave over of W_hh. A cluster exchanges h of all its rows in shared memory; a group stages one tile of rows
-// from L2.
-constexpr int64_t shared_bytes(KernelKind kind, DType dtype, int64_t units, int64_t rows, int64_t hidden_size) {
-  const int64_t h_rows = kind == KernelKind::kGroup ? kTileRows : rows;
-  const int64_t h_bytes = 2 * h_rows * round_up(hidden_size, kTileK) * element_bytes(dtype);
-  const int64_t gate_bytes = kGateStages * kTileRows * 4 * units * element_bytes(dtype);
-  return h_bytes + gate_bytes + weight_bytes(dtype, units, hidden_size) -
-         register_weight_bytes(dtype, units, hidden_size);
-}
 
 }  // namespace lstm_fused

@@ -42,8 +42,13 @@ class Simulator:
         self.ops = torch.ops.lstm_fused_sim
 
     @contextmanager
-    def running(self, kind: str = "block", allow_tf32: bool = False, seed: int = 0) -> Iterator[None]:
-        """lstm_fused's ops are the simulated ones, by kernels of this kind; schedules come of the seed."""
+    def running(
+        self, kind: str = "block", allow_tf32: bool = False, seed: int = 0, *, num_sms: int = 0, room: int | None = None
+    ) -> Iterator[None]:
+        """lstm_fused's ops are the simulated ones, by kernels of this kind; schedules come of the seed.
+
+        `num_sms`: of the GPU, 0 for an H100's; `room`: for how many blocks at once, if not for all that it promises.
+        """
 
         def forward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.forward(*args, allow_tf32)
@@ -53,6 +58,8 @@ class Simulator:
 
         self._library.sim_reset_counts()
         self.set_seed(seed)
+        self._library.sim_set_device(num_sms)
+        self._library.sim_set_max_resident_blocks(num_sms if room is None else room)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LSTM_FUSED_KERNEL", kind)
             patch.setattr(ops, "forward", forward)

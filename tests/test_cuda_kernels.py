@@ -28,7 +28,7 @@ ARITHMETICS = {
     "tf32": torch.float32,
     "float64": torch.float64,
 }
-KINDS = ["step", "block", "cluster"]
+KINDS = ["step", "block", "cluster", "group"]
 HOW = [(kind, name) for kind in KINDS for name in ARITHMETICS if kind == "step" or name != "float64"]
 SEEDS = 20
 H100 = next(device for device in _plan.known_devices() if device.name == "H100")
@@ -46,11 +46,11 @@ def how(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def fitted(case: Case, kind: str, arithmetic: str) -> Case:
-    """The case in this arithmetic; in the persistent kinds not projected, and no larger than registers hold."""
+    """The case in this arithmetic; in the persistent kinds not projected, and no larger than they hold."""
     case = case.but(dtype=ARITHMETICS[arithmetic])
     if kind == "step":
         return case
-    most = {"block": 256, "cluster": 1024}[kind] // case.dtype.itemsize
+    most = {"block": 256, "cluster": 1024, "group": 4096}[kind] // case.dtype.itemsize
     return case.but(proj_size=0, hidden_size=min(case.hidden_size, most))
 
 
@@ -118,6 +118,46 @@ def test_warps_of_a_cluster_that_share_units(simulator: Simulator, arithmetic: s
     check(simulator, ("cluster", arithmetic), case, times=1)
 
 
+@pytest.mark.parametrize(("arithmetic", "hidden_size"), [("float32", 257), ("tf32", 513)])
+def test_weights_of_a_group_in_shared_memory(simulator: Simulator, arithmetic: str, hidden_size: int) -> None:
+    """Beyond what its registers hold, and of the last block a single unit."""
+    check(simulator, ("group", arithmetic), Case(2, 3, 5, hidden_size, lengths=True, reset=0.3), times=1)
+
+
+# T, B, H, SMs: one group, of 1 or 3 blocks, that takes two or three tiles of rows, one direction after the other; and
+# for each direction two groups of 2 blocks, with three tiles and two.
+TURNS = [(2, 9, 1, 1), (3, 17, 33, 3), (7, 33, 17, 8)]
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "float32", "tf32"])
+@pytest.mark.parametrize("sizes", TURNS, ids=str)
+def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
+    """Where groups have more tiles than one, or take the directions one after the other, no bit is another."""
+    seq_len, batch, hidden_size, num_sms = sizes
+    case = Case(seq_len, batch, 5, hidden_size, lengths=True, reset=0.3, bidirectional=True, return_cells=True)
+    problem = draw(case.but(dtype=ARITHMETICS[arithmetic]))
+    with simulator.running("group", arithmetic == "tf32"):
+        plain = fused(problem)
+    for seed in range(3):
+        with simulator.running("group", arithmetic == "tf32", seed, num_sms=num_sms):
+            results = fused(problem)
+            assert simulator.launches() == (2 if num_sms == 8 else 4)
+        for name, tensor in plain.items():
+            assert torch.equal(tensor, results[name]), name
+
+
+def test_no_room_for_all_blocks_of_a_group(simulator: Simulator) -> None:
+    """A GPU may have less room than it promises, where others are on it: step runs then, and nothing hangs."""
+    problem = draw(Case(3, 9, 5, 33, **STACK, lengths=True, reset=0.3, return_cells=True))
+    with simulator.running("step"):
+        by_step, launches = fused(problem), simulator.launches()
+    with simulator.running("group", room=2):
+        results = fused(problem)
+        assert simulator.launches() == launches
+    for name, tensor in by_step.items():
+        assert torch.equal(tensor, results[name]), name
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
     check(simulator, how, Case(2, 5, 9, 17, **options), times=3)
@@ -167,14 +207,14 @@ def test_every_schedule_gives_the_same_bits(simulator: Simulator, how: tuple[str
 
 
 def barriers() -> list[tuple[str, int, str]]:
-    """File, line and text of every barrier in the kernels."""
+    """File, line and text of every barrier in the kernels, and of every wait, acquire and release."""
     sources = sorted((simulation.ROOT / "csrc" / "kernels").glob("*.cuh"))
     return [
         (source.name, line, text.strip())
         for source in sources
         if "primitives" not in source.name
         for line, text in enumerate(source.read_text().splitlines(), 1)
-        if re.search(r"(block|warp|named)_barrier\(", text)
+        if re.search(r"((block|warp|named)_barrier|spin_wait|load_acquire|atomic_add_release)\(", text)
     ]
 
 
@@ -185,7 +225,7 @@ def test_no_barrier_may_be_missing(simulator: Simulator, file_name: str, line: i
     if "named" in text:  # of warps that share units: `cluster` in float32 beyond H 128
         case = case.but(hidden_size=130, dtype=torch.float32)
     problem = draw(case)
-    kind = file_name.removesuffix(".cuh")
+    kind = re.split(r"[_.]", file_name)[0]
     for seed in range(SEEDS if case.hidden_size == 17 else 2):
         with (
             simulator.without_barrier(file_name, line),
@@ -298,12 +338,14 @@ def test_any_alignment(simulator: Simulator, how: tuple[str, str]) -> None:
         ("block", {"hidden_size": 65}, 1),
         ("block", STACK | {"hidden_size": 32}, 0),
         ("block", STACK | {"hidden_size": 33}, 2),
+        ("group", {"hidden_size": 65}, 1 + 1),
+        ("group", STACK, 2 * (2 + 1)),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("training", [False, True])
 def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict, gemms: int, training: bool) -> None:
-    """Launches, less the input projections that are left to torch, and shared memory, of a forward pass."""
+    """Launches forward, less those that torch does (input projections, zeros for a group), and shared memory."""
     case = Case(4, 9, 9, 20, dtype=torch.bfloat16).but(**options)
     sizes = {n: getattr(case, n) for n in ("seq_len", "batch", "input_size", "hidden_size", "proj_size", "num_layers")}
     problem = _plan.Problem(**sizes, num_directions=case.directions, dtype="bfloat16", training=training)
@@ -311,7 +353,7 @@ def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict
     with simulator.running(kind):
         simulator.ops.forward(*arguments(draw(case)), None, None, None, training, False, False)
         assert simulator.launches() == found.launches - gemms
-        if kind == "block":
+        if kind != "step":
             assert simulator.max_shared_bytes() == found.shared_bytes
 
 
@@ -345,7 +387,8 @@ cases = [
 for kind, arithmetic in HOW:
     for case in cases:
         problem = draw(fitted(case, kind, arithmetic))
-        with simulator.running(kind, allow_tf32=arithmetic == "tf32"):
+        one_group = -(-problem.case.hidden_size // 16) if kind == "group" else 0  # SMs: for all tiles of rows in turns
+        with simulator.running(kind, allow_tf32=arithmetic == "tf32", num_sms=one_group):
             fused(problem)
             with torch.no_grad():
                 fused(problem)

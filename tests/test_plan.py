@@ -118,16 +118,49 @@ def test_register_boundary_of_cluster_on_h100() -> None:
     assert refused.reason == "the registers of 16 blocks hold W_hh up to H 512 in bfloat16, H is 513"
 
 
-def test_shared_memory_boundary_of_group() -> None:
-    held = candidate("H100", "group", hidden_size=2048)
-    assert held.legal
-    assert held.register_bytes == 160 * KiB
-    # 96 KiB of W_hh that registers leave over, two tiles of h (8 x 2048), two tiles of input gates (8 x 64)
-    assert held.shared_bytes == (96 + 2 * 32 + 2 * 1) * KiB
-    assert candidate("A100", "group", hidden_size=2048).reason.endswith("this device has 163.0 KiB")
-    assert candidate("H100", "group", hidden_size=4096).reason.endswith("this device has 227.0 KiB")
-    few = candidate("H100", "group", hidden_size=248)
-    assert few.reason == "H 248 is 31 tiles of 8 units, fewer than 32 blocks"
+def test_boundaries_of_group() -> None:
+    small = candidate("H100", "group", hidden_size=1024)
+    assert (small.blocks_per_group, small.units_per_block, small.threads_per_block) == (64, 16, 256)
+    sums = 20 * KiB + 256  # of 8 warps, 64 gates and 8 rows, two more for the banks; and 64 numbers of steps
+    assert (small.register_bytes, small.shared_bytes) == (128 * KiB, sums)
+    # what the registers leave over of 16 units' rows of W_hh: 64 x 2048 elements are 256 KiB
+    large = candidate("H100", "group", hidden_size=2048)
+    assert (large.register_bytes, large.shared_bytes) == (128 * KiB, 128 * KiB + sums)
+    assert candidate("H100", "group", hidden_size=2048, training=True).shared_bytes == 128 * KiB + sums
+    assert candidate("A100", "group", hidden_size=2048).reason == "128 blocks at once, this device has 108 SMs"
+    assert candidate("A100", "group", hidden_size=1728).legal
+    assert candidate("H100", "group", hidden_size=2112).legal
+    assert candidate("H100", "group", hidden_size=2113).reason == "133 blocks at once, this device has 132 SMs"
+    over = candidate("RTX 4090", "group", hidden_size=2048).reason
+    assert over == "148.2 KiB of shared memory per block over 128 blocks, this device has 99.0 KiB"
+    for allow_tf32, largest in ((True, 1280), (False, 1024)):
+        sizes = {"dtype": "float32", "allow_tf32": allow_tf32, "training": True}
+        assert candidate("H100", "group", hidden_size=largest, **sizes).legal
+        assert "of shared memory" in candidate("H100", "group", hidden_size=largest + 1, **sizes).reason
+
+
+@pytest.mark.parametrize(
+    ("sms", "batch", "directions", "rows", "groups", "launches"),
+    [
+        (132, 16, 1, 8, 2, 1 + 2),  # H 1024: two groups of 64 blocks fit
+        (132, 17, 1, 16, 2, 1 + 2),
+        (132, 17, 2, 24, 2, 2 + 2),
+        (127, 16, 1, 16, 1, 1 + 2),
+        (127, 16, 2, 16, 2, 2 + 3),  # one direction after the other
+        (132, 1024, 1, 512, 2, 1 + 2),
+    ],
+)
+def test_rows_of_a_group(sms: int, batch: int, directions: int, rows: int, groups: int, launches: int) -> None:
+    """As many groups as there are SMs for share the rows; launches: projections, zeros, recurrences."""
+    facts = [90, sms, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16, 1830, 3350]
+    problem = Problem(hidden_size=1024, batch=batch, num_directions=directions, dtype="bfloat16")
+    found = next(c for c in _plan.plan(problem, _plan.cuda_device("mine", facts)).candidates if c.kind == "group")
+    assert (found.rows_per_group, found.num_groups, found.launches) == (rows, groups, launches)
+
+
+def test_too_many_rows_for_a_group() -> None:
+    refused = candidate("H100", "group", hidden_size=1024, batch=1025)
+    assert refused.reason == "520 rows per group, it takes 512"
 
 
 def test_reasons_of_architecture_and_options() -> None:
@@ -144,7 +177,7 @@ def test_reasons_of_architecture_and_options() -> None:
     half = _plan.cuda_device("half", [80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320])
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), half).candidates}
     assert reasons["block"] == "needs 57344 registers per SM, this device has 32768"
-    assert reasons["group"] == "needs 53248 registers per SM, this device has 32768"
+    assert reasons["group"] == "needs 65536 registers per SM, this device has 32768"
     bare = _plan.cuda_device("bare", [80, 40, 4 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320])
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), bare).candidates}
     assert reasons["block"] == "7.0 KiB of shared memory per block, this device has 4.0 KiB"

@@ -73,7 +73,7 @@ def limits(tmp_path_factory: pytest.TempPathFactory, usages: list[Usage]) -> dic
     kernels = sorted({usage.function for usage in usages if usage.registers is not None})
     questions = []
     for kernel in kernels:
-        name = r"lstm_(block|cluster|step)_(forward|backward)_\w*kernel"
+        name = r"lstm_(block|cluster|group|step)_(forward|backward)_\w*kernel"
         found = re.search(name + r"<(?:lstm_fused::)?(\w+)((?:, \w+)*)>", kernel)
         assert found, f"a kernel of a kind that tests/launch_bounds.cpp does not know: {kernel}"
         chunks = [*re.findall(r"\d+", found[4]), "0", "0"][:2]

@@ -20,14 +20,26 @@ class ForwardCells {
 
   LSTM_FUSED_DEVICE ForwardCells(const LayerShape& shape, const ForwardParams<T, Acc>& params, int64_t first_row,
                                  int64_t unit)
-      : s(shape),
-        p(params),
-        clock{shape, params.reverse},
-        first_row(static_cast<int>(first_row)),
-        unit(static_cast<int>(unit)) {
+      : s(shape), p(params), clock{shape, params.reverse}, unit(static_cast<int>(unit)) {
     if (unit < s.hidden_size) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
+    move_to(first_row);
+  }
+
+  // Goes on with other rows, of which nothing is known yet: begin() or resume() follows.
+  LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch) {
+    first_row = static_cast<int>(row_of_batch);
 #pragma unroll
     for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
+  }
+  // What is to be kept of row n while the lane takes others.
+  struct alignas(8) Carried {
+    Acc c;
+    T h;
+  };
+  LSTM_FUSED_DEVICE Carried carried(int n) const { return {c[n], h[n]}; }
+  LSTM_FUSED_DEVICE void resume(int n, const Carried& kept) {
+    c[n] = kept.c;
+    h[n] = kept.h;
   }
 
   // Sends for what the coming step t needs: whether a segment starts there, and x W_ih^T.
@@ -108,7 +120,8 @@ class ForwardCells {
   const LayerShape& s;
   const ForwardParams<T, Acc>& p;
   const Clock clock;
-  const int first_row, unit;
+  const int unit;
+  int first_row;
   Gates<Acc> bias = {};
   int length[kRows];
   T h[kRows];
@@ -133,12 +146,20 @@ class BackwardCells {
   LSTM_FUSED_DEVICE BackwardCells(const LayerShape& shape, const BackwardParams<T, Acc>& params, int64_t first_row,
                                   int64_t first_unit)
       : s(shape), p(params), clock{shape, params.reverse}, first_unit(static_cast<int>(first_unit)) {
+    move_to(first_row);
+  }
+
+  // Goes on with other rows; resume() follows, unless they are new.
+  LSTM_FUSED_DEVICE void move_to(int64_t first_row) {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       row[n] = static_cast<int>(first_row) + n;
       length[n] = row[n] < s.batch ? static_cast<int>(clock.length(row[n])) : 0;
     }
   }
+  // What is to be kept of a cell while the lane takes others.
+  LSTM_FUSED_DEVICE Acc carried(int u, int n) const { return grad_c[u][n]; }
+  LSTM_FUSED_DEVICE void resume(int u, int n, Acc kept) { grad_c[u][n] = kept; }
 
   LSTM_FUSED_DEVICE int unit(int u) const { return first_unit + u * static_cast<int>(kTileUnits); }
   LSTM_FUSED_DEVICE bool has_unit(int u) const { return unit(u) < s.hidden_size; }

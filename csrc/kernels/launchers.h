@@ -20,4 +20,9 @@ int cluster_forward(const Launch& launch, const LayerShape& shape, const void* p
 template <DType kType>
 int cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
+template <DType kType>  // not float64
+int group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+template <DType kType>
+int group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
 }  // namespace lstm_fused

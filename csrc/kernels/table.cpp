@@ -16,6 +16,7 @@ void add(std::vector<KernelEntry>& entries) {
     if constexpr (kType != DType::kFloat64) {
       entries.push_back({KernelKind::kBlock, kType, training, block_forward<kType>, block_backward<kType>});
       entries.push_back({KernelKind::kCluster, kType, training, cluster_forward<kType>, cluster_backward<kType>});
+      entries.push_back({KernelKind::kGroup, kType, training, group_forward<kType>, group_backward<kType>});
     }
   }
 }

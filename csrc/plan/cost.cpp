@@ -79,26 +79,32 @@ double block_us(const Problem& problem, const DeviceInfo& device, const Launch& 
   return waves * (exchange_us + static_cast<double>(per_sm) * product_us(problem, device, launch));
 }
 
-// Cluster and group.
-double persistent_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const int64_t hidden = problem.hidden_size, units = launch.units_per_block, rows = launch.rows_per_group;
-  // What the registers do not hold is read from shared memory once per tile of rows, while the tensor cores work.
-  const int64_t spilled =
-      weight_bytes(problem.dtype, units, hidden) - register_weight_bytes(problem.dtype, units, hidden);
-  const double shared_us = static_cast<double>(spilled * (rows / kTileRows)) /
-                           (kSharedBytesPerClock * static_cast<double>(device.clock_mhz));
+double cluster_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
   const int64_t resident = std::max<int64_t>(1, device.num_sms / launch.blocks_per_group);
   const double waves = static_cast<double>(ceil_div(launch.num_groups, resident));
-  const double exchange_us = kExchangeUs[static_cast<int>(launch.kind)];
-  return waves * (exchange_us + std::max(product_us(problem, device, launch), shared_us));
+  return waves * (kExchangeUs[static_cast<int>(launch.kind)] + product_us(problem, device, launch));
+}
+
+// What the registers do not hold is read from shared memory once per tile of rows, while the tensor cores work. Tiles
+// of rows are taken in turns, so that what is sent has the time of the others' products.
+double group_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
+  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
+  const int64_t read = group_block_weights(problem.dtype, problem.hidden_size) -
+                       group_register_bytes(problem.dtype, tensor_cores, problem.hidden_size);
+  const double shared_us = static_cast<double>(read * (launch.rows_per_group / kTileRows)) /
+                           (kSharedBytesPerClock * static_cast<double>(device.clock_mhz));
+  const double launches = static_cast<double>(problem.num_directions / launch.directions_at_once);
+  return launches *
+         (kExchangeUs[static_cast<int>(launch.kind)] + std::max(product_us(problem, device, launch), shared_us));
 }
 
 }  // namespace
 
 double cuda_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const auto estimate = launch.kind == KernelKind::kStep    ? step_us
-                        : launch.kind == KernelKind::kBlock ? block_us
-                                                            : persistent_us;
+  const auto estimate = launch.kind == KernelKind::kStep      ? step_us
+                        : launch.kind == KernelKind::kBlock   ? block_us
+                        : launch.kind == KernelKind::kCluster ? cluster_us
+                                                              : group_us;
   return estimate(problem, device, launch);
 }
 

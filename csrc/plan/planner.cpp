@@ -1,7 +1,6 @@
 #include "plan/planner.h"
 
 #include <algorithm>
-#include <initializer_list>
 #include <stdexcept>
 
 #include "plan/cost.h"
@@ -47,6 +46,10 @@ std::string too_little_shared_memory(int64_t needed, const std::string& per, con
          bytes_text(device.shared_bytes_per_block);
 }
 
+std::string too_few_sms(int64_t blocks, const DeviceInfo& device) {
+  return std::to_string(blocks) + " blocks at once, this device has " + std::to_string(device.num_sms) + " SMs";
+}
+
 // Reasons of kind, dtype and architecture: the same for every size.
 std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInfo& device) {
   if (problem.dtype == DType::kFloat64) return "float64: only step computes it";
@@ -59,33 +62,26 @@ std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInf
   return "";
 }
 
-Refusal refuse_size(const Launch& launch, const Problem& problem, const DeviceInfo& device) {
-  const int64_t blocks = launch.blocks_per_group, tiles = ceil_div(problem.hidden_size, kTileUnits);
+Refusal refuse_cluster(const Launch& launch, const Problem& problem, const DeviceInfo& device) {
+  const int64_t blocks = launch.blocks_per_group, hidden = problem.hidden_size;
   const std::string over = " over " + std::to_string(blocks) + " blocks";
-  if (launch.kind == KernelKind::kCluster && blocks > device.max_cluster_size) {
+  if (blocks > device.max_cluster_size) {
     return {0, "clusters of " + std::to_string(blocks) + " blocks, this device allows " +
                    std::to_string(device.max_cluster_size)};
   }
-  if (blocks > device.num_sms) {
-    return {0, std::to_string(blocks) + " blocks at once, this device has " + std::to_string(device.num_sms) + " SMs"};
+  if (blocks > device.num_sms) return {0, too_few_sms(blocks, device)};
+  const int64_t largest = cluster_max_hidden(problem.dtype);
+  const int64_t most = cluster_max_units(cluster_split(problem.dtype, hidden));
+  if (hidden > largest) {
+    return {2, "the registers of " + std::to_string(device.max_cluster_size) + " blocks hold W_hh up to H " +
+                   std::to_string(largest) + " in " + dtype_name(problem.dtype) + ", H is " + std::to_string(hidden)};
   }
-  if (launch.kind == KernelKind::kCluster) {
-    const int64_t hidden = problem.hidden_size, largest = cluster_max_hidden(problem.dtype);
-    const int64_t most = cluster_max_units(cluster_split(problem.dtype, hidden));
-    if (hidden > largest) {
-      return {2, "the registers of " + std::to_string(device.max_cluster_size) + " blocks hold W_hh up to H " +
-                     std::to_string(largest) + " in " + dtype_name(problem.dtype) + ", H is " + std::to_string(hidden)};
-    }
-    if (launch.units_per_block > most) {
-      return {2, std::to_string(launch.units_per_block) + " units per block" + over + ", its registers hold " +
-                     std::to_string(most)};
-    }
-    // The blocks of a cluster learn from each other's h that a tile has been read: each has to have some.
-    if ((blocks - 1) * launch.units_per_block >= hidden) return {1, "a block without units" + over};
-  } else if (blocks > tiles) {
-    return {1, "H " + std::to_string(problem.hidden_size) + " is " + std::to_string(tiles) + " tiles of " +
-                   std::to_string(kTileUnits) + " units, fewer than " + std::to_string(blocks) + " blocks"};
+  if (launch.units_per_block > most) {
+    return {2, std::to_string(launch.units_per_block) + " units per block" + over + ", its registers hold " +
+                   std::to_string(most)};
   }
+  // The blocks of a cluster learn from each other's h that a tile has been read: each has to have some.
+  if ((blocks - 1) * launch.units_per_block >= hidden) return {1, "a block without units" + over};
   const std::string reason = too_little_shared_memory(launch.shared_bytes, "block" + over, device);
   return {reason.empty() ? 3 : 2, reason};
 }
@@ -108,20 +104,25 @@ Launch lay_out_cluster(int64_t blocks, const Problem& problem) {
   return launch;
 }
 
-Launch lay_out(KernelKind kind, int64_t blocks, const Problem& problem, const DeviceInfo& device) {
-  if (kind == KernelKind::kCluster) return lay_out_cluster(blocks, problem);
+// Groups that run at once, as all blocks of a launch have to, each in one direction.
+Launch lay_out_group(const Problem& problem, const DeviceInfo& device) {
+  const int64_t hidden = problem.hidden_size, tiles = group_row_tiles(problem.batch);
+  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   Launch launch;
-  launch.kind = kind;
+  launch.kind = KernelKind::kGroup;
   launch.threads_per_block = kThreads;
-  launch.blocks_per_group = blocks;
-  launch.units_per_block = round_up(ceil_div(problem.hidden_size, blocks), kTileUnits);
-  // As few rows per group as the resident groups allow: rows are independent, so groups cost nothing but SMs.
-  const int64_t resident = std::max<int64_t>(1, device.num_sms / blocks);
-  const int64_t wanted = round_up(ceil_div(problem.batch * problem.num_directions, resident), kTileRows);
-  launch.rows_per_group = std::clamp(wanted, kTileRows, max_rows(launch.units_per_block));
-  launch.num_groups = problem.num_directions * std::max<int64_t>(1, ceil_div(problem.batch, launch.rows_per_group));
-  launch.shared_bytes =
-      shared_bytes(kind, problem.dtype, launch.units_per_block, launch.rows_per_group, problem.hidden_size);
+  launch.blocks_per_group = group_blocks(hidden);
+  launch.units_per_block = kGroupUnits;
+  const int64_t resident = std::max<int64_t>(1, device.num_sms / launch.blocks_per_group);
+  launch.directions_at_once = std::min(problem.num_directions, resident);
+  const int64_t tiles_per_group = ceil_div(tiles, resident / launch.directions_at_once);
+  launch.rows_per_group = tiles_per_group * kTileRows;
+  launch.num_groups = problem.num_directions * ceil_div(tiles, tiles_per_group);
+  launch.shared_bytes = group_forward_shared_bytes(problem.dtype, tensor_cores, hidden);
+  if (problem.training) {
+    launch.shared_bytes =
+        std::max(launch.shared_bytes, group_backward_shared_bytes(problem.dtype, tensor_cores, hidden));
+  }
   return launch;
 }
 
@@ -173,18 +174,18 @@ Candidate block(const Problem& problem, const DeviceInfo& device) {
   return block;
 }
 
-// Kinds that hold W_hh in several blocks, one of `sizes`.
-Candidate persistent(KernelKind kind, std::initializer_list<int64_t> sizes, const Problem& problem,
-                     const DeviceInfo& device) {
+// The fastest of the cluster sizes.
+Candidate cluster(const Problem& problem, const DeviceInfo& device) {
+  constexpr int64_t kMostBlocks = 16;
   Candidate best;
-  best.launch.kind = kind;
-  best.reason = refuse_kind(kind, problem, device);
-  if (best.reason.empty()) best.reason = too_few_registers(kThreads * kRegistersPerThread, device);
+  best.launch.kind = KernelKind::kCluster;
+  best.reason = refuse_kind(best.launch.kind, problem, device);
+  if (best.reason.empty()) best.reason = too_few_registers(kClusterThreads * kClusterRegisters, device);
   if (!best.reason.empty()) return best;
   int depth = -1;
-  for (const int64_t blocks : sizes) {
-    const Launch launch = lay_out(kind, blocks, problem, device);
-    const Refusal refusal = refuse_size(launch, problem, device);
+  for (int64_t blocks = 1; blocks <= kMostBlocks; ++blocks) {
+    const Launch launch = lay_out_cluster(blocks, problem);
+    const Refusal refusal = refuse_cluster(launch, problem, device);
     if (refusal.reason.empty()) {
       const double us = cuda_us_per_step(problem, device, launch);
       if (best.legal && us >= best.us_per_step) continue;
@@ -195,9 +196,36 @@ Candidate persistent(KernelKind kind, std::initializer_list<int64_t> sizes, cons
     }
   }
   if (!best.legal) return best;
-  best.register_bytes = register_weight_bytes(problem.dtype, best.launch.units_per_block, problem.hidden_size);
+  best.register_bytes = cluster_weight_bytes(problem.dtype, problem.hidden_size, best.launch.units_per_block);
   best.launches = count_launches(problem, 1, [](int64_t) { return false; });
   return best;
+}
+
+Candidate group(const Problem& problem, const DeviceInfo& device) {
+  Candidate group;
+  group.launch.kind = KernelKind::kGroup;
+  group.reason = refuse_kind(group.launch.kind, problem, device);
+  if (group.reason.empty()) group.reason = too_few_registers(kThreads * kGroupRegisters, device);
+  if (!group.reason.empty()) return group;
+  const Launch launch = group.launch = lay_out_group(problem, device);
+  const std::string of_blocks = "block over " + std::to_string(launch.blocks_per_group) + " blocks";
+  if (launch.blocks_per_group > device.num_sms) {
+    group.reason = too_few_sms(launch.blocks_per_group, device);
+  } else if (launch.rows_per_group > kGroupMostTiles * kTileRows) {
+    group.reason = std::to_string(launch.rows_per_group) + " rows per group, it takes " +
+                   std::to_string(kGroupMostTiles * kTileRows);
+  } else {
+    group.reason = too_little_shared_memory(launch.shared_bytes, of_blocks, device);
+  }
+  if (!group.reason.empty()) return group;
+  group.legal = true;
+  group.register_bytes =
+      group_register_bytes(problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), problem.hidden_size);
+  // Before a layer, its counts of arrivals are set to zero.
+  const int64_t recurrence = 1 + problem.num_directions / launch.directions_at_once;
+  group.launches = count_launches(problem, recurrence, [](int64_t) { return false; });
+  group.us_per_step = cuda_us_per_step(problem, device, launch);
+  return group;
 }
 
 // Runs everything: the last resort, and the first choice where B * H is so large that a product per step is the right
@@ -241,10 +269,7 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
   check("num_sms", device.num_sms, 1, int64_t{1} << 16);
   check("clock_mhz", device.clock_mhz, 1, int64_t{1} << 16);
   check("memory_gb_per_s", device.memory_gb_per_s, 1, int64_t{1} << 20);
-  plan.candidates = {
-      block(problem, device),
-      persistent(KernelKind::kCluster, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, problem, device),
-      persistent(KernelKind::kGroup, {32, 48, 64, 96, 128}, problem, device), step(problem, device)};
+  plan.candidates = {block(problem, device), cluster(problem, device), group(problem, device), step(problem, device)};
   std::stable_sort(plan.candidates.begin(), plan.candidates.end(), [](const Candidate& a, const Candidate& b) {
     return a.legal != b.legal ? a.legal : a.legal && a.us_per_step < b.us_per_step;
   });

@@ -1,5 +1,6 @@
 #include "torch/cuda.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -54,7 +55,8 @@ LayerKernel choose(const Problem& problem, int device, const std::string& kind) 
                   "lstm_fused: ", missing_kernel(table, KernelKind::kStep, problem.dtype, problem.training));
   const Launch& launch = plan.candidates[plan.chosen].launch;
   const KernelEntry* const kernel = find_kernel(table, launch.kind, launch.dtype, launch.training);
-  return {launch, kernel->forward, kernel->backward};
+  const KernelEntry* const step = find_kernel(table, KernelKind::kStep, launch.dtype, launch.training);
+  return {launch, {kernel->forward, step->forward}, {kernel->backward, step->backward}};
 }
 
 bool same(const Problem& a, const Problem& b) {
@@ -91,11 +93,37 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   return recent.front().kernel;
 }
 
-void run(Launcher launcher, const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like)
+    : exchange_bytes_(group_exchange_bytes(launch.dtype, shape.hidden_size, shape.batch, backward)),
+      arrival_words_(group_arrival_words(shape.batch)) {
+  if (launch.kind != KernelKind::kGroup) return;
+  exchange_ = empty({launch.num_directions * exchange_bytes_}, like, ScalarType::Byte);
+  arrivals_ = torch::stable::new_zeros(like, {launch.num_directions * arrival_words_}, ScalarType::Int);
+}
+
+char* GroupMemory::exchange(int64_t direction) const {
+  return exchange_.defined() ? data<char>(exchange_) + direction * exchange_bytes_ : nullptr;
+}
+uint32_t* GroupMemory::arrivals(int64_t direction) const {
+  return arrivals_.defined() ? data<uint32_t>(arrivals_) + direction * arrival_words_ : nullptr;
+}
+
+void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
+         size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step) {
   if (shape.batch == 0) return;
-  const int error = launcher(launch, shape, params, stream);
-  STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(launch.kind, launch.dtype, launch.training),
-                  " was not launched: ", error_text(error));
+  for (int64_t first = 0; first < launch.num_directions; first += launch.directions_at_once) {
+    Launch part = launch;
+    part.num_directions = std::min(launch.directions_at_once, launch.num_directions - first);
+    const void* const part_params = static_cast<const char*>(params) + first * params_bytes;
+    int error = launchers.chosen(part, shape, part_params, stream);
+    if (error == kTooManyBlocks) {
+      part.kind = KernelKind::kStep;
+      for (int64_t d = first; d < first + part.num_directions; ++d) for_step(d);
+      error = launchers.step(part, shape, part_params, stream);
+    }
+    STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(part.kind, part.dtype, part.training),
+                    " was not launched: ", error_text(error));
+  }
 }
 
 }  // namespace lstm_fused

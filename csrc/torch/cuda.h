@@ -1,21 +1,44 @@
 // What the two CUDA entries share: the kernel that runs a layer, and the choice of a function by type.
 #pragma once
 
+#include <functional>
+
 #include "kernels/table.h"
 #include "torch/stack.h"
 
 namespace lstm_fused {
 
 struct LayerKernel {
+  // `step` runs where the device has no room for all blocks of a `group` at once.
+  struct Launchers {
+    Launcher chosen, step;
+  };
   Launch launch;
-  Launcher forward, backward;
+  Launchers forward, backward;
+};
+
+// The global memory through which the blocks of a `group` meet, for one layer; of other kinds nothing. Its counts are
+// set to zero on the stream, so that a launch never sees what another one left.
+class GroupMemory {
+ public:
+  GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like);
+
+  char* exchange(int64_t direction) const;
+  uint32_t* arrivals(int64_t direction) const;
+
+ private:
+  int64_t exchange_bytes_, arrival_words_;  // of a direction
+  Tensor exchange_, arrivals_;
 };
 
 // The planner's choice for one layer on this device. Raises where this build has no kernel for it.
 LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device);
 
-// Runs one layer, all its directions. Raises where the kernel cannot be launched.
-void run(Launcher launcher, const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+// Runs one layer, all its directions; `params` has launch.num_directions elements of `params_bytes`. Where `step` runs
+// in place of what was chosen, for_step(d) comes first, to complete the parameters of direction d. Raises where the
+// kernel cannot be launched.
+void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
+         size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step);
 
 // One of four instantiations.
 template <class Function>

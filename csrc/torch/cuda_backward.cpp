@@ -67,11 +67,11 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     const LayerKernel kernel = layer_kernel(stack, layer, /*training=*/true, allow_tf32, scope.device());
     const bool steps = kernel.launch.kind == KernelKind::kStep;
     const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
-    const Tensor grad_c = empty({steps ? directions : 0, stack.batch, hidden}, input, stack.cell_dtype);
+    const GroupMemory memory(kernel.launch, shape, /*backward=*/true, input);
     BackwardParams<T, Cell> params[2];
     std::vector<DirectionWeights> weights;
     std::vector<GateGradients> gradients;
-    std::vector<OptionalTensor> turned;  // weights whose columns `step` reads as rows
+    std::vector<OptionalTensor> of_step;  // what `step` needs beyond others: for c, and weights transposed
     for (int64_t d = 0; d < directions; ++d) {
       weights.push_back(stack.weights(all_weights, layer, d));
       const DirectionWeights& w = weights.back();
@@ -79,10 +79,6 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                            empty({projected_rows, stack.proj_width}, input, type),
                            empty({projected_rows, hidden}, input, type)});
       const GateGradients& g = gradients.back();
-      OptionalTensor w_hh_t, w_hr_t;
-      if (steps) w_hh_t = dense(transposed(w.w_hh), type);
-      if (steps && w.w_hr) w_hr_t = dense(transposed(*w.w_hr), type);
-      turned.insert(turned.end(), {w_hh_t, w_hr_t});
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
@@ -106,12 +102,25 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           stack.has_projection ? data<T>(g.grad_h) : nullptr,
           data<T>(grad_h_0) + h_state,
           data<T>(grad_c_0) + c_state,
-          steps ? data<Cell>(grad_c) + d * stack.batch * hidden : nullptr,
-          const_data<T>(w_hh_t),
-          const_data<T>(w_hr_t),
+          /*grad_c=*/nullptr,
+          /*w_hh_t=*/nullptr,
+          /*w_hr_t=*/nullptr,
+          memory.exchange(d),
+          memory.arrivals(d),
       };
     }
-    run(kernel.backward, kernel.launch, shape, params, scope.stream());
+    const auto for_step = [&](int64_t d) {
+      const Tensor grad_c = empty({stack.batch, hidden}, input, stack.cell_dtype);
+      const Tensor w_hh_t = dense(transposed(weights[d].w_hh), type);
+      OptionalTensor w_hr_t;
+      if (weights[d].w_hr) w_hr_t = dense(transposed(*weights[d].w_hr), type);
+      params[d].grad_c = data<Cell>(grad_c);
+      params[d].w_hh_t = const_data<T>(w_hh_t);
+      params[d].w_hr_t = const_data<T>(w_hr_t);
+      of_step.insert(of_step.end(), {grad_c, w_hh_t, w_hr_t});
+    };
+    for (int64_t d = 0; steps && d < directions; ++d) for_step(d);
+    run(kernel.backward, kernel.launch, shape, params, sizeof(params[0]), scope.stream(), for_step);
 
     OptionalTensor mask;
     if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);

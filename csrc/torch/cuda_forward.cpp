@@ -43,6 +43,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
     }
 
+    const GroupMemory memory(kernel.launch, shape, /*backward=*/false, input);
     ForwardParams<T, Cell> params[2];
     std::vector<DirectionWeights> weights;
     std::vector<Tensor> gates;
@@ -74,9 +75,11 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           fuses_input ? const_data<T>(x) : nullptr,
           fuses_input ? const_data<T>(w.w_ih) : nullptr,
           fuses_input ? stack.layer_input_size(layer) : 0,
+          memory.exchange(d),
+          memory.arrivals(d),
       };
     }
-    run(kernel.forward, kernel.launch, shape, params, scope.stream());
+    run(kernel.forward, kernel.launch, shape, params, sizeof(params[0]), scope.stream(), [](int64_t) {});
     x = torch::stable::view(layer_output, {rows, stack.output_width()});
   }
 

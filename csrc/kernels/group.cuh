@@ -1,0 +1,187 @@
+// The persistent kernels of kind `group`: blocks all over the GPU hold W_hh in registers and shared memory between
+// them, and send each other h, or grad_gates, through global memory once per step. docs/kernels.md has the essay.
+#pragma once
+
+#include "kernels/group_exchange.cuh"
+#include "kernels/launchers.h"
+
+namespace lstm_fused {
+
+// Chunks of a warp's weights.
+template <class A>
+constexpr int kForwardInRegisters = static_cast<int>(group_forward_chunks(A::kTensorCore));
+template <class A>
+constexpr int kBackwardInRegisters = static_cast<int>(group_backward_chunks(A::kTensorCore));
+
+// grid: the blocks of a group side by side; groups for the rows of the batch; directions. A block has 16 units.
+template <class A, bool kTraining>
+LSTM_FUSED_KERNEL(kThreads, 1)
+lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupArguments<ForwardArguments<Element<A>>> arguments) {
+  using T = Element<A>;
+  constexpr int kLines = static_cast<int>(kGroupForwardLines);
+  using Cells = ForwardCells<A, 1, kTraining, Input::kAtOnce>;
+  using Carried = typename Cells::Carried;
+  const LayerShape& s = arguments.layer.shape;
+  const auto& p = arguments.layer.direction[block_index().z];
+  const Clock clock{s, p.reverse};
+  const int width = static_cast<int>(s.hidden_size);
+
+  const GroupSums<kNumGates> sums{shared_memory()};
+  char* const memory = shared_memory() + GroupSums<kNumGates>::kBytes;
+  Turns turns(clock, arguments.rows_per_group, 0, memory);
+  const bool many = turns.num_tiles > 1;
+  const Exchange<T> exchange(arguments);
+  const int first_unit = exchange.first_unit();
+  const auto time = [&](int tile, uint32_t step) -> int64_t {
+    return p.reverse ? turns.num_steps(tile) - 1 - step : step;
+  };
+
+  const bool aligned = rows_are_aligned<A>(p.w_hh, width);
+  const GroupWeights<A, kLines, kForwardInRegisters<A>> weights(
+      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks, [&](int line, int k) {
+        const int gate = line % kNumGates, unit = first_unit + line / kNumGates * kGroups + lane_group();
+        return unit < width ? load_factors<A>(p.w_hh + (int64_t{gate} * width + unit) * width, k, width, aligned)
+                            : Vector16{};
+      });
+  block_barrier();
+
+  Cells cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
+  for (int tile = 0; tile < turns.num_tiles && has_cell(); ++tile) {
+    const bool steps = turns.num_steps(tile) > 0;
+    if (many) cells.move_to(turns.row_of(tile) + cell_row());
+    if (steps) cells.fetch(time(tile, 0));
+    cells.begin();
+    exchange.begin(tile, cells.factor(0));
+    if (many) store_global(exchange.template keep<Carried>(tile), cells.carried(0));
+    if (!steps) cells.finish();
+  }
+
+  const auto multiply = [&](const Turns::Turn& turn) {
+    if (has_cell()) {
+      if (many) {
+        cells.move_to(turns.row_of(turn.tile) + cell_row());
+        cells.resume(0, load_global(exchange.template keep<Carried>(turn.tile)));
+      }
+      cells.prepare(time(turn.tile, turn.step));  // on its way while the product runs
+      if (turn.step + 1 < turns.num_steps(turn.tile)) cells.fetch(time(turn.tile, turn.step + 1));
+    }
+    weights.multiply(exchange.rows(turn), exchange.bytes_of_row(), [&](int line, float first, float second) {
+      sums.put(line % kNumGates, line / kNumGates * kGroups + lane_group(), first, second);
+    });
+  };
+  take_turns(turns, exchange, multiply, [&](const Turns::Turn& turn) {
+    cells.step(time(turn.tile, turn.step), 0, {sums.total(0), sums.total(1), sums.total(2), sums.total(3)});
+    if (turn.step + 1 == turns.num_steps(turn.tile)) return cells.finish();
+    exchange.send(turn, cells.factor(0));
+    cells.turn();
+    if (many) store_global(exchange.template keep<Carried>(turn.tile), cells.carried(0));
+  });
+}
+
+// What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
+template <class A>
+LSTM_FUSED_KERNEL(kThreads, 1)
+lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupArguments<BackwardArguments<Element<A>>> arguments) {
+  using T = Element<A>;
+  using V = GateFactors<T>;
+  constexpr int kLines = static_cast<int>(kGroupBackwardLines);
+  const LayerShape& s = arguments.layer.shape;
+  const auto& p = arguments.layer.direction[block_index().z];
+  const Clock clock{s, p.reverse};
+
+  const GroupSums<1> sums{shared_memory()};
+  char* const memory = shared_memory() + GroupSums<1>::kBytes;
+  Turns turns(clock, arguments.rows_per_group, 1, memory);
+  const bool many = turns.num_tiles > 1;
+  const Exchange<V> exchange(arguments);
+  const int first_unit = exchange.first_unit();
+  const auto time = [&](const Turns::Turn& turn) -> int64_t {
+    return p.reverse ? turn.step : turns.num_steps(turn.tile) - 1 - turn.step;
+  };
+  const auto is_last = [&](const Turns::Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
+
+  const GroupWeights<A, kLines, kBackwardInRegisters<A>> weights(
+      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks, [&](int line, int k) {
+        return load_column<A>(p.w_hh, s.hidden_size, first_unit + line * kGroups + lane_group(), k);
+      });
+  block_barrier();
+
+  BackwardCells<A, 1, 1> cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
+  for (int tile = 0; tile < turns.num_tiles && has_cell(); ++tile) {
+    exchange.begin(tile, V{});
+    if (many) store_global(exchange.template keep<float>(tile), 0.0f);
+  }
+
+  const auto multiply = [&](const Turns::Turn& turn) {
+    if (has_cell()) {
+      if (many) {
+        cells.move_to(turns.row_of(turn.tile) + cell_row());
+        cells.resume(0, 0, load_global(exchange.template keep<float>(turn.tile)));
+      }
+      // On its way while the product runs; without tensor cores, that takes all registers, and long enough by itself.
+      if (A::kTensorCore && !is_last(turn)) cells.fetch(time(turn));
+    }
+    weights.multiply(exchange.rows(turn), exchange.bytes_of_row(), [&](int line, float first, float second) {
+      sums.put(0, line * kGroups + lane_group(), first, second);
+    });
+  };
+  take_turns(turns, exchange, multiply, [&](const Turns::Turn& turn) {
+    if (is_last(turn)) return cells.finish(0, 0, sums.total(0));
+    const int64_t t = time(turn);
+    if (!A::kTensorCore) cells.fetch(t);
+    // A row that is not yet or no longer there: its gradient waits.
+    const bool steps = cells.has_unit(0) && cells.active(t, 0);
+    exchange.send(turn, steps ? cells.step(t, 0, 0, sums.total(0)) : exchange.mine(turn));
+    if (many) store_global(exchange.template keep<float>(turn.tile), cells.carried(0, 0));
+  });
+}
+
+// ---- launchers
+
+// k_size: of the product, in elements.
+template <DType kType, class Layer>
+int launch_group(void (*kernel)(const GroupArguments<Layer>), const Layer& layer, int64_t k_size, int64_t shared_bytes,
+                 const Launch& launch, void* stream) {
+  const LayerShape& s = layer.shape;
+  const GroupArguments<Layer> arguments{layer, launch.rows_per_group, static_cast<int>(group_blocks(s.hidden_size)),
+                                        static_cast<int>(group_row_tiles(s.batch)),
+                                        static_cast<int>(group_part_chunks(kType, k_size))};
+  Grid grid;
+  grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(s.batch, launch.rows_per_group)),
+                 static_cast<int>(launch.num_directions)};
+  grid.threads = static_cast<int>(kThreads);
+  grid.shared_bytes = shared_bytes;
+  grid.together = true;
+  return launch_kernel(kernel, grid, stream, arguments);
+}
+
+template <class A>
+int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kAtOnce>::Carried) == kGroupCarriedBytes);
+  return launch_group<dtype_of<A>>(
+      launch.training ? lstm_group_forward_kernel<A, true> : lstm_group_forward_kernel<A, false>,
+      make_arguments<ForwardArguments<Element<A>>>(launch, shape, params), shape.hidden_size,
+      group_forward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size), launch, stream);
+}
+
+template <class A>
+int run_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  return launch_group<dtype_of<A>>(
+      lstm_group_backward_kernel<A>, make_arguments<BackwardArguments<Element<A>>>(launch, shape, params),
+      kNumGates * shape.hidden_size, group_backward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size),
+      launch, stream);
+}
+
+template <DType kType>
+int group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  return with_arithmetic<kType>(
+      launch, [&](auto arithmetic) { return run_group_forward<decltype(arithmetic)>(launch, shape, params, stream); });
+}
+
+template <DType kType>
+int group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
+  return with_arithmetic<kType>(
+      launch, [&](auto arithmetic) { return run_group_backward<decltype(arithmetic)>(launch, shape, params, stream); });
+}
+
+}  // namespace lstm_fused

@@ -66,9 +66,3 @@ def threads():
     """Sets the number of torch's threads for one test."""
     yield torch.set_num_threads
     torch.set_num_threads(THREADS)
-
-
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
-def device(request: pytest.FixtureRequest) -> str:
-    """For tests that the CPU can pass too: where there is no GPU, that is how they are tested themselves."""
-    return request.param

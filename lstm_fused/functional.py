@@ -183,7 +183,7 @@ def _packed(
 
     def padded(packed: Tensor) -> Tensor:
         if places is not None:
-            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_copy(0, places, packed)
+            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_put((places,), packed)
         return packed.unflatten(0, (seq_len, batch))
 
     def repacked(padded: Tensor) -> PackedSequence:

@@ -326,8 +326,9 @@ def test_cpu_split_rule() -> None:
     assert split(8, 16, 8, seq_len=1) == ("rows", 1)
 
 
-def direct(seq_len: int, batch: int, hidden_size: int, **sizes) -> tuple[bool, bool]:
-    found = _plan.plan_cpu(Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, **sizes), 1)
+def direct(seq_len: int, batch: int, hidden_size: int, input_size: int = 16, **sizes) -> tuple[bool, bool]:
+    problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, input_size=input_size, **sizes)
+    found = _plan.plan_cpu(problem, 1)
     return found.direct_w_hh, found.direct_w_ih
 
 
@@ -345,6 +346,8 @@ def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
     assert direct(100, 1, 1024, proj_size=127) == (False, False)
     assert direct(100, 1, 1024, proj_size=128) == (True, False)
     assert direct(1, 0, 16) == (True, True)
+    # short rows of W_ih are torch's
+    assert direct(1, 1, 64, input_size=15) == (True, False)
 
 
 def test_explain_says_what_becomes_of_the_weights() -> None:

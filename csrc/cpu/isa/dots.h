@@ -38,24 +38,28 @@ struct Tail {
 #endif
 };
 
+// The lower or the upper half of every segment of kSegment lanes of a, then of b.
+template <class T, int kSegment, bool upper>
+struct HalfSegments {
+  static constexpr int at(int lane) {
+    const int half = kSegment / 2, segments = kLanes<T> / kSegment, segment = lane / half;
+    return segment / segments * kLanes<T> + segment % segments * kSegment + lane % half + (upper ? half : 0);
+  }
+};
+
 // Lane j of the result is the sum of the lanes of v[j]. A step folds segments of `kSegment` lanes to half their length,
 // those of v[2n] into the lower half of a vector and those of v[2n + 1] into the upper one.
 template <class T, int kSegment = kLanes<T>>
 LSTM_FUSED_INLINE Vec<T> sum_lanes(const Vec<T>* v) {
-  constexpr int kHalf = kSegment / 2, kSegments = kLanes<T> / kSegment;
+  constexpr int kHalf = kSegment / 2;
   if constexpr (kSegment == 1) {
     return v[0];
   } else {
-    Ints<T> low, high;
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      const int segment = lane / kHalf;
-      low[lane] = segment / kSegments * kLanes<T> + segment % kSegments * kSegment + lane % kHalf;
-      high[lane] = low[lane] + kHalf;
-    }
     Vec<T> folded[kHalf];
 #pragma GCC unroll 8
     for (int n = 0; n < kHalf; ++n)
-      folded[n] = __builtin_shuffle(v[2 * n], v[2 * n + 1], low) + __builtin_shuffle(v[2 * n], v[2 * n + 1], high);
+      folded[n] = shuffle<HalfSegments<T, kSegment, false>, T>(v[2 * n], v[2 * n + 1]) +
+                  shuffle<HalfSegments<T, kSegment, true>, T>(v[2 * n], v[2 * n + 1]);
     return sum_lanes<T, kHalf>(folded);
   }
 }

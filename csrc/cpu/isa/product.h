@@ -109,18 +109,23 @@ void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin,
       store(panel + v * kLanes<T>, load(matrix + k * width + begin + v * kLanes<T>, valid[v]));
 }
 
+// Lanes a[first], b[first], a[first + 1], b[first + 1], ...
+template <class T, int first>
+struct Interleaved {
+  static constexpr int at(int lane) { return first + lane / 2 + lane % 2 * kLanes<T>; }
+};
+
 // Rows and columns of a square of kLanes vectors change places. A step interleaves the upper half of the rows with the
 // lower one, which moves the top bit of an element's row to the bottom of its column and that of its column to the
 // bottom of its row; after log2(kLanes) steps the two are exchanged.
 template <class T>
 LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   constexpr int kHalf = kLanes<T> / 2;
-  constexpr std::make_integer_sequence<int, kLanes<T>> lanes{};
   for (int step = 1; step < kLanes<T>; step *= 2) {
     Vec<T> next[kLanes<T>];
     for (int n = 0; n < kHalf; ++n) {
-      next[2 * n] = interleave<T, 0>(rows[n], rows[n + kHalf], lanes);
-      next[2 * n + 1] = interleave<T, kHalf>(rows[n], rows[n + kHalf], lanes);
+      next[2 * n] = shuffle<Interleaved<T, 0>, T>(rows[n], rows[n + kHalf]);
+      next[2 * n + 1] = shuffle<Interleaved<T, kHalf>, T>(rows[n], rows[n + kHalf]);
     }
     for (int n = 0; n < kLanes<T>; ++n) rows[n] = next[n];
   }

@@ -76,14 +76,18 @@ LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
   for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
 }
 
-// Lanes a[first], b[first], a[first + 1], b[first + 1], ...; clang and GCC spell a shuffle differently.
-template <class T, int first, int... J>
-LSTM_FUSED_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, J...>) {
+// Lane J of the result is lane Place::at(J) of a and b, one behind the other; clang and GCC spell that differently.
+template <class Place, class T, int... J>
+LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, J...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(a, b, (first + J / 2 + J % 2 * kLanes<T>)...);
+  return __builtin_shufflevector(a, b, Place::at(J)...);
 #else
-  return __builtin_shuffle(a, b, Ints<T>{(first + J / 2 + J % 2 * kLanes<T>)...});
+  return __builtin_shuffle(a, b, Ints<T>{Place::at(J)...});
 #endif
+}
+template <class Place, class T>
+LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
+  return shuffle<Place, T>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
 }
 
 // N vectors as one: what is computed from them is N chains of instructions that do not wait for each other. (A vector

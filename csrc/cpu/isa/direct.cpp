@@ -1,9 +1,7 @@
 // Forward recurrence for few rows: W_hh, and at T = 1 W_ih, are read where they lie, once per step, and nothing is
 // packed. gates = x W_ih^T + h_prev W_hh^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a projection.
-#include "cell.h"
 #include "cpu/isa/dots.h"
-#include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
@@ -46,28 +44,24 @@ template <class T>
 class Direct {
  public:
   Direct(const LayerShape& shape, const ForwardParams<T>& params, T* workspace)
-      : s(shape), p(params), clock{shape, params.reverse}, zeros(workspace), hidden(workspace + zeros_size(shape)) {}
+      : s(shape), p(params), layer{shape, params, workspace}, hidden(workspace + zeros_size(shape)) {}
 
   // A row of zeros (the state at a reset), and with a projection o tanh(c) (B, H).
   static int64_t workspace_size(const LayerShape& s) {
     return zeros_size(s) + (s.has_projection ? s.batch * s.hidden_size : 0);
   }
 
-  void prepare() const {
-    fill(zeros, T(0), zeros_size(s));
-    if (s.segments.lengths == nullptr) return;
-    for (int64_t t = 0; t < s.seq_len; ++t)
-      for (int64_t b = 0; b < s.batch; ++b) {
-        if (t < clock.length(b)) continue;
-        fill(output(t, b), T(0), s.proj_width);
-        if (s.cells_time != 0) fill(cell_row(t, b), T(0), s.hidden_size);
-      }
-  }
+  int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
+  int64_t num_projection_blocks() const { return s.has_projection ? s.proj_width : 0; }  // of one column each
 
-  // One step of rows [b_begin, b_end), hidden units [u_begin, u_end). Every other step goes through the units
+  void prepare() const { layer.prepare(); }
+  void finish(int64_t b) const { layer.finish(b); }
+
+  // One step of rows [b_begin, b_end), hidden units of blocks [begin, end). Every other step goes through the units
   // backwards: what was read last is still in a cache.
-  void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+  void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
+    const int64_t u_begin = begin * kLanes<T>, u_end = min(s.hidden_size, end * kLanes<T>);
+    layer.template for_rows<kStepRows>(step, b_begin, b_end, [&](const Chunk& chunk) {
       const int64_t tiles = num_tiles(u_end - u_begin, kUnits<T>);
       for (int64_t n = 0; n < tiles; ++n) {
         int64_t unit = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kUnits<T>;
@@ -82,69 +76,20 @@ class Direct {
 
   // After gates() of all units: h = W_hr hidden, columns [n_begin, n_end).
   void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+    layer.template for_rows<kStepRows>(step, b_begin, b_end, [&](const Chunk& chunk) {
       const auto hidden_row = [&](int64_t n) { return hidden + chunk.row[n] * s.hidden_size; };
-      const auto output_row = [&](int64_t n) { return output(chunk.t, chunk.row[n]); };
+      const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
       columns_of_product<T>(chunk.count, hidden_row, p.w_hr, s.hidden_size, n_begin, n_end, output_row);
     });
   }
 
-  void finish(int64_t b) const {
-    const bool empty = clock.length(b) == 0;
-    const int64_t last = clock.last(b);
-    copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
-    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cell_row(last, b), s.hidden_size);
-  }
-
  private:
-  // The rows that take part in a step, and the state each of them starts it from.
-  struct Chunk {
-    int64_t t, count;
-    int64_t row[kStepRows];
-    const T* h_prev[kStepRows];
-    const T* c_prev[kStepRows];
-  };
+  using Chunk = StepRows<T, kStepRows>;
   // Of N vectors of units: sums of products.
   template <int N>
   using Sums = T[kStepRows][kNumGates][N * kLanes<T>];
 
   static int64_t zeros_size(const LayerShape& s) { return s.segments.reset != nullptr ? s.hidden_size : 0; }
-
-  T* gate_row(int64_t t, int64_t b) const {
-    return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
-  }
-  const T* input(int64_t t, int64_t b) const { return p.x + (t * s.batch + b) * p.input_size; }
-  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
-  T* cell_row(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
-
-  template <class F>
-  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
-    Chunk chunk;
-    chunk.t = clock.time(step);
-    for (int64_t b = b_begin; b < b_end;) {
-      for (chunk.count = 0; b < b_end && chunk.count < kStepRows; ++b)
-        if (chunk.t < clock.length(b)) add(chunk, b);
-      if (chunk.count > 0) f(chunk);
-    }
-  }
-
-  void add(Chunk& chunk, int64_t b) const {
-    const int64_t n = chunk.count++;
-    chunk.row[n] = b;
-    switch (clock.before(chunk.t, b)) {
-      case Before::kInitial:
-        chunk.h_prev[n] = p.h_0 + b * s.proj_width;
-        chunk.c_prev[n] = p.c_0 + b * s.hidden_size;
-        break;
-      case Before::kNothing:
-        chunk.h_prev[n] = chunk.c_prev[n] = zeros;
-        break;
-      case Before::kStep:
-        chunk.h_prev[n] = output(clock.previous(chunk.t), b);
-        chunk.c_prev[n] = cell_row(clock.previous(chunk.t), b);
-        break;
-    }
-  }
 
   // N vectors of units; `lanes` of them are valid where N is 1.
   template <int N>
@@ -176,9 +121,9 @@ class Direct {
       f.k_size = k_size;
       return f;
     };
-    if (p.x != nullptr) {
+    if (layer.projects_input()) {
       Factors<T, R>& f = add(p.w_ih, p.input_size);
-      for (int r = 0; r < R; ++r) f.a[r] = input(chunk.t, chunk.row[n + r]);
+      for (int r = 0; r < R; ++r) f.a[r] = chunk.x[n + r];
     }
     Factors<T, R>& f = add(p.w_hh, s.proj_width);
     for (int r = 0; r < R; ++r) f.a[r] = chunk.h_prev[n + r];
@@ -200,18 +145,18 @@ class Direct {
     const auto store_all = [&](T* p, const V& value) {
       for (int v = 0; v < N; ++v) store(p + v * kLanes<T>, value.at[v], lanes);
     };
-    T* const gates = p.gates != nullptr ? gate_row(chunk.t, b) + unit : nullptr;
+    T* const gates = p.gates != nullptr ? layer.gates(chunk.t, b) + unit : nullptr;
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate) {
       V sum = load_all(sums[gate]);
-      if (p.x == nullptr) sum = load_all(gates + gate * width) + sum;
+      if (!layer.projects_input()) sum = load_all(gates + gate * width) + sum;
       if (p.b_ih == nullptr) return sum;
       return sum + (load_all(p.b_ih + gate * width + unit) + load_all(p.b_hh + gate * width + unit));
     };
     const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
     const V c = next_cell(active, load_all(chunk.c_prev[n] + unit));
-    store_all(cell_row(chunk.t, b) + unit, c);
-    store_all((s.has_projection ? hidden + b * width : output(chunk.t, b)) + unit, next_hidden<Math>(active, c));
+    store_all(layer.cells(chunk.t, b) + unit, c);
+    store_all((s.has_projection ? hidden + b * width : layer.output(chunk.t, b)) + unit, next_hidden<Math>(active, c));
     if (!p.keep_gates) return;
     store_all(gates, active.i);
     store_all(gates + width, active.f);
@@ -221,8 +166,7 @@ class Direct {
 
   const LayerShape& s;
   const ForwardParams<T>& p;
-  const Clock clock;
-  T* const zeros;
+  const Recurrence<T> layer;
   T* const hidden;
 };
 
@@ -240,27 +184,8 @@ void direct_forward(const LayerShape& shape, const ForwardParams<T>* directions,
     return Direct<T>(shape, directions[d], workspace + d * Direct<T>::workspace_size(shape));
   };
   const Team team{parallel, num_directions};
-  const int64_t unit_blocks = num_tiles(shape.hidden_size, kLanes<T>);
-  const int64_t projected = shape.has_projection ? shape.proj_width : 0;
-  const auto units_end = [&](int64_t block) { return min(shape.hidden_size, block * kLanes<T>); };
-
   if (steps.begin == 0) team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-  if (split == CpuSplit::kRows) {
-    team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        direction(d).gates(step, begin, end, 0, shape.hidden_size);
-        direction(d).project(step, begin, end, 0, projected);
-      }
-    });
-  } else {
-    for (int64_t step = steps.begin; step < steps.end; ++step) {
-      team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-        direction(d).gates(step, 0, shape.batch, begin * kLanes<T>, units_end(end));
-      });
-      team.each(projected, INT64_MAX,
-                [&](int64_t d, int64_t begin, int64_t end) { direction(d).project(step, 0, shape.batch, begin, end); });
-    }
-  }
+  run_steps(team, shape.batch, steps, split, direction);
   if (steps.end < shape.seq_len) return;
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) direction(d).finish(b);

@@ -1,9 +1,7 @@
 // Forward recurrence: gates = h_prev W_hh^T + x W_ih^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
 // projection. x W_ih^T is given, or with x formed here. A block is one vector of units: two panels hold its rows of
 // W_hh (and of W_ih), i and f in one, g and o in the other.
-#include "cell.h"
-#include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
@@ -35,7 +33,7 @@ class Forward {
   Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace, int64_t shared = kOwn)
       : s(shape),
         p(params),
-        clock{shape, params.reverse},
+        layer{shape, params, workspace},
         layout(shape, params.input_size),
         workspace(workspace),
         shared(shared) {}
@@ -43,16 +41,8 @@ class Forward {
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
 
-  void prepare() const {
-    fill(workspace, T(0), s.hidden_size);
-    if (s.segments.lengths == nullptr) return;
-    for (int64_t t = 0; t < s.seq_len; ++t)
-      for (int64_t b = 0; b < s.batch; ++b) {
-        if (t < clock.length(b)) continue;
-        fill(output(t, b), T(0), s.proj_width);
-        if (s.cells_time != 0) fill(cell_row(t, b), T(0), s.hidden_size);
-      }
-  }
+  void prepare() const { layer.prepare(); }
+  void finish(int64_t b) const { layer.finish(b); }
 
   void pack(int64_t block) const {
     if (block < num_unit_blocks()) {
@@ -62,7 +52,7 @@ class Forward {
         const int64_t row = gate * s.hidden_size + unit;
         T* const panel = gates_panel(block, gate / kTileVectors);
         pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate % kTileVectors, panel);
-        if (projects_input())
+        if (layer.projects_input())
           pack_transposed(p.w_ih + row * p.input_size, p.input_size, valid, gate % kTileVectors, input_panel(panel));
         for (int lane = 0; lane < kLanes<T>; ++lane)
           bias(block)[gate * kLanes<T> + lane] =
@@ -80,7 +70,7 @@ class Forward {
 
   // One step of rows [b_begin, b_end), hidden units of blocks [u_begin, u_end).
   void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+    layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
       for (int64_t block = u_begin; block < u_end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value>(chunk, first, block); });
     });
@@ -88,37 +78,17 @@ class Forward {
 
   // After gates() of all units: h = W_hr hidden, blocks [n_begin, n_end) of the projection's columns.
   void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+    layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
       for (int64_t block = n_begin; block < n_end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { projection_tile<rows.value>(chunk, first, block); });
     });
   }
 
-  void finish(int64_t b) const {
-    const bool empty = clock.length(b) == 0;
-    const int64_t last = clock.last(b);
-    copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
-    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cell_row(last, b), s.hidden_size);
-  }
-
  private:
-  // The rows that take part in a step, and the state each of them starts it from.
-  struct Chunk {
-    int64_t t, count;
-    int64_t row[kChunk];
-    const T* x[kChunk];
-    const T* h_prev[kChunk];
-    const T* c_prev[kChunk];
-  };
+  using Chunk = StepRows<T, kChunk>;
 
-  bool projects_input() const { return p.x != nullptr; }
-  bool uses_gates() const { return !projects_input() || p.keep_gates; }
+  bool uses_gates() const { return !layer.projects_input() || p.keep_gates; }
 
-  T* gate_row(int64_t t, int64_t b) const {
-    return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
-  }
-  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
-  T* cell_row(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
   T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
   T* gates_panel(int64_t block, int part) const {
@@ -128,48 +98,17 @@ class Forward {
   T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
-  template <class F>
-  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
-    Chunk chunk;
-    chunk.t = clock.time(step);
-    for (int64_t b = b_begin; b < b_end;) {
-      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b)
-        if (chunk.t < clock.length(b)) add(chunk, b);
-      if (chunk.count > 0) f(chunk);
-    }
-  }
-
-  void add(Chunk& chunk, int64_t b) const {
-    const int64_t n = chunk.count++;
-    const T* zeros = workspace;
-    chunk.row[n] = b;
-    if (projects_input()) chunk.x[n] = p.x + (chunk.t * s.batch + b) * p.input_size;
-    switch (clock.before(chunk.t, b)) {
-      case Before::kInitial:
-        chunk.h_prev[n] = p.h_0 + b * s.proj_width;
-        chunk.c_prev[n] = p.c_0 + b * s.hidden_size;
-        break;
-      case Before::kNothing:
-        chunk.h_prev[n] = chunk.c_prev[n] = zeros;
-        break;
-      case Before::kStep:
-        chunk.h_prev[n] = output(clock.previous(chunk.t), b);
-        chunk.c_prev[n] = cell_row(clock.previous(chunk.t), b);
-        break;
-    }
-  }
-
   template <int R>
   __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const int64_t unit = block * kLanes<T>;
     for (int r = 0; r < R && uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
-        __builtin_prefetch(gate_row(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
+        __builtin_prefetch(layer.gates(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
     Accumulators<T, R> acc[kPanelsPerBlock];
     for (int part = 0; part < kPanelsPerBlock; ++part) {
       T* const panel = gates_panel(block, part);
       acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, panel);
-      if (!projects_input()) continue;
+      if (!layer.projects_input()) continue;
       // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
       const Accumulators<T, R> input = multiply<T, R>(chunk.x + first, p.input_size, input_panel(panel));
       for (int r = 0; r < R; ++r)
@@ -193,16 +132,16 @@ class Forward {
     T *gates[N], *c_out[N], *h_out[N];
     for (int r = 0; r < N; ++r) {
       const int64_t b = chunk.row[n + r];
-      gates[r] = uses_gates() ? gate_row(chunk.t, b) + unit : nullptr;
-      c_out[r] = cell_row(chunk.t, b) + unit;
-      h_out[r] = (s.has_projection ? hidden(b) : output(chunk.t, b)) + unit;
+      gates[r] = uses_gates() ? layer.gates(chunk.t, b) + unit : nullptr;
+      c_out[r] = layer.cells(chunk.t, b) + unit;
+      h_out[r] = (s.has_projection ? hidden(b) : layer.output(chunk.t, b)) + unit;
     }
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate, const Vec<T>(*product)[kTileVectors]) {
       const Vec<T> bias_of_gate = load(bias(block) + gate * kLanes<T>);
       return V::each([&](int r) {
         const Vec<T> sum = product[r][gate % kTileVectors];
-        return (projects_input() ? sum : load(gates[r] + gate * width, lanes) + sum) + bias_of_gate;
+        return (layer.projects_input() ? sum : load(gates[r] + gate * width, lanes) + sum) + bias_of_gate;
       });
     };
     const Gates<V> active = activate<Math>(Gates<V>{pre(0, i_f), pre(1, i_f), pre(2, g_o), pre(3, g_o)});
@@ -228,14 +167,14 @@ class Forward {
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
         with_lanes<T>(valid_lanes<T>(begin, s.proj_width), [&](auto lanes) {
-          store(output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], lanes.value);
+          store(layer.output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], lanes.value);
         });
       }
   }
 
   const LayerShape& s;
   const ForwardParams<T>& p;
-  const Clock clock;
+  const Recurrence<T> layer;
   const Workspace<T> layout;
   T* const workspace;
   const int64_t shared;
@@ -279,20 +218,8 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
         direction(d).project(0, 0, shape.batch, block, block + 1);
       }
     });
-  } else if (split == CpuSplit::kRows) {
-    team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        direction(d).gates(step, begin, end, 0, unit_blocks);
-        direction(d).project(step, begin, end, 0, projection_blocks);
-      }
-    });
   } else {
-    for (int64_t step = steps.begin; step < steps.end; ++step) {
-      team.each(unit_blocks, INT64_MAX,
-                [&](int64_t d, int64_t begin, int64_t end) { direction(d).gates(step, 0, shape.batch, begin, end); });
-      team.each(projection_blocks, INT64_MAX,
-                [&](int64_t d, int64_t begin, int64_t end) { direction(d).project(step, 0, shape.batch, begin, end); });
-    }
+    run_steps(team, shape.batch, steps, split, direction);
   }
   if (steps.end < shape.seq_len) return;
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {

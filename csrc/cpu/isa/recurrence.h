@@ -1,0 +1,109 @@
+// What the two kernels of the forward recurrence share: where a step's rows lie, which of them take part and from which
+// state, and how the threads go through the steps.
+#pragma once
+
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+// The rows that take part in a step, at most kRows of them, and the state each of them starts it from.
+template <class T, int kRows>
+struct StepRows {
+  int64_t t, count;
+  int64_t row[kRows];
+  const T* x[kRows];  // where the kernel projects the input
+  const T* h_prev[kRows];
+  const T* c_prev[kRows];
+};
+
+// One direction of a layer. `zeros` (H,) is the state at a reset.
+template <class T>
+struct Recurrence {
+  const LayerShape& s;
+  const ForwardParams<T>& p;
+  T* const zeros;
+  const Clock clock{s, p.reverse};
+
+  bool projects_input() const { return p.x != nullptr; }
+
+  T* gates(int64_t t, int64_t b) const {
+    return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
+  }
+  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
+  T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+
+  void prepare() const {
+    if (s.segments.reset != nullptr) fill(zeros, T(0), s.hidden_size);
+    if (s.segments.lengths == nullptr) return;
+    for (int64_t t = 0; t < s.seq_len; ++t)
+      for (int64_t b = 0; b < s.batch; ++b) {
+        if (t < clock.length(b)) continue;
+        fill(output(t, b), T(0), s.proj_width);
+        if (s.cells_time != 0) fill(cells(t, b), T(0), s.hidden_size);
+      }
+  }
+
+  // f(rows) for the rows of [b_begin, b_end) that are still inside their length, kRows at a time.
+  template <int kRows, class F>
+  void for_rows(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
+    StepRows<T, kRows> rows;
+    rows.t = clock.time(step);
+    for (int64_t b = b_begin; b < b_end;) {
+      for (rows.count = 0; b < b_end && rows.count < kRows; ++b)
+        if (rows.t < clock.length(b)) add(rows, b);
+      if (rows.count > 0) f(rows);
+    }
+  }
+
+  void finish(int64_t b) const {
+    const bool empty = clock.length(b) == 0;
+    const int64_t last = clock.last(b);
+    copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
+    copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cells(last, b), s.hidden_size);
+  }
+
+ private:
+  template <int kRows>
+  void add(StepRows<T, kRows>& rows, int64_t b) const {
+    const int64_t n = rows.count++;
+    rows.row[n] = b;
+    if (projects_input()) rows.x[n] = p.x + (rows.t * s.batch + b) * p.input_size;
+    switch (clock.before(rows.t, b)) {
+      case Before::kInitial:
+        rows.h_prev[n] = p.h_0 + b * s.proj_width;
+        rows.c_prev[n] = p.c_0 + b * s.hidden_size;
+        break;
+      case Before::kNothing:
+        rows.h_prev[n] = rows.c_prev[n] = zeros;
+        break;
+      case Before::kStep:
+        rows.h_prev[n] = output(clock.previous(rows.t), b);
+        rows.c_prev[n] = cells(clock.previous(rows.t), b);
+        break;
+    }
+  }
+};
+
+// Steps of all directions: kernel(d).gates() of rows and blocks of units, then its project() of blocks of columns.
+template <class KernelOf>
+void run_steps(const Team& team, int64_t batch, Steps steps, CpuSplit split, KernelOf&& kernel) {
+  const int64_t unit_blocks = kernel(0).num_unit_blocks(), projection_blocks = kernel(0).num_projection_blocks();
+  if (split == CpuSplit::kRows) {
+    team.each(batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t step = steps.begin; step < steps.end; ++step) {
+        kernel(d).gates(step, begin, end, 0, unit_blocks);
+        kernel(d).project(step, begin, end, 0, projection_blocks);
+      }
+    });
+    return;
+  }
+  for (int64_t step = steps.begin; step < steps.end; ++step) {
+    team.each(unit_blocks, INT64_MAX,
+              [&](int64_t d, int64_t begin, int64_t end) { kernel(d).gates(step, 0, batch, begin, end); });
+    team.each(projection_blocks, INT64_MAX,
+              [&](int64_t d, int64_t begin, int64_t end) { kernel(d).project(step, 0, batch, begin, end); });
+  }
+}
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -44,6 +44,9 @@ struct LayerShape {
   int64_t cells_time;     // distance between steps of `cells`: B*cells_stride, or 0 where one step is kept (inference)
   bool has_projection;
   Segments segments;
+  // CPU only: packed rows. (T,): the first row of each step in every (T, B, ...) tensor but `reset`; a step has only
+  // the rows that are not over, and lengths do not grow with b. Null: every step has B rows.
+  const int64_t* row_begin = nullptr;
 };
 
 // T is the type of the tensors, Acc that of sums and of the cell state between steps. On the CPU the two are one.

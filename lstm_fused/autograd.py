@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import batching, ops, reference
+from . import batching, ops, packing, reference
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -216,8 +216,14 @@ def _by_reference(
 ) -> Outputs:
     """As :func:`lstm`, in torch's own operations: slower, and differentiable in every mode and to any order.
 
-    The half types are widened once and rounded at the end, as the kernels do.
+    The half types are widened once and rounded at the end, as the kernels do. Packed input is padded.
     """
+    places = None
+    if primals[0].dim() == 2:
+        assert lengths is not None
+        places = packing.places_of_lengths(lengths, primals[0].size(0))
+        primals = places.pad(primals[0]), *primals[1:]
+        dropout_mask = None if dropout_mask is None else torch.stack([places.pad(layer) for layer in dropout_mask])
     dtype, device_type = primals[0].dtype, primals[0].device.type
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     input, h_0, c_0, *weights = (t.to(wide) for t in primals)
@@ -232,6 +238,8 @@ def _by_reference(
             reset=reset,
             dropout_mask=dropout_mask,
         )
+    if places is not None:
+        output, cells = places.pack(output), places.pack(cells)
     return output.to(dtype), h_n.to(dtype), c_n.to(dtype), cells.to(dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import autograd, checks, ops
+from . import autograd, checks, ops, packing
 
 State = tuple[Tensor, Tensor]
 
@@ -95,7 +95,7 @@ def lstm(
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
-    output, h_n, c_n, cells = _run(input, hx, weights, layout, lengths, reset, mask, return_cells)
+    output, h_n, c_n, cells = _run(input, input.size(1), hx, weights, layout, lengths, reset, mask, return_cells)
     if not batched:
         output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
         cells = cells.squeeze(1) if return_cells else cells
@@ -149,10 +149,9 @@ def _packed(
     reset: Tensor | None,
     return_cells: bool,
 ) -> Any:
-    """Pad, run with lengths, pack: rows stay in the order in which they are packed.
+    """The CPU's operator takes packed steps as they are; elsewhere, and for compilers and transforms, they are padded.
 
-    One index says where packed steps lie among the padded ones. torch's own pack and pad copy time step by time step,
-    and no compiler traces them.
+    Rows stay in the order in which they are packed.
     """
     data, batch_sizes, sorted_indices, unsorted_indices = packed
     checks.check_input(data, weights[0], 2, RuntimeError)
@@ -176,25 +175,30 @@ def _packed(
             hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
         reset = None if reset is None else reset.index_select(1, sorted_indices)
 
-    places = lengths = None
-    if compiling or steps != seq_len * batch:  # else all rows are of one length, and nothing has to move
+    lengths = places = None
+    even = not compiling and steps == seq_len * batch  # all rows are of one length
+    if not even:
         valid = torch.arange(batch, device=device) < batch_sizes.to(device, non_blocking=True).unsqueeze(1)  # (T, B)
-        places, lengths = valid.flatten().nonzero_static(size=steps).squeeze(1), valid.sum(0)
+        lengths = valid.sum(0)
+        if compiling or device.type != "cpu" or autograd.transforms_are_active():
+            places = packing.places(valid, steps)
 
-    def padded(packed: Tensor) -> Tensor:
-        if places is not None:
-            packed = packed.new_zeros((seq_len * batch, packed.size(1))).index_put((places,), packed)
-        return packed.unflatten(0, (seq_len, batch))
+    def unpacked(data: Tensor) -> Tensor:
+        if even:
+            return data.unflatten(0, (seq_len, batch))
+        return data if places is None else places.pad(data)
 
-    def repacked(padded: Tensor) -> PackedSequence:
-        data = padded.flatten(0, 1)
-        data = data if places is None else data.index_select(0, places)
-        return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+    def repacked(result: Tensor) -> PackedSequence:
+        if even:
+            result = result.flatten(0, 1)
+        elif places is not None:
+            result = places.pack(result)
+        return PackedSequence(result, batch_sizes, sorted_indices, unsorted_indices)
 
     mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
-        mask = torch.stack([padded(layer) for layer in mask])
-    output, h_n, c_n, cells = _run(padded(data), hx, weights, layout, lengths, reset, mask, return_cells)
+        mask = torch.stack([unpacked(layer) for layer in mask])
+    output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, lengths, reset, mask, return_cells)
     if unsorted_indices is not None:
         h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
     result = repacked(output), (h_n, c_n)
@@ -212,6 +216,7 @@ def _dropout_mask(like: Tensor, steps: Sequence[int], layout: checks.Layout, dro
 
 def _run(
     input: Tensor,
+    batch: int,
     hx: State | None,
     weights: Sequence[Tensor],
     layout: checks.Layout,
@@ -220,8 +225,8 @@ def _run(
     mask: Tensor | None,
     return_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator, for time-major padded input."""
-    batch, device = input.shape[1], input.device
+    """The operator, for input (T, B, I), or on the CPU packed, (N, I)."""
+    device = input.device
     if device.type not in ops.DEVICE_TYPES:
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:

@@ -2,14 +2,16 @@
 
 ``torch.ops.lstm_fused.forward(input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training,
 return_cells, allow_tf32) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions.
-Tensors are shaped as in :func:`lstm_fused.reference.lstm`. ``training`` keeps the reserve that
-``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty, and without ``return_cells`` so are the
-cells. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here fill it in from torch's own
-switch.
+Tensors are shaped as in :func:`lstm_fused.reference.lstm`. On the CPU ``input`` may be packed, ``(N, I)``, with rows in
+descending order of ``lengths``; then output, cells and dropout_mask have N where they else have ``T, B``. ``training``
+keeps the reserve that ``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty, and without
+``return_cells`` so are the cells. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here
+fill it in from torch's own switch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,18 +58,18 @@ def _fake_forward(
     return_cells: bool,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    seq_len, batch, _ = input.shape
+    steps = input.shape[:-1]
     states, _, proj_width = h_0.shape
     hidden = c_0.size(2)
     directions = 2 if bidirectional else 1
-    output = input.new_empty((seq_len, batch, directions * proj_width))
-    cells = input.new_empty((seq_len, batch, directions * hidden) if return_cells else (0,))
+    output = input.new_empty((*steps, directions * proj_width))
+    cells = input.new_empty((*steps, directions * hidden) if return_cells else (0,))
     # csrc/torch/stack.h, reserve. The CPU computes half types in float32; a GPU keeps their cells alone in float32.
     half = input.dtype.itemsize == 2
     cell_width = 2 if half and input.is_cuda else 1
     reserve_width = states * hidden * (4 + cell_width) + (states - directions) * proj_width
     reserve = input.new_empty(
-        (seq_len * batch * reserve_width if training else 0,),
+        (math.prod(steps) * reserve_width if training else 0,),
         dtype=torch.float32 if half and not input.is_cuda else input.dtype,
     )
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)

@@ -124,7 +124,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
     if (needs_weight_grads) {
       Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-      if (layer == 0 && lengths) x = without_padding<T>(stack, x, *lengths);
+      if (layer == 0 && lengths && !stack.is_packed()) x = without_padding<T>(stack, x, *lengths);
       x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
       if (mask) x = multiply(x, *mask);
       for (const GateGradients& g : gradients)
@@ -145,7 +145,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   for (const auto& of_layer : weight_gradients)
     grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
   if (needs_input_grad)
-    grad_x = torch::stable::view(grad_x, {stack.seq_len, stack.batch, stack.input_size});
+    grad_x = torch::stable::view(grad_x, stack.by_step(stack.input_size));
   else
     grad_x = empty({0}, input, type);
   return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype), dense(grad_c_0, stack.dtype), grad_weights};
@@ -158,7 +158,7 @@ BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
                             bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/) {
-  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional);
+  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
   const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;

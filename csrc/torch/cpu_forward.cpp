@@ -47,9 +47,8 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
-  const Tensor output = empty({stack.seq_len, stack.batch, stack.output_width()}, input, type);
-  const Tensor cells =
-      empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input, type);
+  const Tensor output = empty(stack.by_step(stack.output_width()), input, type);
+  const Tensor cells = empty(return_cells ? stack.by_step(directions * hidden) : Sizes{0}, input, type);
   const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
 
   Tensor x = dense(input, type);
@@ -70,7 +69,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
                                                   : projects_input(stack, input_size, sizeof(T));
     const int64_t fused_size = fuses_input ? input_size : 0;
     const int64_t range = fuses_input ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T)), stack.seq_len);
-    const int64_t gates_rows = range * stack.batch;
+    const int64_t gates_rows = std::min(range * stack.batch, rows);
     OptionalTensor workspace, some_gates;
     if (const int64_t size = directions * recurrence.workspace(shape, fused_size))
       workspace = empty({size}, input, type);
@@ -110,15 +109,16 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       };
     }
     const auto project = [&](int64_t d, int64_t time, int64_t steps) {
-      const int64_t begin = (time - params[d].gates_time) * stack.batch * gates_width, count = steps * stack.batch;
+      const int64_t first = stack.first_row(time), count = stack.first_row(time + steps) - first;
+      const int64_t begin = (first - stack.first_row(params[d].gates_time)) * gates_width;
       if (schedule.direct_w_ih) {
-        const T* const first_x = const_data<T>(x) + time * stack.batch * input_size;
+        const T* const first_x = const_data<T>(x) + first * input_size;
         kernels.product({count, input_size, gates_width, first_x, params[d].w_ih, params[d].gates + begin},
                         schedule.parallel);
       } else {
-        mm_out(slice(gates, gates_begin[d] + begin, {count, gates_width}),
-               lstm_fused::steps(torch::stable::view(x, {rows, input_size}), time, steps, stack.batch),
-               transposed(weights[d].w_ih));
+        Tensor of_steps = torch::stable::view(x, {rows, input_size});
+        of_steps = torch::stable::narrow(of_steps, 0, first, count);
+        mm_out(slice(gates, gates_begin[d] + begin, {count, gates_width}), of_steps, transposed(weights[d].w_ih));
       }
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
@@ -137,9 +137,8 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   if (training && return_cells)
     for (int64_t d = 0; d < directions; ++d) {
       Tensor part = cells;
-      part = torch::stable::narrow(part, 2, d * hidden, hidden);
-      torch::stable::copy_(
-          part, torch::stable::view(stack.cells(reserve, last_layer, d), {stack.seq_len, stack.batch, hidden}));
+      part = torch::stable::narrow(part, static_cast<int64_t>(part.dim()) - 1, d * hidden, hidden);
+      torch::stable::copy_(part, torch::stable::view(stack.cells(reserve, last_layer, d), stack.by_step(hidden)));
     }
   return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype),
           reserve};
@@ -150,7 +149,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
                           OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
                           bool return_cells, bool /*allow_tf32*/) {
-  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional);
+  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.check_masks(lengths, reset, dropout_mask);
   const auto run = stack.dtype == ScalarType::Double ? forward<double> : forward<float>;
   return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);

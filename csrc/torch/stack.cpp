@@ -1,6 +1,7 @@
 #include "torch/stack.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace lstm_fused {
 namespace {
@@ -23,9 +24,11 @@ DType plan_type(ScalarType dtype) {
 }  // namespace
 
 Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-             const std::vector<Tensor>& weights, bool bidirectional)
+             const std::vector<Tensor>& weights, bool bidirectional, const OptionalTensor& lengths)
     : platform(platform), device(input.device()) {
-  STD_TORCH_CHECK(input.dim() == 3 && h_0.dim() == 3 && c_0.dim() == 3, "lstm_fused: input, h_0 and c_0 must be 3-D");
+  const bool packed = input.dim() == 2 && platform == Platform::kCpu;
+  STD_TORCH_CHECK((input.dim() == 3 || packed) && h_0.dim() == 3 && c_0.dim() == 3,
+                  "lstm_fused: input, h_0 and c_0 must be 3-D");
   dtype = input.scalar_type();
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
                       dtype == ScalarType::BFloat16,
@@ -33,8 +36,8 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
   cell_dtype = wide_type(dtype);
   compute_dtype = platform == Platform::kCpu ? cell_dtype : dtype;
   seq_len = input.size(0);
-  batch = input.size(1);
-  input_size = input.size(2);
+  batch = packed ? h_0.size(1) : input.size(1);
+  input_size = input.size(input.dim() - 1);
   hidden_size = c_0.size(2);
   proj_width = h_0.size(2);
   num_directions = bidirectional ? 2 : 1;
@@ -51,6 +54,7 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
                   count, " tensors");
   check("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
   check("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
+  if (packed) lay_out_packed(input, lengths);
   for (int64_t n = 0; n < h_0.size(0); ++n) {
     const Tensor* w = weights.data() + n * weights_per_direction();
     check("w_ih", *w++, {kNumGates * hidden_size, layer_input_size(n / num_directions)}, dtype);
@@ -61,8 +65,23 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
   }
 }
 
-void Stack::check(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected,
-                  ScalarType type) const {
+void Stack::lay_out_packed(const Tensor& input, const OptionalTensor& lengths) {
+  STD_TORCH_CHECK(lengths && lengths->is_contiguous() && batch > 0, "lstm_fused: packed input needs lengths");
+  check("lengths", *lengths, {batch}, ScalarType::Long);
+  const int64_t* const length = const_data<int64_t>(*lengths);
+  seq_len = length[0];
+  STD_TORCH_CHECK(std::is_sorted(length, length + batch, std::greater<int64_t>()) && seq_len <= input.size(0),
+                  "lstm_fused: lengths of packed input must not grow");
+  int64_t row = 0, rows_left = batch;
+  for (int64_t t = 0; t < seq_len; ++t, row += rows_left) {
+    row_begin.push_back(row);
+    while (length[rows_left - 1] <= t) --rows_left;
+  }
+  row_begin.push_back(row);
+  STD_TORCH_CHECK(row == input.size(0) && row > 0, "lstm_fused: lengths of packed input must add up to its size");
+}
+
+void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const {
   const auto sizes = tensor.sizes();
   const bool same = std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end());
   STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
@@ -142,6 +161,7 @@ LayerShape Stack::layer_shape(const OptionalTensor& lengths, const OptionalTenso
   shape.cells_time = batch * hidden_size;
   shape.has_projection = has_projection;
   shape.segments = {const_data<int64_t>(lengths), const_data<bool>(reset)};
+  if (is_packed()) shape.row_begin = row_begin.data();
   return shape;
 }
 
@@ -160,18 +180,22 @@ void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& res
     check("reset", *reset, {seq_len, batch}, ScalarType::Bool);
     STD_TORCH_CHECK(reset->is_contiguous(), "lstm_fused: reset must be contiguous");
   }
-  if (dropout_mask) check("dropout_mask", *dropout_mask, {num_layers - 1, seq_len, batch, output_width()}, dtype);
+  if (dropout_mask) {
+    Sizes sizes = by_step(output_width());
+    sizes.insert(sizes.begin(), num_layers - 1);
+    check("dropout_mask", *dropout_mask, sizes, dtype);
+  }
 }
 
 void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                             const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
                             const Tensor& reserve) const {
   const int64_t states = num_layers * num_directions;
-  if (grad_output) check("grad_output", *grad_output, {seq_len, batch, output_width()}, dtype);
+  if (grad_output) check("grad_output", *grad_output, by_step(output_width()), dtype);
   if (grad_h_n) check("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
   if (grad_c_n) check("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
-  if (grad_cells) check("grad_cells", *grad_cells, {seq_len, batch, num_directions * hidden_size}, dtype);
-  check("output", output, {seq_len, batch, output_width()}, dtype);
+  if (grad_cells) check("grad_cells", *grad_cells, by_step(num_directions * hidden_size), dtype);
+  check("output", output, by_step(output_width()), dtype);
   check("reserve", reserve, {reserve_size()}, compute_dtype);
 }
 

@@ -26,10 +26,17 @@ struct Stack {
   ScalarType compute_dtype;  // of the kernels' tensors and the reserve
   ScalarType cell_dtype;     // of the cells in the reserve
 
-  Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-        const std::vector<Tensor>& weights, bool bidirectional);
+  std::vector<int64_t> row_begin;  // of packed input: LayerShape's, and the end; else empty
 
-  int64_t num_rows() const { return seq_len * batch; }
+  // `lengths` says how packed input, (N, I), is laid out; other input, (T, B, I), needs none.
+  Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+        const std::vector<Tensor>& weights, bool bidirectional, const OptionalTensor& lengths = std::nullopt);
+
+  bool is_packed() const { return !row_begin.empty(); }
+  int64_t first_row(int64_t time) const { return is_packed() ? row_begin[time] : time * batch; }
+  int64_t num_rows() const { return first_row(seq_len); }
+  // A tensor with one element of `width` for every step of every row: (T, B, width), or packed (N, width).
+  Sizes by_step(int64_t width) const { return is_packed() ? Sizes{num_rows(), width} : Sizes{seq_len, batch, width}; }
   int64_t output_width() const { return num_directions * proj_width; }
   int64_t layer_input_size(int64_t layer) const { return layer == 0 ? input_size : output_width(); }
   int64_t weights_per_direction() const { return 2 + 2 * has_biases + has_projection; }
@@ -64,7 +71,8 @@ struct Stack {
  private:
   int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
-  void check(const char* name, const Tensor& tensor, std::initializer_list<int64_t> expected, ScalarType type) const;
+  void lay_out_packed(const Tensor& input, const OptionalTensor& lengths);
+  void check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const;
 };
 
 }  // namespace lstm_fused

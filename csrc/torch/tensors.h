@@ -70,12 +70,6 @@ inline Tensor slice(const Tensor& flat, int64_t begin, const Sizes& sizes) {
   return torch::stable::view(torch::stable::narrow(part, 0, begin, count), sizes);
 }
 
-// Rows of steps [time, time + count) of a matrix (T*B, width).
-inline Tensor steps(const Tensor& matrix, int64_t time, int64_t count, int64_t batch) {
-  Tensor part = matrix;
-  return torch::stable::narrow(part, 0, time * batch, count * batch);
-}
-
 // An operator that returns one tensor: for those that the stable ABI has no function for.
 template <class... Arguments>
 Tensor call_operator(const char* name, const char* overload, const Arguments&... arguments) {

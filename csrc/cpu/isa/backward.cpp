@@ -35,7 +35,7 @@ class Backward {
   int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
 
   void prepare() const {
-    if (s.segments.lengths == nullptr) return;
+    if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
     for (int64_t t = 0; t < s.seq_len; ++t)
       for (int64_t b = 0; b < s.batch; ++b) {
         if (t < clock.length(b)) continue;
@@ -102,10 +102,10 @@ class Backward {
     bool ends[kChunk];
   };
 
-  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + (t * s.batch + b) * kNumGates * s.hidden_size; }
-  T* grad_h(int64_t t, int64_t b) const { return p.grad_h + (t * s.batch + b) * s.proj_width; }
-  const T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
-  const T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + row_of(s, t, b) * kNumGates * s.hidden_size; }
+  T* grad_h(int64_t t, int64_t b) const { return p.grad_h + row_of(s, t, b) * s.proj_width; }
+  const T* output(int64_t t, int64_t b) const { return p.output + row_of(s, t, b) * s.output_stride; }
+  const T* cells(int64_t t, int64_t b) const { return p.cells + row_of(s, t, b) * s.cells_stride; }
   T* h_panel(int64_t block) const {
     return workspace + (block - layout.first_packed) * panel_size<T>(kNumGates * s.hidden_size);
   }
@@ -180,8 +180,7 @@ class Backward {
     if (chunk.next_gates[n] != nullptr) grad = recurrent;
     if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
     if (chunk.initial) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
-    if (p.grad_output != nullptr)
-      grad += load(p.grad_output + (chunk.t * s.batch + b) * s.output_stride + begin, lanes);
+    if (p.grad_output != nullptr) grad += load(p.grad_output + row_of(s, chunk.t, b) * s.output_stride + begin, lanes);
     keep_h_prev(chunk.t, b, begin, lanes);
     if (s.has_projection)
       store(grad_h(chunk.t, b) + begin, grad, lanes);
@@ -194,13 +193,13 @@ class Backward {
     const Before before = clock.before(t, b);
     if (before == Before::kInitial) h = load(p.h_0 + b * s.proj_width + begin, lanes);
     if (before == Before::kStep) h = load(output(clock.previous(t), b) + begin, lanes);
-    store(p.h_prev + (t * s.batch + b) * s.proj_width + begin, h, lanes);
+    store(p.h_prev + row_of(s, t, b) * s.proj_width + begin, h, lanes);
   }
 
   // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
   LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
     using V = Vectors<T, 1>;
-    const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = t * s.batch + b;
+    const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = row_of(s, t, b);
     const T* const gates = p.gates + row * kNumGates * width + unit;
     const Gates<V> active = {load(gates, lanes), load(gates + width, lanes), load(gates + 2 * width, lanes),
                              load(gates + 3 * width, lanes)};

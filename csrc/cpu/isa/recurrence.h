@@ -28,14 +28,16 @@ struct Recurrence {
   bool projects_input() const { return p.x != nullptr; }
 
   T* gates(int64_t t, int64_t b) const {
-    return p.gates + ((t - p.gates_time) * s.batch + b) * kNumGates * s.hidden_size;
+    return p.gates + (row_of(s, t, b) - row_of(s, p.gates_time, 0)) * kNumGates * s.hidden_size;
   }
-  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.output_stride; }
-  T* cells(int64_t t, int64_t b) const { return p.cells + t * s.cells_time + b * s.cells_stride; }
+  T* output(int64_t t, int64_t b) const { return p.output + row_of(s, t, b) * s.output_stride; }
+  T* cells(int64_t t, int64_t b) const {
+    return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride;
+  }
 
   void prepare() const {
     if (s.segments.reset != nullptr) fill(zeros, T(0), s.hidden_size);
-    if (s.segments.lengths == nullptr) return;
+    if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
     for (int64_t t = 0; t < s.seq_len; ++t)
       for (int64_t b = 0; b < s.batch; ++b) {
         if (t < clock.length(b)) continue;
@@ -68,7 +70,7 @@ struct Recurrence {
   void add(StepRows<T, kRows>& rows, int64_t b) const {
     const int64_t n = rows.count++;
     rows.row[n] = b;
-    if (projects_input()) rows.x[n] = p.x + (rows.t * s.batch + b) * p.input_size;
+    if (projects_input()) rows.x[n] = p.x + row_of(s, rows.t, b) * p.input_size;
     switch (clock.before(rows.t, b)) {
       case Before::kInitial:
         rows.h_prev[n] = p.h_0 + b * s.proj_width;

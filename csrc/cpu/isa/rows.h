@@ -28,6 +28,11 @@ struct Team {
   }
 };
 
+// The row of step t and batch row b in a (T, B, ...) tensor.
+inline int64_t row_of(const LayerShape& s, int64_t t, int64_t b) {
+  return (s.row_begin != nullptr ? s.row_begin[t] : t * s.batch) + b;
+}
+
 template <class T>
 inline void fill(T* p, T value, int64_t count) {
   for (int64_t n = 0; n < count; ++n) p[n] = value;

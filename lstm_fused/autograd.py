@@ -32,6 +32,7 @@ def lstm(
     reset: MaybeTensor,
     dropout_mask: MaybeTensor,
     return_cells: bool,
+    recompute_gates: bool = False,
 ) -> Outputs:
     """output, h_n, c_n, cells of :func:`lstm_fused.reference.lstm`, by the kernels, with gradients where needed."""
     differentiable = (input, h_0, c_0, *weights)
@@ -41,11 +42,13 @@ def lstm(
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     if torch.compiler.is_compiling() or _functionalizes():
         keep = needs_grad and not torch.compiler.is_exporting()  # an exported program is most often only run
-        results = ops.forward(input, h_0, c_0, list(weights), *options, keep, return_cells)
+        args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
+        results = ops.forward(*args, recompute_gates=recompute_gates)
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level
-        results = _Forward.apply(torch.is_grad_enabled(), *options, return_cells, *differentiable)
+        switches = (return_cells, recompute_gates)
+        results = _Forward.apply(torch.is_grad_enabled(), *options, *switches, *differentiable)
     else:
-        results = _forward(False, *options, return_cells, *differentiable)
+        results = _forward(False, *options, return_cells, False, *differentiable)
     output, h_n, c_n, cells, _ = results
     return output, h_n, c_n, cells
 
@@ -74,6 +77,7 @@ def _forward(
     reset: MaybeTensor,
     dropout_mask: MaybeTensor,
     return_cells: bool,
+    recompute_gates: bool,
     input: Tensor,
     h_0: Tensor,
     c_0: Tensor,
@@ -81,7 +85,8 @@ def _forward(
 ) -> tuple[Tensor, ...]:
     masks = (lengths, reset, dropout_mask)
     with torch._C._AutoDispatchBelowAutograd():  # the registered formula is for compilers; it would cost 20 us here
-        return ops.forward(input, h_0, c_0, weights, bidirectional, *masks, training, return_cells)
+        args = (input, h_0, c_0, weights, bidirectional, *masks, training, return_cells)
+        return ops.forward(*args, recompute_gates=recompute_gates)
 
 
 class _Forward(torch.autograd.Function):
@@ -95,18 +100,18 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, bidirectional, lengths, reset, dropout_mask, return_cells, input, h_0, c_0, *weights = inputs
+        _, bidirectional, lengths, reset, dropout_mask, return_cells, _, input, h_0, c_0, *weights = inputs
         _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
         cells, reserve = output[3:]
         ctx.mark_non_differentiable(*([reserve] if return_cells else [cells, reserve]))
-        ctx.needs_weight_grads = any(ctx.needs_input_grad[9:])
+        ctx.needs_weight_grads = any(ctx.needs_input_grad[10:])
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-        grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[6])
+        grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[7])
         if not ctx.needs_weight_grads:
-            grad_weights = [None] * (len(ctx.needs_input_grad) - 9)
-        return *[None] * 6, grad_input, grad_h_0, grad_c_0, *grad_weights
+            grad_weights = [None] * (len(ctx.needs_input_grad) - 10)
+        return *[None] * 7, grad_input, grad_h_0, grad_c_0, *grad_weights
 
 
 class _Backward(torch.autograd.Function):
@@ -262,7 +267,7 @@ def _gradients_by_reference(
 
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells, _ = inputs
+    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells, *_ = inputs
     ctx.training, ctx.return_cells = training, return_cells
     _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
     ctx.needs_weight_grads = any(w.requires_grad for w in weights)
@@ -280,7 +285,8 @@ def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
     )
     if not needs[1]:
         grad_weights = [None] * len(weights)
-    return (grad_input if needs[0] else None, grad_h_0, grad_c_0, grad_weights, *[None] * 7)
+    of_options = [None] * (len(ctx.needs_input_grad) - 4)  # the dispatcher drops arguments that are their defaults
+    return (grad_input if needs[0] else None, grad_h_0, grad_c_0, grad_weights, *of_options)
 
 
 torch.library.register_autograd("lstm_fused::forward", _backward_registered, setup_context=_setup_registered)

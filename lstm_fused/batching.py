@@ -21,9 +21,9 @@ from . import _library  # noqa: F401  (registers the operators)
 Dims = Sequence[int | None]
 Batched = tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]  # results, and where N is in each
 
-# Where B is in the arguments of forward: training, bidirectional, lengths, reset, dropout_mask, return_cells, input,
-# h_0, c_0.
-_FORWARD_BATCH_DIMS = (None, None, 0, 1, 2, None, 1, 1, 1)
+# Where B is in the arguments of forward: training, bidirectional, lengths, reset, dropout_mask, return_cells,
+# recompute_gates, input, h_0, c_0.
+_FORWARD_BATCH_DIMS = (None, None, 0, 1, 2, None, None, 1, 1, 1)
 # And of backward: bidirectional, needs_input, needs_weights, lengths, reset, dropout_mask, the gradients of output,
 # h_n, c_n, cells, then input, h_0, c_0, output, reserve.
 _BACKWARD_BATCH_DIMS = (None, None, None, 0, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, None)
@@ -65,7 +65,8 @@ def backward(
     def backward_of_member(*member: Any) -> Sequence[Tensor]:
         bidirectional, _, _, lengths, reset, dropout_mask, *_ = member
         input, h_0, c_0, _, _, *weights = member[10:]
-        results = apply_forward(True, bidirectional, lengths, reset, dropout_mask, False, input, h_0, c_0, *weights)
+        options = (True, bidirectional, lengths, reset, dropout_mask, False, False)
+        results = apply_forward(*options, input, h_0, c_0, *weights)
         return apply(*member[:_RESERVE], results[-1], *weights)
 
     return _one_by_one(backward_of_member, num_members, dims, args)

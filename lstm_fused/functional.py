@@ -28,6 +28,7 @@ def lstm(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     return_cells: bool = False,
+    recompute_gates: bool = False,
 ) -> Any:
     """A stack of LSTM layers, as :class:`torch.nn.LSTM` computes it (equations: :mod:`lstm_fused.reference`).
 
@@ -45,6 +46,8 @@ def lstm(
             zero before that step. Going backwards the same boundary holds: the state is zero between that step and the
             one before it. Rows of a ``PackedSequence`` are counted as its ``unsorted_indices`` say.
         return_cells: also return the last layer's cell state after every step.
+        recompute_gates: keep no gates for backward, which computes them again: a third of the memory, see
+            docs/pytorch.md.
 
     Returns:
         ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``. output is ``(T, B, D*P)`` and cells
@@ -65,7 +68,8 @@ def lstm(
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own; got a value")
-        return _packed(input, hx, weights, layout, batch_first, dropout, training, reset, return_cells)
+        switches = (return_cells, recompute_gates)
+        return _packed(input, hx, weights, layout, batch_first, dropout, training, reset, *switches)
 
     dim = input.dim()
     if dim not in (2, 3):
@@ -95,7 +99,8 @@ def lstm(
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
-    output, h_n, c_n, cells = _run(input, input.size(1), hx, weights, layout, lengths, reset, mask, return_cells)
+    options = (lengths, reset, mask, return_cells, recompute_gates)
+    output, h_n, c_n, cells = _run(input, input.size(1), hx, weights, layout, *options)
     if not batched:
         output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
         cells = cells.squeeze(1) if return_cells else cells
@@ -148,6 +153,7 @@ def _packed(
     training: bool,
     reset: Tensor | None,
     return_cells: bool,
+    recompute_gates: bool,
 ) -> Any:
     """The CPU's operator takes packed steps as they are; elsewhere, and for compilers and transforms, they are padded.
 
@@ -198,7 +204,8 @@ def _packed(
     mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
         mask = torch.stack([unpacked(layer) for layer in mask])
-    output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, lengths, reset, mask, return_cells)
+    options = (lengths, reset, mask, return_cells, recompute_gates)
+    output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, *options)
     if unsorted_indices is not None:
         h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
     result = repacked(output), (h_n, c_n)
@@ -224,6 +231,7 @@ def _run(
     reset: Tensor | None,
     mask: Tensor | None,
     return_cells: bool,
+    recompute_gates: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator, for input (T, B, I), or on the CPU packed, (N, I)."""
     device = input.device
@@ -245,4 +253,5 @@ def _run(
         dtype = torch.get_autocast_dtype(device.type)
         input, h_0, c_0, *weights = [t.to(dtype) for t in (input, h_0, c_0, *weights)]
         mask = None if mask is None else mask.to(dtype)
-    return autograd.lstm(input, h_0, c_0, weights, layout.num_directions == 2, lengths, reset, mask, return_cells)
+    options = (layout.num_directions == 2, lengths, reset, mask, return_cells, recompute_gates)
+    return autograd.lstm(input, h_0, c_0, weights, *options)

@@ -16,7 +16,8 @@ class LSTM(RNNBase):
     """Drop-in replacement for :class:`torch.nn.LSTM`.
 
     Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors
-    are those of ``torch.nn.LSTM``; a checkpoint moves both ways. The call takes three more keyword arguments.
+    are those of ``torch.nn.LSTM``; a checkpoint moves both ways. The call takes three more keyword arguments, and there
+    is one more attribute.
 
     Args:
         input_size: I, the width of the input.
@@ -27,7 +28,13 @@ class LSTM(RNNBase):
         dropout: probability of a zero in each layer's output but the last's, in training.
         bidirectional: D = 2 directions, forward and reverse.
         proj_size: P, the width of h where it is projected, below H; 0 for no projection.
+
+    Attributes:
+        recompute_gates: set it to True, and training keeps no gates until backward, which computes them again: a third
+            of the memory for some more time (docs/pytorch.md).
     """
+
+    recompute_gates: bool = False
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class LSTM(RNNBase):
             lengths=lengths,
             reset=reset,
             return_cells=return_cells,
+            recompute_gates=self.recompute_gates,
         )
 
 

@@ -68,6 +68,7 @@ def _forward(
     training: bool,
     return_cells: bool,
     allow_tf32: bool,
+    recompute_gates: bool = False,
 ) -> tuple[Any, ...]:
     """The results of the op (lstm_fused/ops.py) as ONNX values, layer by layer."""
     hidden_size, projected = c_0.shape[2], h_0.shape[2] != c_0.shape[2]

@@ -1,11 +1,12 @@
 """The two operators: what they compute without data (fake tensors), and their place in torch's dispatcher.
 
 ``torch.ops.lstm_fused.forward(input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training,
-return_cells, allow_tf32) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers and directions.
-Tensors are shaped as in :func:`lstm_fused.reference.lstm`. On the CPU ``input`` may be packed, ``(N, I)``, with rows in
-descending order of ``lengths``; then output, cells and dropout_mask have N where they else have ``T, B``. ``training``
-keeps the reserve that ``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty, and without
-``return_cells`` so are the cells. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here
+return_cells, allow_tf32, recompute_gates=False) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers
+and directions. Tensors are shaped as in :func:`lstm_fused.reference.lstm`. On the CPU ``input`` may be packed, ``(N,
+I)``, with rows in descending order of ``lengths``; then output, cells and dropout_mask have N where they else have
+``T, B``. ``training`` keeps the reserve that ``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty,
+and without ``return_cells`` so are the cells. With ``recompute_gates`` the reserve has no gates; backward sees that by
+its size, and computes them again. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here
 fill it in from torch's own switch.
 """
 
@@ -27,8 +28,8 @@ _FORWARD = torch.ops.lstm_fused.forward.default  # looked up once: by name it co
 _BACKWARD = torch.ops.lstm_fused.backward.default
 
 
-def forward(input: Tensor, *args: Any) -> Any:
-    return _FORWARD(input, *args, _uses_tf32(input))
+def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:
+    return _FORWARD(input, *args, _uses_tf32(input), recompute_gates)
 
 
 def backward(*args: Any) -> Any:
@@ -57,6 +58,7 @@ def _fake_forward(
     training: bool,
     return_cells: bool,
     allow_tf32: bool,
+    recompute_gates: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps = input.shape[:-1]
     states, _, proj_width = h_0.shape
@@ -67,7 +69,7 @@ def _fake_forward(
     # csrc/torch/stack.h, reserve. The CPU computes half types in float32; a GPU keeps their cells alone in float32.
     half = input.dtype.itemsize == 2
     cell_width = 2 if half and input.is_cuda else 1
-    reserve_width = states * hidden * (4 + cell_width) + (states - directions) * proj_width
+    reserve_width = states * hidden * ((0 if recompute_gates else 4) + cell_width) + (states - directions) * proj_width
     reserve = input.new_empty(
         (math.prod(steps) * reserve_width if training else 0,),
         dtype=torch.float32 if half and not input.is_cuda else input.dtype,

@@ -47,10 +47,11 @@ def scattered(tensor: Tensor) -> Tensor:
     return view
 
 
-def fused(problem: Problem) -> Results:
+def fused(problem: Problem, recompute_gates: bool = False) -> Results:
     """lstm_fused.LSTM, called in the layout that the case asks for; results come back time-major and batched."""
     case = problem.case
     module = lstm_fused.LSTM(**case.options())
+    module.recompute_gates = recompute_gates
     place = (lambda t: t.clone()) if case.contiguous else scattered
     leaves = {name: place(tensor).requires_grad_() for name, tensor in problem.leaves.items()}
     parameters = {name: leaves[name] for name, _ in module.named_parameters()}

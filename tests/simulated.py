@@ -16,7 +16,7 @@ from lstm_fused import ops
 
 SOURCES = [
     "tests/sim/op/ops.cpp",
-    *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "stack")),
+    *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "regenerate", "stack")),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
     *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
@@ -50,8 +50,8 @@ class Simulator:
         `num_sms`: of the GPU, 0 for an H100's; `room`: for how many blocks at once, if not for all that it promises.
         """
 
-        def forward(*args: object) -> tuple[Tensor, ...]:
-            return self.ops.forward(*args, allow_tf32)
+        def forward(*args: object, recompute_gates: bool = False) -> tuple[Tensor, ...]:
+            return self.ops.forward(*args, allow_tf32, recompute_gates)
 
         def backward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.backward(*args, allow_tf32)

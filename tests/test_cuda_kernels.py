@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import simulation
@@ -73,7 +74,7 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
 
     with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed):
         assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
-        one_per_layer = simulator.launches() == calls * case.num_layers * (2 if run is fused else 1)
+        one_per_layer = simulator.launches() == calls * case.num_layers * (1 if run is inference else 2)
         assert one_per_layer == (kind != "step")
 
 
@@ -161,6 +162,12 @@ def test_no_room_for_all_blocks_of_a_group(simulator: Simulator) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
     check(simulator, how, Case(2, 5, 9, 17, **options), times=3)
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": True, "reset": 0.3, "dropout": 0.5, "proj_size": 3}], ids=str)
+def test_recomputed_gates(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
+    """Where grad_gates lie, the gates are read before: a cell's own thread does both."""
+    check(simulator, how, Case(3, 5, 9, 17, **STACK, **options), times=3, run=partial(fused, recompute_gates=True))
 
 
 def arguments(problem: Problem) -> tuple:
@@ -357,11 +364,12 @@ def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict
             assert simulator.max_shared_bytes() == found.shared_bytes
 
 
+@pytest.mark.parametrize("recompute_gates", [False, True])
 @pytest.mark.parametrize("dtype", sorted(set(ARITHMETICS.values()), key=str), ids=str)
-def test_fake_tensors_know_the_reserve(simulator: Simulator, dtype: torch.dtype) -> None:
+def test_fake_tensors_know_the_reserve(simulator: Simulator, dtype: torch.dtype, recompute_gates: bool) -> None:
     """The size that a compiler is told for CUDA tensors is the one that the op allocates."""
     case = Case(3, 5, 4, 7, **STACK, proj_size=3, dtype=dtype)
-    args, options = arguments(draw(case)), (None, None, None, True, True, False)
+    args, options = arguments(draw(case)), (None, None, None, True, True, False, recompute_gates)
     with simulator.running("step"):
         real = simulator.ops.forward(*args, *options)
     with FakeTensorMode():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from cases import Case, Problem, draw
@@ -66,10 +68,11 @@ def test_packed_rows_give_what_padded_rows_give(case: Case, training: bool, thre
         torch.testing.assert_close(ours, exact, rtol=1e-11, atol=1e-12)
 
 
-def fused_packed(problem: Problem) -> Results:
+def fused_packed(problem: Problem, recompute_gates: bool = False) -> Results:
     """lstm_fused.LSTM, called with a PackedSequence; results come back padded."""
     case = problem.case
     module = lstm_fused.LSTM(**case.options())
+    module.recompute_gates = recompute_gates
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in problem.leaves.items()}
     parameters = {name: leaves[name] for name, _ in module.named_parameters()}
     packed = pack_padded_sequence(leaves["input"], problem.lengths, enforce_sorted=False)
@@ -82,6 +85,7 @@ def fused_packed(problem: Problem) -> Results:
     return differentiate(results, leaves, problem.cotangents)
 
 
+@pytest.mark.parametrize("recompute_gates", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize(
     "options",
@@ -92,8 +96,9 @@ def fused_packed(problem: Problem) -> Results:
     ],
     ids=str,
 )
-def test_accuracy(options: dict, dtype: torch.dtype):
-    assert_accurate(Case(7, 3, 9, 17, lengths=True, dtype=dtype).but(**options), run=fused_packed, times=2)
+def test_accuracy(options: dict, dtype: torch.dtype, recompute_gates: bool):
+    case = Case(7, 3, 9, 17, lengths=True, dtype=dtype).but(**options)
+    assert_accurate(case, run=partial(fused_packed, recompute_gates=recompute_gates), times=2)
 
 
 def test_inference_and_training_give_the_same_bits():

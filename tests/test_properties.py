@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from cases import DTYPES, Case
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numerics import assert_accurate
+from numerics import assert_accurate, fused
 
 import lstm_fused
 
@@ -36,9 +38,10 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @settings(max_examples=40)
-@given(cases(), st.booleans())
-def test_every_call_is_accurate(case: Case, lengths: bool):
-    assert_accurate(case.but(lengths=lengths and case.batch is not None))
+@given(cases(), st.booleans(), st.booleans())
+def test_every_call_is_accurate(case: Case, lengths: bool, recompute_gates: bool):
+    case = case.but(lengths=lengths and case.batch is not None)
+    assert_accurate(case, partial(fused, recompute_gates=recompute_gates))
 
 
 @settings(max_examples=25)

@@ -2,6 +2,7 @@
 
 #include "torch/cpu.h"
 #include "torch/ops.h"
+#include "torch/regenerate.h"
 
 namespace lstm_fused {
 namespace {
@@ -82,6 +83,14 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   for (int64_t layer = last_layer; layer >= 0; --layer) {
     const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
     const int64_t projected_rows = stack.has_projection ? rows : 0;
+    OptionalTensor mask, x;
+    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
+    if (needs_weight_grads || !stack.keeps_gates) {
+      x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
+      if (layer == 0 && lengths && !stack.is_packed()) x = without_padding<T>(stack, *x, *lengths);
+      x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
+      if (mask) x = multiply(*x, *mask);
+    }
     BackwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
     std::vector<GateGradients> gradients;
@@ -91,6 +100,9 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const GateGradients g = {
           empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
           empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};
+      const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
+      if (!stack.keeps_gates)
+        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, gates);
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
@@ -100,7 +112,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           const_data<T>(w.w_hr),
           const_data<T>(h_first) + h_state,
           const_data<T>(c_first) + c_state,
-          const_data<T>(stack.gates(reserve, layer, d)),
+          const_data<T>(gates),
           const_data<T>(stack.cells(reserve, layer, d)),
           const_data<T>(layer_output) + d * stack.proj_width,
           grad_layer_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
@@ -120,16 +132,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     kernels.backward(shape, params, static_cast<int>(directions), data<T>(workspace), schedule.split,
                      schedule.parallel);
 
-    OptionalTensor mask;
-    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
-    if (needs_weight_grads) {
-      Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-      if (layer == 0 && lengths && !stack.is_packed()) x = without_padding<T>(stack, x, *lengths);
-      x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
-      if (mask) x = multiply(x, *mask);
-      for (const GateGradients& g : gradients)
-        append_weight_gradients<T>(stack, g, x, schedule.parallel, weight_gradients[layer]);
-    }
+    for (const GateGradients& g : gradients)
+      if (needs_weight_grads) append_weight_gradients<T>(stack, g, *x, schedule.parallel, weight_gradients[layer]);
     if (layer == 0 && !needs_input_grad) continue;
     const auto grad_x_of = [&](int64_t d) {
       const Tensor result = empty({rows, stack.layer_input_size(layer)}, input, type);
@@ -158,7 +162,8 @@ BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
                             bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/) {
-  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
+  Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
+  stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
   const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;

@@ -73,7 +73,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     OptionalTensor workspace, some_gates;
     if (const int64_t size = directions * recurrence.workspace(shape, fused_size))
       workspace = empty({size}, input, type);
-    if (!training && !fuses_input) some_gates = empty({directions * gates_rows * gates_width}, input, type);
+    if (!stack.keeps_gates && !fuses_input) some_gates = empty({directions * gates_rows * gates_width}, input, type);
     const Tensor& gates = some_gates ? *some_gates : reserve;
 
     ForwardParams<T> params[2];
@@ -83,7 +83,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     for (int64_t d = 0; d < directions; ++d) {
       const DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
       const int64_t state = (layer * directions + d) * stack.batch;
-      gates_begin[d] = training ? stack.gates_begin(layer, d) : fuses_input ? 0 : d * gates_rows * gates_width;
+      gates_begin[d] = stack.keeps_gates ? stack.gates_begin(layer, d) : fuses_input ? 0 : d * gates_rows * gates_width;
       T* const kept_cells = training    ? data<T>(reserve) + stack.cells_begin(layer, d)
                             : all_cells ? data<T>(cells) + d * hidden
                                         : data<T>(c_n) + state * hidden;
@@ -97,7 +97,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           const_data<T>(c_first) + state * hidden,
           data<T>(gates) + gates_begin[d],
           /*gates_time=*/0,
-          /*keep_gates=*/training,
+          /*keep_gates=*/stack.keeps_gates,
           kept_cells,
           data<T>(layer_output) + d * stack.proj_width,
           data<T>(h_n) + state * stack.proj_width,
@@ -125,7 +125,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;
       for (int64_t d = 0; d < directions && !fuses_input; ++d) {
         const int64_t time = d == 0 ? begin : stack.seq_len - end;
-        params[d].gates_time = training ? 0 : time;
+        params[d].gates_time = stack.keeps_gates ? 0 : time;
         project(d, time, end - begin);
       }
       recurrence.run(shape, params, static_cast<int>(directions), workspace ? data<T>(*workspace) : nullptr,
@@ -148,8 +148,9 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
 ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
                           OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                          bool return_cells, bool /*allow_tf32*/) {
-  const Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
+                          bool return_cells, bool /*allow_tf32*/, bool recompute_gates) {
+  Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
+  stack.keeps_gates = training && !recompute_gates;
   stack.check_masks(lengths, reset, dropout_mask);
   const auto run = stack.dtype == ScalarType::Double ? forward<double> : forward<float>;
   return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);

@@ -1,5 +1,6 @@
 #include "torch/cuda.h"
 #include "torch/ops.h"
+#include "torch/regenerate.h"
 #include "torch/stream.h"
 
 namespace lstm_fused {
@@ -33,9 +34,7 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
 
 // A copy with zeros past each row's length: what lies there was never read, and zero times NaN would not be zero.
 Tensor without_padding(const Stack& stack, const Tensor& input, const Tensor& lengths) {
-  const Tensor ones = torch::stable::fill_(empty({stack.seq_len, 1}, lengths, ScalarType::Long), 1.0);
-  const Tensor steps = call_operator("aten::cumsum", "", ones, int64_t{0}, std::optional<ScalarType>());  // 1 to T
-  const Tensor exists = call_operator("aten::le", "Tensor", steps, lengths);                              // (T, B)
+  const Tensor exists = call_operator("aten::le", "Tensor", counted_steps(stack.seq_len, lengths), lengths);  // (T, B)
   return call_operator("aten::where", "self", torch::stable::view(exists, {stack.seq_len, stack.batch, 1}), input,
                        torch::stable::new_zeros(input, {1}));
 }
@@ -67,6 +66,14 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     const LayerKernel kernel = layer_kernel(stack, layer, /*training=*/true, allow_tf32, scope.device());
     const bool steps = kernel.launch.kind == KernelKind::kStep;
     const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
+    OptionalTensor mask, x;
+    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
+    if (needs_weight_grads || !stack.keeps_gates) {
+      x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
+      if (layer == 0 && lengths) x = without_padding(stack, *x, *lengths);
+      x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
+      if (mask) x = multiply(*x, *mask);
+    }
     const GroupMemory memory(kernel.launch, shape, /*backward=*/true, input);
     BackwardParams<T, Cell> params[2];
     std::vector<DirectionWeights> weights;
@@ -79,6 +86,9 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                            empty({projected_rows, stack.proj_width}, input, type),
                            empty({projected_rows, hidden}, input, type)});
       const GateGradients& g = gradients.back();
+      const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
+      if (!stack.keeps_gates)
+        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, gates);
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
@@ -88,7 +98,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           const_data<T>(w.w_hr),
           const_data<T>(h_first) + h_state,
           const_data<T>(c_first) + c_state,
-          const_data<T>(stack.gates(reserve, layer, d)),
+          const_data<T>(gates),
           const_data<Cell>(stack.cells(reserve, layer, d)),
           const_data<T>(layer_output) + d * stack.proj_width,
           grad_layer_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
@@ -122,15 +132,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     for (int64_t d = 0; steps && d < directions; ++d) for_step(d);
     run(kernel.backward, kernel.launch, shape, params, sizeof(params[0]), scope.stream(), for_step);
 
-    OptionalTensor mask;
-    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
-    if (needs_weight_grads) {
-      Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-      if (layer == 0 && lengths) x = without_padding(stack, x, *lengths);
-      x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
-      if (mask) x = multiply(x, *mask);
-      for (const GateGradients& g : gradients) append_weight_gradients(stack, g, x, weight_gradients[layer]);
-    }
+    for (const GateGradients& g : gradients)
+      if (needs_weight_grads) append_weight_gradients(stack, g, *x, weight_gradients[layer]);
     if (layer == 0 && !needs_input_grad) continue;
     const auto grad_x_of = [&](int64_t d) {
       const Tensor result = empty({rows, stack.layer_input_size(layer)}, input, type);
@@ -159,7 +162,8 @@ BackwardResult backward_cuda(OptionalTensor grad_output, OptionalTensor grad_h_n
                              std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                              OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
                              bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
-  const Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
+  Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
+  stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
   const auto run = by_type(stack.dtype, backward<float16>, backward<bfloat16>, backward<float>, backward<double>);

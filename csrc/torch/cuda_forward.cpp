@@ -30,7 +30,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
   Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
-    const LayerKernel kernel = layer_kernel(stack, layer, training, allow_tf32, scope.device());
+    const LayerKernel kernel = layer_kernel(stack, layer, stack.keeps_gates, allow_tf32, scope.device());
     const bool fuses_input = kernel.launch.fuses_input;
     if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
     Tensor layer_output = output;
@@ -51,7 +51,8 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       weights.push_back(stack.weights(all_weights, layer, d));
       const DirectionWeights& w = weights.back();
       const int64_t gates_rows = fuses_input ? 0 : rows, state = (layer * directions + d) * stack.batch;
-      gates.push_back(training ? stack.gates(reserve, layer, d) : empty({gates_rows, kNumGates * hidden}, input, type));
+      gates.push_back(stack.keeps_gates ? stack.gates(reserve, layer, d)
+                                        : empty({gates_rows, kNumGates * hidden}, input, type));
       if (!fuses_input) mm_out(gates.back(), x, transposed(w.w_ih));
       Cell* const kept_cells = training    ? data<Cell>(stack.cells(reserve, layer, d))
                                : all_cells ? data<Cell>(cells) + d * hidden
@@ -66,7 +67,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           const_data<T>(c_first) + state * hidden,
           data<T>(gates.back()),
           /*gates_time=*/0,
-          /*keep_gates=*/training,
+          /*keep_gates=*/stack.keeps_gates,
           kept_cells,
           data<T>(layer_output) + d * stack.proj_width,
           data<T>(h_n) + state * stack.proj_width,
@@ -97,8 +98,9 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
 ForwardResult forward_cuda(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
                            OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                           bool return_cells, bool allow_tf32) {
-  const Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
+                           bool return_cells, bool allow_tf32, bool recompute_gates) {
+  Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
+  stack.keeps_gates = training && !recompute_gates;
   stack.check_masks(lengths, reset, dropout_mask);
   const auto run = by_type(stack.dtype, forward<float16>, forward<bfloat16>, forward<float>, forward<double>);
   return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells, allow_tf32);

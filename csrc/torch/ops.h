@@ -10,7 +10,8 @@ namespace lstm_fused {
 // SymInt where a size may be symbolic; none is passed yet.
 constexpr const char* kForwardSchema =
     "forward(Tensor input, Tensor h_0, Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, "
-    "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells, bool allow_tf32) -> "
+    "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells, bool allow_tf32, "
+    "bool recompute_gates=False) -> "
     "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor reserve)";
 constexpr const char* kBackwardSchema =
     "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
@@ -22,7 +23,7 @@ constexpr const char* kBackwardSchema =
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Forward = ForwardResult(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
                               OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                              bool return_cells, bool allow_tf32);
+                              bool return_cells, bool allow_tf32, bool recompute_gates);
 
 // grad_input (T, B, I) or (0,), grad_h_0, grad_c_0, and the gradients of the weights in their order, or none
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;

@@ -125,13 +125,20 @@ int64_t Stack::gates_begin(int64_t layer, int64_t direction) const {
 }
 
 int64_t Stack::cells_begin(int64_t layer, int64_t direction) const {
-  return gates_begin(layer, direction) + num_rows() * kNumGates * hidden_size;
+  return gates_begin(layer, direction) + num_rows() * hidden_size * elements_of_gates();
 }
 
-int64_t Stack::reserve_per_state() const { return num_rows() * hidden_size * (kNumGates + elements_per_cell()); }
+int64_t Stack::reserve_per_state() const {
+  return num_rows() * hidden_size * (elements_of_gates() + elements_per_cell());
+}
 
 int64_t Stack::reserve_size() const {
   return num_layers * num_directions * reserve_per_state() + (num_layers - 1) * num_rows() * output_width();
+}
+
+void Stack::look_at(const Tensor& reserve) {
+  keeps_gates = true;
+  keeps_gates = reserve.dim() != 1 || reserve.size(0) >= reserve_size();
 }
 
 Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {

@@ -25,6 +25,7 @@ struct Stack {
   ScalarType dtype;          // of every tensor in and out
   ScalarType compute_dtype;  // of the kernels' tensors and the reserve
   ScalarType cell_dtype;     // of the cells in the reserve
+  bool keeps_gates = true;   // in the reserve; otherwise backward regenerates them
 
   std::vector<int64_t> row_begin;  // of packed input: LayerShape's, and the end; else empty
 
@@ -47,15 +48,17 @@ struct Stack {
   // The factor (T*B, D*P) on the input of a layer above the first.
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
-  // The reserve, flat: for each layer and direction gates (T, B, 4H) and cells (T, B, H), then the outputs (T, B, D*P)
-  // of all layers but the last. A cell in float takes the room of two elements of a half type. lstm_fused/ops.py knows
-  // the size, too.
+  // The reserve, flat: for each layer and direction gates (T, B, 4H), if kept, and cells (T, B, H), then the outputs
+  // (T, B, D*P) of all layers but the last. A cell in float takes the room of two elements of a half type.
+  // lstm_fused/ops.py knows the size, too.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;
   int64_t gates_begin(int64_t layer, int64_t direction) const;  // in elements of compute_dtype
   int64_t cells_begin(int64_t layer, int64_t direction) const;
   int64_t reserve_size() const;
+  // Sets keeps_gates to what this reserve's size says.
+  void look_at(const Tensor& reserve);
 
   Problem problem(bool training, bool has_lengths, bool has_reset) const;
   // Raise where a size or dtype is not what the stack's own sizes ask for. A length may be 0: nothing of the row is
@@ -69,6 +72,7 @@ struct Stack {
   LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
 
  private:
+  int64_t elements_of_gates() const { return keeps_gates ? kNumGates : 0; }
   int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
   void lay_out_packed(const Tensor& input, const OptionalTensor& lengths);

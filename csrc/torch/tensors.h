@@ -86,6 +86,13 @@ inline Tensor add(const Tensor& a, const Tensor& b) { return torch::stable::subt
 
 inline Tensor multiply(const Tensor& a, const Tensor& b) { return call_operator("aten::mul", "Tensor", a, b); }
 
+// (T, 1), with 1 to T in it: beside lengths, what a step is compared with.
+inline Tensor counted_steps(int64_t seq_len, const Tensor& lengths) {
+  Tensor ones = empty({seq_len, 1}, lengths, ScalarType::Long);
+  torch::stable::fill_(ones, 1.0);
+  return call_operator("aten::cumsum", "", ones, int64_t{0}, std::optional<ScalarType>());
+}
+
 // The same bytes as elements of another type.
 inline Tensor reinterpret(const Tensor& tensor, ScalarType dtype) {
   return call_operator("aten::view", "dtype", tensor, dtype);

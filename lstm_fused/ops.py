@@ -66,14 +66,10 @@ def _fake_forward(
     directions = 2 if bidirectional else 1
     output = input.new_empty((*steps, directions * proj_width))
     cells = input.new_empty((*steps, directions * hidden) if return_cells else (0,))
-    # csrc/torch/stack.h, reserve. The CPU computes half types in float32; a GPU keeps their cells alone in float32.
-    half = input.dtype.itemsize == 2
-    cell_width = 2 if half and input.is_cuda else 1
+    # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32.
+    cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
     reserve_width = states * hidden * ((0 if recompute_gates else 4) + cell_width) + (states - directions) * proj_width
-    reserve = input.new_empty(
-        (math.prod(steps) * reserve_width if training else 0,),
-        dtype=torch.float32 if half and not input.is_cuda else input.dtype,
-    )
+    reserve = input.new_empty(math.prod(steps) * reserve_width if training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
 

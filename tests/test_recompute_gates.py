@@ -81,11 +81,10 @@ def test_a_lost_state_stays_lost():
 @pytest.mark.parametrize("proj_size", [0, 8])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_bytes_kept(dtype: torch.dtype, proj_size: int):
-    """Per step and row: c and h of each layer and direction, and of the last layer h alone in the tensors' type."""
+    """Per step and row: c and h of each layer and direction."""
     sizes = {"hidden_size": 32, "proj_size": proj_size, "dtype": dtype, **STACK}
-    input, wide = torch.randn(20, 4, 16, dtype=dtype), 8 if dtype == torch.float64 else 4
-    width = proj_size or 32
-    h, c, gates = 2 * width * (wide + dtype.itemsize), 4 * 32 * wide, 4 * 32 * 4 * wide
+    input, width = torch.randn(20, 4, 16, dtype=dtype), proj_size or 32
+    h, c, gates = (4 * elements * dtype.itemsize for elements in (width, 32, 4 * 32))
     states = 4 * 4 * (32 + width) * dtype.itemsize  # h_0 and c_0, which are kept once
     if width == 32:
         states //= 2

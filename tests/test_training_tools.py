@@ -264,6 +264,7 @@ STACKS: list[dict] = [
     {"proj_size": 8},
     {"dtype": torch.float64},
     {"dtype": torch.bfloat16},
+    {"dtype": torch.float16, "num_layers": 2, "proj_size": 8},
 ]
 
 

@@ -62,7 +62,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& output, const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads) {
+                        const Tensor& output, const Tensor& kept, bool needs_input_grad, bool needs_weight_grads) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1;
@@ -70,6 +70,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const LayerShape shape = stack.layer_shape(lengths, reset);
 
+  const Tensor reserve = dense(kept, type);
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type), last_output = dense(output, type);
   const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
   const OptionalTensor grad_all_cells = dense(grad_cells, type);

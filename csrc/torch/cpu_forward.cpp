@@ -49,7 +49,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
   const Tensor output = empty(stack.by_step(stack.output_width()), input, type);
   const Tensor cells = empty(return_cells ? stack.by_step(directions * hidden) : Sizes{0}, input, type);
-  const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
+  const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, training ? type : stack.dtype);
 
   Tensor x = dense(input, type);
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
@@ -141,7 +141,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       torch::stable::copy_(part, torch::stable::view(stack.cells(reserve, last_layer, d), stack.by_step(hidden)));
     }
   return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype),
-          reserve};
+          dense(reserve, stack.dtype)};
 }
 
 }  // namespace

@@ -203,7 +203,7 @@ void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTen
   if (grad_c_n) check("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
   if (grad_cells) check("grad_cells", *grad_cells, by_step(num_directions * hidden_size), dtype);
   check("output", output, by_step(output_width()), dtype);
-  check("reserve", reserve, {reserve_size()}, compute_dtype);
+  check("reserve", reserve, {reserve_size()}, dtype);
 }
 
 }  // namespace lstm_fused

@@ -23,8 +23,8 @@ struct Stack {
   int64_t seq_len, batch, input_size, hidden_size, proj_width, num_layers, num_directions;
   bool has_biases, has_projection;
   ScalarType dtype;          // of every tensor in and out
-  ScalarType compute_dtype;  // of the kernels' tensors and the reserve
-  ScalarType cell_dtype;     // of the cells in the reserve
+  ScalarType compute_dtype;  // of the kernels' tensors and, but for the CPU's half types, the reserve
+  ScalarType cell_dtype;     // of the cells in the kernels' reserve
   bool keeps_gates = true;   // in the reserve; otherwise backward regenerates them
 
   std::vector<int64_t> row_begin;  // of packed input: LayerShape's, and the end; else empty
@@ -49,8 +49,8 @@ struct Stack {
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
   // The reserve, flat: for each layer and direction gates (T, B, 4H), if kept, and cells (T, B, H), then the outputs
-  // (T, B, D*P) of all layers but the last. A cell in float takes the room of two elements of a half type.
-  // lstm_fused/ops.py knows the size, too.
+  // (T, B, D*P) of all layers but the last. On a GPU, a cell in float takes the room of two elements of a half type; the
+  // CPU rounds the reserve of a half type between forward and backward. lstm_fused/ops.py knows the size, too.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;

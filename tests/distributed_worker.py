@@ -12,6 +12,7 @@ from torch.distributed.checkpoint import state_dict as checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import lstm_fused
 
@@ -21,16 +22,25 @@ STEPS, ROWS_PER_PROCESS, DOUBLE = 5, 3, torch.float64
 class Tagger(nn.Module):
     """Ragged input, a projection and a frozen weight: whatever could differ between the processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, cls: type[nn.Module]) -> None:
         super().__init__()
-        self.encoder = lstm_fused.LSTM(3, 5, num_layers=2, bidirectional=True, proj_size=4, dtype=DOUBLE)
-        self.lstm = lstm_fused.LSTM(8, 5, batch_first=True, dtype=DOUBLE)
+        self.encoder = cls(3, 5, num_layers=2, bidirectional=True, proj_size=4, dtype=DOUBLE)
+        self.lstm = cls(8, 5, batch_first=True, dtype=DOUBLE)
         self.head = nn.Linear(5, 2, dtype=DOUBLE)
         self.head.bias.requires_grad_(False)
 
     def forward(self, input: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = self.encoder(input, lengths=lengths)[0].transpose(0, 1)
-        return self.head(self.lstm(x, lengths=lengths)[0])
+        x = ragged(self.encoder, input, lengths).transpose(0, 1)
+        return self.head(ragged(self.lstm, x, lengths))
+
+
+def ragged(lstm: nn.Module, input: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Rows that end early, as each library wants them."""
+    if isinstance(lstm, lstm_fused.LSTM):
+        return lstm(input, lengths=lengths)[0]
+    first = lstm.batch_first
+    packed = pack_padded_sequence(input, lengths, batch_first=first, enforce_sorted=False)
+    return pad_packed_sequence(lstm(packed)[0], batch_first=first, total_length=input.size(1 if first else 0))[0]
 
 
 def train(model: nn.Module, rows: slice, device: str) -> list[torch.Tensor]:
@@ -51,13 +61,13 @@ def train(model: nn.Module, rows: slice, device: str) -> list[torch.Tensor]:
     return losses
 
 
-def main(kind: str, device: str) -> None:
+def main(kind: str, device: str, library: str = "lstm_fused") -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     if device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
     torch.manual_seed(0)
-    alone = Tagger().to(device)
+    alone = Tagger(lstm_fused.LSTM if library == "lstm_fused" else nn.LSTM).to(device)
     together = copy.deepcopy(alone)
     start = copy.deepcopy(alone.state_dict())
     everything, own = slice(None), slice(rank * ROWS_PER_PROCESS, (rank + 1) * ROWS_PER_PROCESS)

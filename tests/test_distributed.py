@@ -13,17 +13,23 @@ import torch
 HERE = Path(__file__).parent
 
 
+def run_in_two_processes(*arguments: str) -> str:
+    """What distributed_worker.py prints."""
+    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, str(HERE / "distributed_worker.py"), *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_are_one(kind: str, device: str):
     """DistributedDataParallel and FSDP2: losses, weights and checkpoints of one process (gloo; NCCL between GPUs)."""
     if device == "cuda" and torch.cuda.device_count() < 2:
         pytest.skip("NCCL needs a GPU for each process")
-    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(HERE / "distributed_worker.py"), kind, device]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    printed = run_in_two_processes(kind, device)
     for rank in range(2):
-        assert f"process {rank} of 2: {kind} on {device} as in one process" in result.stdout
+        assert f"process {rank} of 2: {kind} on {device} as in one process" in printed

@@ -31,8 +31,8 @@ TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolc
 # csrc/cpu/isa is compiled once for each of these and chosen from at run time; all else runs on any x86-64.
 INSTRUCTION_SETS = {
     "baseline": "",
-    "avx2": "-mavx2 -mfma",
-    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma",
+    "avx2": "-mavx2 -mfma -mf16c",
+    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c",
 }
 if platform.machine() not in ("x86_64", "AMD64"):
     INSTRUCTION_SETS = {"baseline": ""}

@@ -49,12 +49,13 @@ struct LayerShape {
   const int64_t* row_begin = nullptr;
 };
 
-// T is the type of the tensors, Acc that of sums and of the cell state between steps. On the CPU the two are one.
-template <class T, class Acc = T>
+// T is the type of the tensors, Acc that of sums and of the cell state between steps. On the CPU the two are one, and
+// the weights' type is known when it runs: W is void, and they are of weight_type.
+template <class T, class Acc = T, class W = T>
 struct ForwardParams {
   bool reverse;        // time runs from T-1 to 0
-  const T* w_hh;       // (4H, P)
-  const T* w_hr;       // (P, H), null without projection
+  const W* w_hh;       // (4H, P)
+  const W* w_hr;       // (P, H), null without projection
   const T* b_ih;       // (4H,), null without biases
   const T* b_hh;       // (4H,)
   const T* h_0;        // (B, P)
@@ -71,12 +72,14 @@ struct ForwardParams {
 
   // Where the kernel projects the input itself; `gates` is then written only.
   const T* x = nullptr;     // (T, B, I)
-  const T* w_ih = nullptr;  // (4H, I)
+  const W* w_ih = nullptr;  // (4H, I)
   int64_t input_size = 0;   // I; 0 without x
 
   // CUDA only, of `group`: group_exchange_bytes of tiles.h, and group_arrival_words, zero.
   char* exchange = nullptr;
   uint32_t* arrivals = nullptr;
+
+  DType weight_type = DType::kFloat32;  // CPU only
 };
 
 template <class T, class Acc = T>
@@ -113,9 +116,10 @@ struct BackwardParams {
 template <class T>
 struct ProductParams {
   int64_t num_rows, x_width, y_width;
-  const T* x;  // (num_rows, x_width)
-  const T* w;  // (y_width, x_width)
-  T* y;        // (num_rows, y_width), out
+  const T* x;     // (num_rows, x_width)
+  const void* w;  // (y_width, x_width), of T or, where T is float, of a half type
+  DType weight_type;
+  T* y;  // (num_rows, y_width), out
 };
 
 // grad W = grad_y^T x: W_ih, W_hh and W_hr alike.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import Case
-from numerics import assert_accurate
+from cases import Case, draw
+from numerics import assert_accurate, fused
 
 import lstm_fused
 from lstm_fused import _plan
@@ -43,6 +43,16 @@ OPTIONS: list[dict] = [
     {"seq_len": 20, "batch": 2, "hidden_size": 150, "proj_size": 128, "bidirectional": True, "lengths": True},
 ]
 CASES = [Case(*sizes) for sizes in SIZES] + [Case(4, 3, 9, 23).but(**options) for options in OPTIONS]
+# Beside tiles and tails of every shape, weights that are packed: W_ih, too, from four rows on.
+HALF_TYPES = [torch.bfloat16, torch.float16]
+HALF_CASES = [
+    Case(1, 1, 33, 65),
+    Case(1, 7, 16, 40),
+    Case(3, 2, 20, 37, lengths=True, reset=0.3, **STACK),
+    Case(4, 1, 70, 130, proj_size=128),
+    Case(1, 60, 9, 27),
+    Case(9, 6, 11, 45, proj_size=6, **STACK),
+]
 
 
 def is_direct(case: Case) -> bool:
@@ -67,11 +77,47 @@ def test_instruction_sets(isa: str) -> None:
     found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
     if found.stdout.strip() != isa:
         pytest.skip(f"this machine has no {isa}")
-    some = "test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
+    some = "half_weight or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, __file__]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert ran.returncode == 0, ran.stdout
-    assert "12 passed" in ran.stdout
+    assert f"{12 + 2 * (len(HALF_CASES) + 1)} passed" in ran.stdout
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("case", HALF_CASES, ids=str)
+def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dtype) -> None:
+    """Kernels widen them as they read. But for a rounding at the end, which `output` has had as a factor of grad W."""
+    problem = draw(case.but(dtype=dtype))
+    half, wide = fused(problem), fused(problem.to(torch.float32))
+    last = f"_l{case.num_layers - 1}"
+    for name in half:
+        if not (last in name and ("weight_hh" in name or "weight_hr" in name)):
+            assert torch.equal(half[name], wide[name].to(dtype)), name
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+def test_every_finite_half_weight(dtype: torch.dtype) -> None:
+    """W_hr holds them all. With o = 1, c = c_0 and rows of c_0 that pick a unit each, h is a column of W_hr."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    values = values[values.isfinite()]
+    module = lstm_fused.LSTM(1, 256, proj_size=len(values) // 256, dtype=dtype).requires_grad_(False)
+    for parameter in module.parameters():
+        parameter.zero_()
+    _, forget, _, out = module.bias_ih_l0.view(4, 256)
+    forget.fill_(100)
+    out.fill_(100)
+    module.weight_hr_l0.copy_(values.view(-1, 256))
+    units = 30 * torch.eye(256, dtype=dtype).unsqueeze(0)  # tanh(30) = 1
+    for rows in (1, 20, 256):  # packed if 256
+        found = [
+            module(
+                torch.zeros(1, c_0.size(1), 1, dtype=dtype),
+                (torch.zeros(1, c_0.size(1), module.proj_size, dtype=dtype), c_0),
+            )[0][0]
+            for c_0 in units.split(rows, dim=1)
+        ]
+        assert torch.equal(torch.cat(found), module.weight_hr_l0.T)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

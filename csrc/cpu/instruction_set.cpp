@@ -27,6 +27,7 @@ const InstructionSet& choose() {
   if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     return avx512::kInstructionSet;
+  // F16C, which it uses too, is older than FMA.
   if ((wanted("avx512") || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return avx2::kInstructionSet;
 #else

@@ -21,14 +21,18 @@ struct Steps {
   int64_t begin, end;
 };
 
+// Weights, but not the biases, are of T or, where T is float, of a half type, which is widened as it is read.
+template <class T>
+using CpuForwardParams = ForwardParams<T, T, void>;
+
 // Packed: for many rows; W_hh is copied once into the order in which it is read. Direct: for few; it is read where it
 // lies, at every step.
 template <class T>
 struct CpuForward {
   // Elements for one direction, 64-byte aligned. input_size: that of the parameters.
   int64_t (*workspace)(const LayerShape&, int64_t input_size);
-  void (*run)(const LayerShape&, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps, CpuSplit,
-              const Parallel&);
+  void (*run)(const LayerShape&, const CpuForwardParams<T>* directions, int num_directions, T* workspace, Steps,
+              CpuSplit, const Parallel&);
 };
 
 template <class T>
@@ -45,6 +49,7 @@ struct CpuKernels {
 struct InstructionSet {
   const char* name;
   bool multiplies_and_adds;  // in one instruction, with one rounding
+  bool widens_halves;        // in one or two instructions
   CpuKernels<float> float32;
   CpuKernels<double> float64;
 };

@@ -97,7 +97,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     std::vector<GateGradients> gradients;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
-      const DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
+      DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
+      w.convert_matrices(type);
       const GateGradients g = {
           empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
           empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};

@@ -8,7 +8,9 @@ namespace {
 
 ScalarType wide_type(ScalarType dtype) { return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float; }
 
-DType plan_type(ScalarType dtype) {
+}  // namespace
+
+DType kernel_type(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Half:
       return DType::kFloat16;
@@ -20,8 +22,6 @@ DType plan_type(ScalarType dtype) {
       return DType::kFloat32;
   }
 }
-
-}  // namespace
 
 Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
              const std::vector<Tensor>& weights, bool bidirectional, const OptionalTensor& lengths)
@@ -91,13 +91,13 @@ void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected,
 
 DirectionWeights Stack::weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const {
   const Tensor* w = all.data() + (layer * num_directions + direction) * weights_per_direction();
-  const auto next = [&] { return dense(*w++, compute_dtype); };
-  DirectionWeights result{next(), next(), {}, {}, {}};
+  const auto next = [&](ScalarType type) { return dense(*w++, type); };
+  DirectionWeights result{next(dtype), next(dtype), {}, {}, {}};
   if (has_biases) {
-    result.b_ih = next();
-    result.b_hh = next();
+    result.b_ih = next(compute_dtype);
+    result.b_hh = next(compute_dtype);
   }
-  if (has_projection) result.w_hr = next();
+  if (has_projection) result.w_hr = next(dtype);
   return result;
 }
 
@@ -150,7 +150,7 @@ Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {
   problem.proj_size = has_projection ? proj_width : 0;
   problem.num_layers = num_layers;
   problem.num_directions = num_directions;
-  problem.dtype = plan_type(dtype);
+  problem.dtype = kernel_type(dtype);
   problem.training = training;
   problem.has_lengths = has_lengths;
   problem.has_reset = has_reset;

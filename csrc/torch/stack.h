@@ -11,11 +11,19 @@ namespace lstm_fused {
 struct DirectionWeights {
   Tensor w_ih, w_hh;
   OptionalTensor b_ih, b_hh, w_hr;
+
+  void convert_matrices(ScalarType dtype) {
+    w_ih = dense(w_ih, dtype);
+    w_hh = dense(w_hh, dtype);
+    w_hr = dense(w_hr, dtype);
+  }
 };
 
-// Where a stack runs. The CPU widens the half types to float once per call; a GPU computes on them as they are, and
-// keeps the cell state between steps in float.
+// Where a stack runs. The CPU computes on half types in float: it widens weights as it reads them and all else once per
+// call; a GPU computes on them as they are, and keeps the cell state between steps in float.
 enum class Platform { kCpu, kCuda };
+
+DType kernel_type(ScalarType dtype);
 
 struct Stack {
   Platform platform;
@@ -42,7 +50,7 @@ struct Stack {
   int64_t layer_input_size(int64_t layer) const { return layer == 0 ? input_size : output_width(); }
   int64_t weights_per_direction() const { return 2 + 2 * has_biases + has_projection; }
 
-  // Contiguous and in compute_dtype.
+  // Contiguous: matrices of dtype, biases of compute_dtype.
   DirectionWeights weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const;
 
   // The factor (T*B, D*P) on the input of a layer above the first.

@@ -11,13 +11,13 @@ template <class T>
 constexpr int kUnits = kCellRows * kLanes<T>;  // whose cells are computed together
 
 // out (num_rows, width) = a w^T, columns [begin, end), for rows a[n] of K elements.
-template <class T, class RowOf, class OutOf>
-LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const T* w, int64_t k_size, int64_t begin,
+template <class T, class W, class RowOf, class OutOf>
+LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const W* w, int64_t k_size, int64_t begin,
                                           int64_t end, OutOf&& out) {
   const auto tile = [&](int64_t row, auto rows, int64_t column, auto units) {
     constexpr int R = rows.value, U = units.value;
     const int64_t count = min(4 * U, end - column);
-    Factors<T, R> factors;
+    Factors<T, W, R> factors;
     for (int r = 0; r < R; ++r) factors.a[r] = a(row + r);
     // Past the last column it is computed again, and dropped.
     for (int group = 0; group < 4; ++group) factors.w[group] = w + (column + min(group * U, count - U)) * k_size;
@@ -40,10 +40,11 @@ LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const T* 
   }
 }
 
-template <class T>
+// T is the type that is computed in, W the weights'.
+template <class T, class W>
 class Direct {
  public:
-  Direct(const LayerShape& shape, const ForwardParams<T>& params, T* workspace)
+  Direct(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
       : s(shape), p(params), layer{shape, params, workspace}, hidden(workspace + zeros_size(shape)) {}
 
   // A row of zeros (the state at a reset), and with a projection o tanh(c) (B, H).
@@ -79,7 +80,8 @@ class Direct {
     layer.template for_rows<kStepRows>(step, b_begin, b_end, [&](const Chunk& chunk) {
       const auto hidden_row = [&](int64_t n) { return hidden + chunk.row[n] * s.hidden_size; };
       const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
-      columns_of_product<T>(chunk.count, hidden_row, p.w_hr, s.hidden_size, n_begin, n_end, output_row);
+      columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, n_begin, n_end,
+                            output_row);
     });
   }
 
@@ -113,19 +115,19 @@ class Direct {
   __attribute__((noinline)) void tile(const Chunk& chunk, int64_t n, int64_t unit, int64_t first,
                                       T (*sums)[kNumGates][N]) const {
     const int64_t row = unit + first, gate = s.hidden_size;
-    Factors<T, R> factors[2];
+    Factors<T, W, R> factors[2];
     int count = 0;
-    const auto add = [&](const T* w, int64_t k_size) -> Factors<T, R>& {
-      Factors<T, R>& f = factors[count++];
-      for (int g = 0; g < kNumGates; ++g) f.w[g] = w + (g * gate + row) * k_size;
+    const auto add = [&](const void* w, int64_t k_size) -> Factors<T, W, R>& {
+      Factors<T, W, R>& f = factors[count++];
+      for (int g = 0; g < kNumGates; ++g) f.w[g] = static_cast<const W*>(w) + (g * gate + row) * k_size;
       f.k_size = k_size;
       return f;
     };
     if (layer.projects_input()) {
-      Factors<T, R>& f = add(p.w_ih, p.input_size);
+      Factors<T, W, R>& f = add(p.w_ih, p.input_size);
       for (int r = 0; r < R; ++r) f.a[r] = chunk.x[n + r];
     }
-    Factors<T, R>& f = add(p.w_hh, s.proj_width);
+    Factors<T, W, R>& f = add(p.w_hh, s.proj_width);
     for (int r = 0; r < R; ++r) f.a[r] = chunk.h_prev[n + r];
     T tile_sums[R * kNumGates * U];
     dots<R, U>(factors, count, tile_sums);
@@ -165,23 +167,16 @@ class Direct {
   }
 
   const LayerShape& s;
-  const ForwardParams<T>& p;
+  const CpuForwardParams<T>& p;
   const Recurrence<T> layer;
   T* const hidden;
 };
 
-}  // namespace
-
-template <class T>
-int64_t direct_workspace(const LayerShape& shape, int64_t /*input_size*/) {
-  return Direct<T>::workspace_size(shape);
-}
-
-template <class T>
-void direct_forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
-                    Steps steps, CpuSplit split, const Parallel& parallel) {
+template <class T, class W>
+void run(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
+         CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d) {
-    return Direct<T>(shape, directions[d], workspace + d * Direct<T>::workspace_size(shape));
+    return Direct<T, W>(shape, directions[d], workspace + d * Direct<T, W>::workspace_size(shape));
   };
   const Team team{parallel, num_directions};
   if (steps.begin == 0) team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
@@ -192,22 +187,40 @@ void direct_forward(const LayerShape& shape, const ForwardParams<T>* directions,
   });
 }
 
+}  // namespace
+
+template <class T>
+int64_t direct_workspace(const LayerShape& shape, int64_t /*input_size*/) {
+  return Direct<T, T>::workspace_size(shape);
+}
+
+template <class T>
+void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
+                    Steps steps, CpuSplit split, const Parallel& parallel) {
+  with_weight<T>(directions[0].w_hh, directions[0].weight_type, [&](const auto* w) {
+    using W = std::remove_cv_t<std::remove_pointer_t<decltype(w)>>;
+    run<T, W>(shape, directions, num_directions, workspace, steps, split, parallel);
+  });
+}
+
 template <class T>
 void product(const ProductParams<T>& p, const Parallel& parallel) {
   constexpr int kColumns = 4 * kDotUnits<1>;
   const Team team{parallel, 1};
   team.each(num_tiles(p.y_width, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    columns_of_product<T>(
-        p.num_rows, [&](int64_t row) { return p.x + row * p.x_width; }, p.w, p.x_width, begin * kColumns,
-        min(p.y_width, end * kColumns), [&](int64_t row) { return p.y + row * p.y_width; });
+    with_weight<T>(p.w, p.weight_type, [&](const auto* w) {
+      columns_of_product<T>(
+          p.num_rows, [&](int64_t row) { return p.x + row * p.x_width; }, w, p.x_width, begin * kColumns,
+          min(p.y_width, end * kColumns), [&](int64_t row) { return p.y + row * p.y_width; });
+    });
   });
 }
 
 template int64_t direct_workspace<float>(const LayerShape&, int64_t);
 template int64_t direct_workspace<double>(const LayerShape&, int64_t);
-template void direct_forward(const LayerShape&, const ForwardParams<float>*, int, float*, Steps, CpuSplit,
+template void direct_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
                              const Parallel&);
-template void direct_forward(const LayerShape&, const ForwardParams<double>*, int, double*, Steps, CpuSplit,
+template void direct_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                              const Parallel&);
 template void product(const ProductParams<float>&, const Parallel&);
 template void product(const ProductParams<double>&, const Parallel&);

@@ -23,17 +23,35 @@ struct Tail {
   explicit Tail(int n) : mask((1u << n) - 1) {}
   LSTM_FUSED_INLINE Vec<float> operator()(const float* p) const { return _mm512_maskz_loadu_ps(mask, p); }
   LSTM_FUSED_INLINE Vec<double> operator()(const double* p) const { return _mm512_maskz_loadu_pd(mask, p); }
+  template <class Half>
+  LSTM_FUSED_INLINE Vec<float> operator()(const Half* p) const {
+    return widened((HalfBits)_mm256_maskz_loadu_epi16(mask, p), Half());
+  }
   unsigned mask;
 #elif defined(__AVX2__)
-  explicit Tail(int n) {
-    for (int lane = 0; lane < kLanes<T>; ++lane) mask[lane] = lane < n ? -1 : 0;
+  explicit Tail(int n) : last(n - 1) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      mask[lane] = lane < n ? -1 : 0;
+      pairs[lane] = 2 * lane + 1 < n ? -1 : 0;
+      odd[lane] = lane == last && n % 2 == 1 ? 0xffff : 0;
+    }
   }
   LSTM_FUSED_INLINE Vec<float> operator()(const float* p) const { return _mm256_maskload_ps(p, (__m256i)mask); }
   LSTM_FUSED_INLINE Vec<double> operator()(const double* p) const { return _mm256_maskload_pd(p, (__m256i)mask); }
-  Ints<T> mask;
+  template <class Half>  // whole pairs, as there is no masked load of 16 bits, and the last by itself
+  LSTM_FUSED_INLINE Vec<float> operator()(const Half* p) const {
+    const __m128i most = _mm_maskload_epi32(reinterpret_cast<const int*>(p), _mm256_castsi256_si128((__m256i)pairs));
+    return widened((HalfBits)most | (p[last].bits & odd), Half());
+  }
+  int last;
+  Ints<T> mask, pairs;
+  HalfBits odd = {};
 #else
   explicit Tail(int n) : n(n) {}
-  LSTM_FUSED_INLINE Vec<T> operator()(const T* p) const { return load(p, n); }
+  template <class W>
+  LSTM_FUSED_INLINE Vec<T> operator()(const W* p) const {
+    return load(p, n);
+  }
   int n;
 #endif
 };
@@ -65,21 +83,21 @@ LSTM_FUSED_INLINE Vec<T> sum_lanes(const Vec<T>* v) {
 }
 
 // Two matrices to multiply: R rows of A, and in four groups rows of W, k_size apart, each group from its first one on.
-template <class T, int R>
+template <class T, class W, int R>
 struct Factors {
   const T* a[R];
-  const T* w[4];
+  const W* w[4];
   int64_t k_size;
 };
 
 // sums[r][group][u] = sum over the factors of a[r] . (row u of the group).
-template <int R, int U, class T>
-LSTM_FUSED_INLINE void dots(const Factors<T, R>* factors, int num_factors, T* sums) {
+template <int R, int U, class T, class W>
+LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T* sums) {
   Vec<T> acc[R * 4 * U];
 #pragma GCC unroll 16
   for (int n = 0; n < R * 4 * U; ++n) acc[n] = Vec<T>{};
   for (int n = 0; n < num_factors; ++n) {
-    const Factors<T, R>& f = factors[n];
+    const Factors<T, W, R>& f = factors[n];
     const int64_t k_size = f.k_size, whole = k_size - k_size % kLanes<T>;
     const auto add = [&](int64_t k, auto&& load_at) {
       Vec<T> a[R];
@@ -93,7 +111,7 @@ LSTM_FUSED_INLINE void dots(const Factors<T, R>* factors, int num_factors, T* su
           for (int r = 0; r < R; ++r) acc[(r * 4 + group) * U + u] += a[r] * w;
         }
     };
-    for (int64_t k = 0; k < whole; k += kLanes<T>) add(k, [](const T* p) { return load(p); });
+    for (int64_t k = 0; k < whole; k += kLanes<T>) add(k, [](const auto* p) { return load(p); });
     if (whole < k_size) add(whole, Tail<T>(static_cast<int>(k_size - whole)));
   }
   constexpr int kCount = R * 4 * U;

@@ -30,7 +30,7 @@ class Forward {
  public:
   // Each block has panels of its own, or, one after the other, those of the block `shared`.
   static constexpr int64_t kOwn = -1;
-  Forward(const LayerShape& shape, const ForwardParams<T>& params, T* workspace, int64_t shared = kOwn)
+  Forward(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace, int64_t shared = kOwn)
       : s(shape),
         p(params),
         layer{shape, params, workspace},
@@ -51,9 +51,9 @@ class Forward {
       for (int gate = 0; gate < kNumGates; ++gate) {
         const int64_t row = gate * s.hidden_size + unit;
         T* const panel = gates_panel(block, gate / kTileVectors);
-        pack_transposed(p.w_hh + row * s.proj_width, s.proj_width, valid, gate % kTileVectors, panel);
+        pack_rows(p.w_hh, row, s.proj_width, valid, gate % kTileVectors, panel);
         if (layer.projects_input())
-          pack_transposed(p.w_ih + row * p.input_size, p.input_size, valid, gate % kTileVectors, input_panel(panel));
+          pack_rows(p.w_ih, row, p.input_size, valid, gate % kTileVectors, input_panel(panel));
         for (int lane = 0; lane < kLanes<T>; ++lane)
           bias(block)[gate * kLanes<T> + lane] =
               p.b_ih != nullptr && lane < valid ? p.b_ih[row + lane] + p.b_hh[row + lane] : 0;
@@ -63,8 +63,7 @@ class Forward {
     block -= num_unit_blocks();
     for (int v = 0; v < kTileVectors; ++v) {
       const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
-      pack_transposed(p.w_hr + begin * s.hidden_size, s.hidden_size, valid_lanes<T>(begin, s.proj_width), v,
-                      projection_panel(block));
+      pack_rows(p.w_hr, begin, s.hidden_size, valid_lanes<T>(begin, s.proj_width), v, projection_panel(block));
     }
   }
 
@@ -86,6 +85,11 @@ class Forward {
 
  private:
   using Chunk = StepRows<T, kChunk>;
+
+  void pack_rows(const void* w, int64_t row, int64_t k_size, int valid, int v, T* panel) const {
+    with_weight<T>(w, p.weight_type,
+                   [&](const auto* w) { pack_transposed(w + row * k_size, k_size, valid, v, panel); });
+  }
 
   bool uses_gates() const { return !layer.projects_input() || p.keep_gates; }
 
@@ -173,7 +177,7 @@ class Forward {
   }
 
   const LayerShape& s;
-  const ForwardParams<T>& p;
+  const CpuForwardParams<T>& p;
   const Recurrence<T> layer;
   const Workspace<T> layout;
   T* const workspace;
@@ -188,8 +192,8 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size) {
 }
 
 template <class T>
-void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
-             CpuSplit split, const Parallel& parallel) {
+void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
+             Steps steps, CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d, int64_t shared = Forward<T>::kOwn) {
     T* const of_direction = workspace + d * forward_workspace<T>(shape, directions[d].input_size);
     return Forward<T>(shape, directions[d], of_direction, shared);
@@ -229,7 +233,8 @@ void forward(const LayerShape& shape, const ForwardParams<T>* directions, int nu
 
 template int64_t forward_workspace<float>(const LayerShape&, int64_t);
 template int64_t forward_workspace<double>(const LayerShape&, int64_t);
-template void forward(const LayerShape&, const ForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
-template void forward(const LayerShape&, const ForwardParams<double>*, int, double*, Steps, CpuSplit, const Parallel&);
+template void forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
+template void forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
+                      const Parallel&);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

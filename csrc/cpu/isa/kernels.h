@@ -10,15 +10,15 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
 int64_t backward_workspace(const LayerShape& shape);
 template <class T>
-void forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
-             CpuSplit split, const Parallel& parallel);
+void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
+             Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
 void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
               CpuSplit split, const Parallel& parallel);
 template <class T>
 int64_t direct_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
-void direct_forward(const LayerShape& shape, const ForwardParams<T>* directions, int num_directions, T* workspace,
+void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
                     Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
 void product(const ProductParams<T>& params, const Parallel& parallel);

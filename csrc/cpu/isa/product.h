@@ -100,8 +100,8 @@ LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
 }
 
 // The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width.
-template <class T>
-void pack_columns(const T* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
+template <class T, class W>
+void pack_columns(const W* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
   int valid[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) valid[v] = valid_lanes<T>(begin + v * kLanes<T>, width);
   for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>)
@@ -132,8 +132,8 @@ LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 }
 
 // Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them.
-template <class T>
-void pack_transposed(const T* matrix, int64_t k_size, int valid, int v, T* panel) {
+template <class T, class W>
+void pack_transposed(const W* matrix, int64_t k_size, int valid, int v, T* panel) {
   panel += v * kLanes<T>;
   for (int64_t k = 0; k < k_size; k += kLanes<T>) {
     Vec<T> square[kLanes<T>] = {};

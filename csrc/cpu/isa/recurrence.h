@@ -21,7 +21,7 @@ struct StepRows {
 template <class T>
 struct Recurrence {
   const LayerShape& s;
-  const ForwardParams<T>& p;
+  const CpuForwardParams<T>& p;
   T* const zeros;
   const Clock clock{s, p.reverse};
 

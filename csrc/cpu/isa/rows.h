@@ -33,6 +33,16 @@ inline int64_t row_of(const LayerShape& s, int64_t t, int64_t b) {
   return (s.row_begin != nullptr ? s.row_begin[t] : t * s.batch) + b;
 }
 
+// f with a pointer to the weight's elements, which for T = float may be of a half type.
+template <class T, class F>
+LSTM_FUSED_INLINE void with_weight(const void* w, DType type, F&& f) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (type == DType::kBFloat16) return f(static_cast<const BFloat16*>(w));
+    if (type == DType::kFloat16) return f(static_cast<const Float16*>(w));
+  }
+  f(static_cast<const T*>(w));
+}
+
 template <class T>
 inline void fill(T* p, T value, int64_t count) {
   for (int64_t n = 0; n < count; ++n) p[n] = value;

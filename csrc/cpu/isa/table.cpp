@@ -11,6 +11,12 @@ constexpr bool kMultipliesAndAdds = true;
 constexpr bool kMultipliesAndAdds = false;
 #endif
 
+#if defined(__F16C__)
+constexpr bool kWidensHalves = true;
+#else
+constexpr bool kWidensHalves = false;
+#endif
+
 template <class T>
 constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     {direct_workspace<T>, direct_forward<T>},
@@ -21,7 +27,7 @@ constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     weight_gradient<T>};
 
 extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kKernels<float>,
-                                        kKernels<double>};
+const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kWidensHalves,
+                                        kKernels<float>, kKernels<double>};
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

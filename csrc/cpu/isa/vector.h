@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX2__)
@@ -49,11 +50,53 @@ using Ints = typename Vector<T>::integers;
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
+// Half types are computed in float: to load them is to widen them, which is exact.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 template <class T>
-LSTM_FUSED_INLINE Vec<T> load(const T* p) {
-  Vec<T> v;
+using Wide = std::conditional_t<sizeof(T) == sizeof(uint16_t), float, T>;
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));  // as many as a vector has floats
+
+// The intrinsics, because GCC 12 widens its own vectors in two halves. (maskz: it calls the plain ones uninitialized.)
+LSTM_FUSED_INLINE Ints<float> zero_extended(HalfBits bits) {
+#if defined(__AVX512F__)
+  return (Ints<float>)_mm512_maskz_cvtepu16_epi32(-1, (__m256i)bits);
+#elif defined(__AVX2__)
+  return (Ints<float>)_mm256_cvtepu16_epi32((__m128i)bits);
+#else
+  return __builtin_convertvector(bits, Ints<float>);
+#endif
+}
+
+LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, BFloat16) { return (Vec<float>)(zero_extended(bits) << 16); }
+
+LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, Float16) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(-1, (__m256i)bits);
+#elif defined(__F16C__)
+  return _mm256_cvtph_ps((__m128i)bits);
+#else
+  // Below 2^-14 a float16 is a multiple of 2^-24; its largest exponent, of infinity and NaN, is a float's largest too.
+  constexpr int32_t kMoreBias = (127 - 15) << 23;
+  const Ints<float> all = zero_extended(bits), magnitude = all & 0x7fff;
+  const Ints<float> normal = (magnitude << 13) + kMoreBias + ((magnitude >= 0x7c00) & kMoreBias);
+  const Ints<float> tiny = (Ints<float>)(__builtin_convertvector(magnitude, Vec<float>) * 0x1p-24f);
+  return (Vec<float>)((magnitude < 0x400 ? tiny : normal) | (all & 0x8000) << 16);
+#endif
+}
+
+template <class T>
+LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p) {
+  std::conditional_t<std::is_same_v<T, Wide<T>>, Vec<Wide<T>>, HalfBits> v;
   std::memcpy(&v, p, sizeof(v));
-  return v;
+  if constexpr (std::is_same_v<T, Wide<T>>)
+    return v;
+  else
+    return widened(v, T());
 }
 
 template <class T>
@@ -63,11 +106,17 @@ LSTM_FUSED_INLINE void store(T* p, Vec<T> v) {
 
 // The first n lanes, for the last vector of a row whose width is no multiple of the lanes; the others read as zero.
 template <class T>
-LSTM_FUSED_INLINE Vec<T> load(const T* p, int n) {
-  if (n == kLanes<T>) return load(p);
-  Vec<T> v = {};
-  for (int lane = 0; lane < n; ++lane) v[lane] = p[lane];
-  return v;
+LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p, int n) {
+  if (n == kLanes<Wide<T>>) return load(p);
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    Vec<T> v = {};
+    for (int lane = 0; lane < n; ++lane) v[lane] = p[lane];
+    return v;
+  } else {
+    HalfBits bits = {};
+    for (int lane = 0; lane < n; ++lane) bits[lane] = p[lane].bits;
+    return widened(bits, T());
+  }
 }
 
 template <class T>

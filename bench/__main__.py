@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import environment, floor, peer_onnxruntime
+from bench import environment, floor, page, peer_onnxruntime
 from bench.cases import DTYPES, GRIDS, MODES, Case
 from bench.pair import Disagreement, Side, build, check_agreement, precision
 from bench.report import Report, Result, print_report, write
@@ -134,7 +134,7 @@ def main() -> int:
     cases = grid.cases(options.group, options.mode, options.dtype, quick=options.quick, pattern=options.filter)
     if not cases:
         raise SystemExit("no case matches --group, --mode, --dtype and --filter")
-    folder = options.out or (environment.ROOT / "bench" / "results" if cases == grid.cases() else Path("out"))
+    folder = options.out or (page.RESULTS if cases == grid.cases() else Path("out"))
     dtypes = {case.dtype for case in cases}
     where = environment.describe(device) | {"onnxruntime": peer_onnxruntime.version()}
     call_s = {dtype: call_estimate(device, dtype, block) for dtype in dtypes}
@@ -184,6 +184,9 @@ def main() -> int:
     name = environment.slug(where["device"]) + ("-graph" if options.graph else "")
     for path in write(report, folder, name):
         console.print(f"wrote {path}", highlight=False)
+    if folder == page.RESULTS:
+        page.refresh()
+        console.print(f"wrote {page.PAGE}", highlight=False)
     for row in report.summary():
         if row["group"] == "all":
             means = f"geometric mean {row['geometric mean']}, worst {row['worst']} ({row['worst case']})"

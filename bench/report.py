@@ -196,19 +196,19 @@ def cells(report: Report, results: Iterable[Result]) -> list[list[str]]:
     return [[text(result) for text in report.columns.values()] for result in results]
 
 
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    titles = list(columns)
+    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)]
+
+
 def markdown(report: Report) -> str:
-    """The tables as Markdown, the summary first; docs/ may include it as it is."""
-
-    def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-        titles = list(columns)
-        return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)]
-
+    """The tables as Markdown, the summary first."""
     summary = report.summary()
     lines = [f"# {report.environment['device']}", "", headline(report.environment), "", report.legend, ""]
     lines += [rates_line(report.rates), ""] if report.rates else []
-    lines += table(summary[0], (row.values() for row in summary))
+    lines += markdown_table(summary[0], (row.values() for row in summary))
     for (group, mode), results in report.by_table().items():
-        lines += ["", f"## {group}, {mode}", "", *table(report.columns, cells(report, results))]
+        lines += ["", f"## {group}, {mode}", "", *markdown_table(report.columns, cells(report, results))]
     for text, names in ((LEFT_OUT, report.left_out), (FAILED, report.failed)):
         if names:
             lines += ["", text, "", *(f"- {name}" for name in names)]

@@ -1,0 +1,128 @@
+"""Puts what bench/results holds into docs/results.md: python -m bench.page.
+
+The page's own text stays; each table stands between a line `<!-- NAME -->` and the next `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from bench.cases import Case
+from bench.report import Report, Result, from_json, geometric_mean, markdown_table, microseconds
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "bench" / "results"
+
+REGIMES: dict[str, Callable[[Case], bool]] = {
+    "one step (T = 1)": lambda c: c.group == "sizes" and c.seq_len == 1,
+    "one row (B = 1)": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 1,
+    "8 rows": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 8,
+    "64 rows": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 64,
+    "several layers": lambda c: c.group == "layers",
+    "two directions": lambda c: c.group == "directions",
+    "rows that end early": lambda c: c.group == "lengths",
+}
+
+KINDS = ("block", "cluster", "group", "step")
+# Of the H100 in 16 bit: H, B, and us per step at best, by bytes, products and exchanges, the input's product left out.
+FLOORS = [
+    (64, 8, 0.25),
+    (128, 8, 0.5),
+    (256, 128, 0.45),
+    (512, 64, 0.6),
+    (768, 16, 0.75),
+    (1024, 16, 0.9),
+    (1024, 128, 4.1),
+    (1536, 16, 1.6),
+    (2048, 16, 1.85),
+]
+
+
+def ratios(results: Sequence[Result], name: str) -> str:
+    """The geometric mean of a ratio, the smallest and the largest one; nothing where none was measured."""
+    values = [value for result in results if (value := getattr(result, name)) is not None]
+    return f"{geometric_mean(values):.2f} ({min(values):.2f}-{max(values):.2f})" if values else ""
+
+
+def regimes(report: Report) -> list[str]:
+    """A row for each regime and mode; for each dtype and peer a column, empty ones left out."""
+    dtypes = list(dict.fromkeys(result.case.dtype for result in report.results))
+    columns = [(f"torch, {dtype}", "ratio", dtype) for dtype in dtypes]
+    columns += [(f"ORT, {dtype}", "onnxruntime_ratio", dtype) for dtype in dtypes]
+    rows = []
+    for regime, belongs in REGIMES.items():
+        for mode in ("inference", "training"):
+            of_mode = [r for r in report.results if belongs(r.case) and r.case.mode == mode]
+            cells = [ratios([r for r in of_mode if r.case.dtype == dtype], name) for _, name, dtype in columns]
+            if of_mode:
+                rows.append([regime, mode, *cells])
+    kept = [n for n in range(2 + len(columns)) if any(row[n] for row in rows)]
+    titles = ["regime", "mode", *(title for title, _, _ in columns)]
+    return markdown_table([titles[n] for n in kept], ([row[n] for n in kept] for row in rows))
+
+
+def losses(report: Report) -> list[str]:
+    """Every case in which a peer was faster, the worst first."""
+    peers = [("torch", "theirs", "ratio"), ("ORT", "onnxruntime", "onnxruntime_ratio")]
+    found = []
+    for result in report.results:
+        for peer, side, name in peers:
+            ratio = getattr(result, name)
+            if ratio is not None and ratio < 1:
+                times = (result.ours.minimum, getattr(result, side).minimum)
+                found.append((ratio, [peer, result.case.mode, result.case.dtype, result.case.shape], times))
+    rows = ([*names, *map(microseconds, times), f"{ratio:.2f}"] for ratio, names, times in sorted(found))
+    return markdown_table(["peer", "mode", "dtype", "case", "ours us", "peer us", "peer/ours"], rows)
+
+
+def predictions() -> list[str]:
+    """What the planner expects of an H100, beside the floors."""
+    from lstm_fused import _plan
+
+    device = next(known for known in _plan.known_devices() if known.name == "H100")
+    rows = []
+    for hidden_size, batch, floor in FLOORS:
+        problem = _plan.Problem(seq_len=256, batch=batch, hidden_size=hidden_size, dtype="bfloat16")
+        plan = _plan.plan(problem, device)
+        times = {c.kind: f"{c.us_per_step:.2f}" if c.legal else "-" for c in plan.candidates}
+        rows.append([f"{hidden_size}, {batch}", *(times[kind] for kind in KINDS), f"{floor:.2f}", "not measured"])
+    return markdown_table(["H, B", *KINDS, "floor", "measured"], rows)
+
+
+def tables(report: Report) -> dict[str, list[str]]:
+    """The tables of the page by name. report: of a CPU."""
+    where = report.environment
+    machine = f"{where['device']}, {where['cpu_capability']}, torch {where['torch']}, {where['date'][:10]}"
+    size = f"{len(report.results)} cases measured, {len(report.left_out)} left out for their time"
+    return {
+        "machine": [f"{machine}: {size}."],
+        "regimes": regimes(report),
+        "losses": losses(report),
+        "predictions": predictions(),
+    }
+
+
+def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
+    """The page with these tables in their places. KeyError for a place without a table."""
+
+    def table(place: re.Match[str]) -> str:
+        return "\n".join([place[1], *tables[place[2]], "<!-- end -->"])
+
+    return re.sub(r"(<!-- (?!end)(\w+) -->)\n.*?<!-- end -->", table, page, flags=re.S)
+
+
+def cpu_report() -> Report:
+    """The newest one of a CPU in bench/results."""
+    reports = [from_json(path.read_text()) for path in RESULTS.glob("*.json") if "constants" not in path.name]
+    return max((r for r in reports if not r.environment.get("driver")), key=lambda r: r.environment["date"])
+
+
+def refresh() -> None:
+    PAGE.write_text(filled(PAGE.read_text(), tables(cpu_report())))
+
+
+if __name__ == "__main__":
+    refresh()

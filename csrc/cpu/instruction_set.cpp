@@ -27,8 +27,8 @@ const InstructionSet& choose() {
   if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
     return avx512::kInstructionSet;
-  // F16C, which it uses too, is older than FMA.
-  if ((wanted("avx512") || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+  if ((wanted("avx512") || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
     return avx2::kInstructionSet;
 #else
   (void)wanted;

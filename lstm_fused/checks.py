@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import ops
+
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BIASES = ("b_ih", "b_hh")
 # The weights of one layer and direction, by whether there are biases and a projection.
@@ -82,6 +84,9 @@ def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: t
         )
     if weight.dtype not in _FLOATING:
         raise ValueError(f"input: expected float32, float64, float16 or bfloat16, got {input.dtype}")
+    device = input.device
+    if device.type not in ops.DEVICE_TYPES:
+        raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
 
 
 def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, batch: int, layout: Layout) -> None:

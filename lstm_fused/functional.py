@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function
 
 from . import autograd, checks, ops, packing
 
@@ -59,11 +60,15 @@ def lstm(
             ``weights``, TypeError for a wrong kind or dtype and ValueError for a wrong size or value.
         NotImplementedError: for a device that has no kernels in this build.
     """
-    plain = lengths is None and reset is None and not (return_cells or batch_first or (training and dropout))
+    refusal = None
+    plain = lengths is None and reset is None and not (return_cells or (training and dropout))
     if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        result = _bare(input, hx, weights, num_layers, bias, bidirectional)
-        if result is not None:
-            return result
+        try:
+            result = _bare(input, hx, weights, num_layers, bias, bidirectional, batch_first)
+            if result is not None:
+                return result
+        except (RuntimeError, TypeError, ValueError) as error:
+            refusal = error  # which the checks below say better, if it is about the arguments
     layout = checks.check_weights(weights, num_layers, bias, bidirectional)
     if isinstance(input, PackedSequence):
         if lengths is not None:
@@ -98,6 +103,10 @@ def lstm(
     checks.check_input(input, weights[0], 3)
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if hx is not None:
+        checks.check_hx(hx, input, input.shape[1], layout)
+    if refusal is not None:
+        raise refusal
     mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
     options = (lengths, reset, mask, return_cells, recompute_gates)
     output, h_n, c_n, cells = _run(input, input.size(1), hx, weights, layout, *options)
@@ -111,36 +120,30 @@ def lstm(
 
 
 def _bare(
-    input: Any, hx: State | None, weights: Sequence[Tensor], num_layers: int, bias: bool, bidirectional: bool
+    input: Any,
+    hx: State | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bias: bool,
+    bidirectional: bool,
+    batch_first: bool,
 ) -> tuple[Tensor, State] | None:
-    """Inference by the operator alone, for a short call; None where there is more to do, or something is wrong.
+    """Inference by the operator alone, for a short call; None where there is more to do.
 
-    The operator refuses all that the checks of :func:`lstm` refuse, but for what is looked at here; they say it better.
+    The operator refuses all that the checks of :func:`lstm` refuse, but for what is looked at here.
     """
-    if type(input) is not Tensor or torch._C._is_any_autocast_enabled():
+    if type(input) is not Tensor or input.dim() != 3 or torch._C._is_any_autocast_enabled():
         return None
-    if autograd.in_forward_mode() or autograd.transforms_are_active():
+    h_0, c_0 = (None, None) if hx is None else hx
+    if autograd.in_forward_mode() or autograd.transforms_are_active() or has_torch_function((h_0, c_0, *weights)):
         return None
     states, count = num_layers * (2 if bidirectional else 1), 4 if bias else 2
     if len(weights) not in (states * count, states * (count + 1)):
         return None
-    try:
-        _, batch, _ = input.shape
-        rows, width = weights[1].shape
-        if hx is None:
-            c_0 = input.new_zeros((states, batch, rows // 4))
-            h_0 = c_0 if width == rows // 4 else input.new_zeros((states, batch, width))
-        else:
-            h_0, c_0 = hx
-            if len(h_0) != states:
-                return None
-        with torch._C._AutoDispatchBelowAutograd():  # as in autograd.py
-            output, h_n, c_n, _, _ = ops.forward(
-                input, h_0, c_0, weights, bidirectional, None, None, None, False, False
-            )
-    except Exception:
-        return None
-    return output, (h_n, c_n)
+    if batch_first:
+        input = input.transpose(0, 1)
+    output, h_n, c_n = ops.infer(input, h_0, c_0, weights, num_layers, bidirectional)
+    return output.transpose(0, 1) if batch_first else output, (h_n, c_n)
 
 
 def _packed(
@@ -235,14 +238,11 @@ def _run(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The operator, for input (T, B, I), or on the CPU packed, (N, I)."""
     device = input.device
-    if device.type not in ops.DEVICE_TYPES:
-        raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
     if hx is None:
         _, hidden, width, layers, directions = layout
         c_0 = input.new_zeros((layers * directions, batch, hidden))
         h_0 = c_0 if width == hidden else input.new_zeros((layers * directions, batch, width))
     else:
-        checks.check_hx(hx, input, batch, layout)
         h_0, c_0 = hx
     if lengths is not None:
         lengths = lengths.to(device=device, dtype=torch.int64, non_blocking=True).contiguous()

@@ -1,4 +1,4 @@
-"""The two operators: what they compute without data (fake tensors), and their place in torch's dispatcher.
+"""The operators: what they compute without data (fake tensors), and their place in torch's dispatcher.
 
 ``torch.ops.lstm_fused.forward(input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training,
 return_cells, allow_tf32, recompute_gates=False) -> (output, h_n, c_n, cells, reserve)`` runs the whole stack of layers
@@ -6,12 +6,17 @@ and directions. Tensors are shaped as in :func:`lstm_fused.reference.lstm`. On t
 I)``, with rows in descending order of ``lengths``; then output, cells and dropout_mask have N where they else have
 ``T, B``. ``training`` keeps the reserve that ``torch.ops.lstm_fused.backward`` needs; without it the reserve is empty,
 and without ``return_cells`` so are the cells. With ``recompute_gates`` the reserve has no gates; backward sees that by
-its size, and computes them again. ``allow_tf32`` concerns float32 on a GPU; :func:`forward` and :func:`backward` here
-fill it in from torch's own switch.
+its size, and computes them again. ``allow_tf32`` concerns float32 on a GPU; the functions here fill it in from torch's
+own switch.
+
+``torch.ops.lstm_fused.infer(input, h_0, c_0, weights, num_layers, bidirectional, allow_tf32) -> (output, h_n, c_n)`` is
+forward for a short call, most of whose time would go into arguments and results that it has no use for. States that
+are None are zero. It has no gradients, and is not for compilers.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +31,26 @@ DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("
 
 _FORWARD = torch.ops.lstm_fused.forward.default  # looked up once: by name it costs a tenth of a short call
 _BACKWARD = torch.ops.lstm_fused.backward.default
+# What calling the overload comes to, without a look for __torch_function__: functional.py has looked.
+_INFER = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.infer.default._handle)
+
+_LIBRARY = torch.library.Library("lstm_fused", "IMPL")
+_LIBRARY.impl("infer", torch.library.fallthrough_kernel, "Autograd")
 
 
 def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:
     return _FORWARD(input, *args, _uses_tf32(input), recompute_gates)
+
+
+def infer(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, _uses_tf32(input))
 
 
 def backward(*args: Any) -> Any:
@@ -72,6 +93,24 @@ def _fake_forward(
     reserve = input.new_empty(math.prod(steps) * reserve_width if training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
+
+
+@torch.library.register_fake("lstm_fused::infer")
+def _fake_infer(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+    allow_tf32: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    seq_len, batch, _ = input.shape
+    rows, proj_width = weights[1].shape
+    directions = 2 if bidirectional else 1
+    states = num_layers * directions
+    output = input.new_empty((seq_len, batch, directions * proj_width))
+    return output, input.new_empty((states, batch, proj_width)), input.new_empty((states, batch, rows // 4))
 
 
 @torch.library.register_fake("lstm_fused::backward")

@@ -53,6 +53,9 @@ class Simulator:
         def forward(*args: object, recompute_gates: bool = False) -> tuple[Tensor, ...]:
             return self.ops.forward(*args, allow_tf32, recompute_gates)
 
+        def infer(*args: object) -> tuple[Tensor, ...]:
+            return self.ops.infer(*args, allow_tf32)
+
         def backward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.backward(*args, allow_tf32)
 
@@ -63,6 +66,7 @@ class Simulator:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LSTM_FUSED_KERNEL", kind)
             patch.setattr(ops, "forward", forward)
+            patch.setattr(ops, "infer", infer)
             patch.setattr(ops, "backward", backward)
             # What torch.empty returns is full of NaN, so that a read of memory that nobody wrote shows.
             torch.use_deterministic_algorithms(True)

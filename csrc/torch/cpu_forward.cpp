@@ -30,13 +30,15 @@ int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
 }
 
+// As ForwardResult, without cells and reserve where they are not asked for: a tensor takes time, empty ones too.
+using Computed = std::tuple<Tensor, Tensor, Tensor, OptionalTensor, OptionalTensor>;
+
 // Half types are computed in float and rounded at the end: kernels widen weights as they read them, all else is widened
 // here, and W_ih where torch multiplies by it.
 template <class T>
-ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                      const std::vector<Tensor>& all_weights, const OptionalTensor& lengths,
-                      const OptionalTensor& reset, const OptionalTensor& dropout_mask, bool training,
-                      bool return_cells) {
+Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
+                 const std::vector<Tensor>& all_weights, const OptionalTensor& lengths, const OptionalTensor& reset,
+                 const OptionalTensor& dropout_mask, bool training, bool return_cells) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
@@ -52,8 +54,9 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
   const Tensor output = empty(stack.by_step(stack.output_width()), input, type);
-  const Tensor cells = empty(return_cells ? stack.by_step(directions * hidden) : Sizes{0}, input, type);
-  const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, training ? type : stack.dtype);
+  OptionalTensor cells, reserve;
+  if (return_cells) cells = empty(stack.by_step(directions * hidden), input, type);
+  if (training) reserve = empty({stack.reserve_size()}, input, type);
 
   Tensor x = dense(input, type);
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
@@ -61,7 +64,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
     Tensor layer_output = output;
     if (layer < last_layer)
-      layer_output = training ? stack.layer_output(reserve, layer) : empty({rows, stack.output_width()}, input, type);
+      layer_output = training ? stack.layer_output(*reserve, layer) : empty({rows, stack.output_width()}, input, type);
     // Without a reserve only the current cells are kept, in c_n, unless all of the last layer's are asked for.
     const bool all_cells = !training && return_cells && layer == last_layer;
     if (!training) {
@@ -79,7 +82,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     if (const int64_t size = directions * recurrence.workspace(shape, fused_size))
       workspace = empty({size}, input, type);
     if (!stack.keeps_gates && !fuses_input) some_gates = empty({directions * gates_rows * gates_width}, input, type);
-    const Tensor& gates = some_gates ? *some_gates : reserve;
+    const OptionalTensor& gates = stack.keeps_gates ? reserve : some_gates;
 
     CpuForwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
@@ -122,7 +125,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       if (torch_projects) {
         Tensor of_steps = torch::stable::view(x, {rows, input_size});
         of_steps = torch::stable::narrow(of_steps, 0, first, count);
-        mm_out(slice(gates, gates_begin[d] + begin, {count, gates_width}), of_steps, transposed(weights[d].w_ih));
+        mm_out(slice(*gates, gates_begin[d] + begin, {count, gates_width}), of_steps, transposed(weights[d].w_ih));
       } else {
         const CpuForwardParams<T>& p = params[d];
         const T* const first_x = const_data<T>(x) + first * input_size;
@@ -145,13 +148,15 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
   if (training && return_cells)
     for (int64_t d = 0; d < directions; ++d) {
-      Tensor part = cells;
+      Tensor part = *cells;
       part = torch::stable::narrow(part, static_cast<int64_t>(part.dim()) - 1, d * hidden, hidden);
-      torch::stable::copy_(part, torch::stable::view(stack.cells(reserve, last_layer, d), stack.by_step(hidden)));
+      torch::stable::copy_(part, torch::stable::view(stack.cells(*reserve, last_layer, d), stack.by_step(hidden)));
     }
   return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype),
           dense(reserve, stack.dtype)};
 }
+
+auto by_type(const Stack& stack) { return stack.dtype == ScalarType::Double ? forward<double> : forward<float>; }
 
 }  // namespace
 
@@ -161,8 +166,20 @@ ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tens
   Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.keeps_gates = training && !recompute_gates;
   stack.check_masks(lengths, reset, dropout_mask);
-  const auto run = stack.dtype == ScalarType::Double ? forward<double> : forward<float>;
-  return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);
+  const auto [output, h_n, c_n, cells, reserve] =
+      by_type(stack)(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);
+  return {output, h_n, c_n, cells ? *cells : empty({0}, input, stack.dtype),
+          reserve ? *reserve : empty({0}, input, stack.dtype)};
+}
+
+InferResult infer_cpu(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
+                      int64_t num_layers, bool bidirectional, bool /*allow_tf32*/) {
+  fill_in_states(h_0, c_0, input, weights, num_layers * (bidirectional ? 2 : 1));
+  Stack stack(Platform::kCpu, input, *h_0, *c_0, weights, bidirectional);
+  stack.keeps_gates = false;
+  const auto [output, h_n, c_n, cells, reserve] =
+      by_type(stack)(stack, input, *h_0, *c_0, weights, {}, {}, {}, /*training=*/false, /*return_cells=*/false);
+  return {output, h_n, c_n};
 }
 
 }  // namespace lstm_fused

@@ -106,4 +106,13 @@ ForwardResult forward_cuda(Tensor input, Tensor h_0, Tensor c_0, std::vector<Ten
   return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells, allow_tf32);
 }
 
+InferResult infer_cuda(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
+                       int64_t num_layers, bool bidirectional, bool allow_tf32) {
+  fill_in_states(h_0, c_0, input, weights, num_layers * (bidirectional ? 2 : 1));
+  const auto [output, h_n, c_n, cells, reserve] = forward_cuda(input, *h_0, *c_0, weights, bidirectional, {}, {}, {},
+                                                               /*training=*/false, /*return_cells=*/false, allow_tf32,
+                                                               /*recompute_gates=*/false);
+  return {output, h_n, c_n};
+}
+
 }  // namespace lstm_fused

@@ -26,6 +26,7 @@ std::vector<int64_t> device_facts(int64_t device) {
 
 STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def(kForwardSchema);
+  m.def(kInferSchema);
   m.def(kBackwardSchema);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
@@ -34,12 +35,14 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("forward", TORCH_BOX(&forward_cpu));
+  m.impl("infer", TORCH_BOX(&infer_cpu));
   m.impl("backward", TORCH_BOX(&backward_cpu));
 }
 
 #ifdef LSTM_FUSED_CUDA
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
   m.impl("forward", TORCH_BOX(&forward_cuda));
+  m.impl("infer", TORCH_BOX(&infer_cuda));
   m.impl("backward", TORCH_BOX(&backward_cuda));
 }
 #endif

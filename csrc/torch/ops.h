@@ -1,4 +1,4 @@
-// The two ops of this library; their meaning is in lstm_fused/ops.py.
+// The ops of this library; their meaning is in lstm_fused/ops.py.
 #pragma once
 
 #include <tuple>
@@ -13,6 +13,10 @@ constexpr const char* kForwardSchema =
     "Tensor? reset, Tensor? dropout_mask, bool training, bool return_cells, bool allow_tf32, "
     "bool recompute_gates=False) -> "
     "(Tensor output, Tensor h_n, Tensor c_n, Tensor cells, Tensor reserve)";
+// Forward without gradients and masks: fewer arguments to bring from Python.
+constexpr const char* kInferSchema =
+    "infer(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, int num_layers, bool bidirectional, "
+    "bool allow_tf32) -> (Tensor output, Tensor h_n, Tensor c_n)";
 constexpr const char* kBackwardSchema =
     "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
     "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
@@ -25,6 +29,11 @@ using Forward = ForwardResult(Tensor input, Tensor h_0, Tensor c_0, std::vector<
                               OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
                               bool return_cells, bool allow_tf32, bool recompute_gates);
 
+// As Forward. A state that is not given is zero.
+using InferResult = std::tuple<Tensor, Tensor, Tensor>;
+using Infer = InferResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
+                          int64_t num_layers, bool bidirectional, bool allow_tf32);
+
 // grad_input (T, B, I) or (0,), grad_h_0, grad_c_0, and the gradients of the weights in their order, or none
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
@@ -34,6 +43,7 @@ using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_
                                 bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
 
 Forward forward_cpu, forward_cuda;
+Infer infer_cpu, infer_cuda;
 Backward backward_cpu, backward_cuda;
 
 }  // namespace lstm_fused

@@ -1,6 +1,7 @@
 #include "torch/stack.h"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 
 namespace lstm_fused {
@@ -85,7 +86,7 @@ void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected,
   const auto sizes = tensor.sizes();
   const bool same = std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end());
   STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");
-  STD_TORCH_CHECK(tensor.scalar_type() == type, "lstm_fused: ", name, " has another dtype than expected");
+  STD_TORCH_CHECK(has_type(tensor, type), "lstm_fused: ", name, " has another dtype than expected");
   STD_TORCH_CHECK(tensor.device() == device, "lstm_fused: ", name, " is on another device than input");
 }
 
@@ -204,6 +205,25 @@ void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTen
   if (grad_cells) check("grad_cells", *grad_cells, by_step(num_directions * hidden_size), dtype);
   check("output", output, by_step(output_width()), dtype);
   check("reserve", reserve, {reserve_size()}, dtype);
+}
+
+void fill_in_states(OptionalTensor& h_0, OptionalTensor& c_0, const Tensor& input, const std::vector<Tensor>& weights,
+                    int64_t num_states) {
+  if (h_0 && c_0) return;
+  STD_TORCH_CHECK(input.dim() == 3 && num_states > 0 && weights.size() > 1 && weights[1].dim() == 2,
+                  "lstm_fused: input must be 3-D, and weights must begin with w_ih and w_hh");
+  const int64_t hidden = weights[1].size(0) / kNumGates, width = weights[1].size(1);
+  const auto zeros = [&](int64_t size) {
+    const Tensor result = empty({num_states, input.size(1), size}, input, input.scalar_type());
+    if (result.is_cpu())
+      std::memset(result.mutable_data_ptr(), 0, result.numel() * result.element_size());
+    else
+      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(result.get()));
+    return result;
+  };
+  const bool are_alike = !h_0 && !c_0 && width == hidden;
+  if (!c_0) c_0 = zeros(hidden);
+  if (!h_0) h_0 = are_alike ? *c_0 : zeros(width);
 }
 
 }  // namespace lstm_fused

@@ -87,4 +87,8 @@ struct Stack {
   void check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const;
 };
 
+// Where h_0 or c_0 is missing: zeros, of the size that the weights imply.
+void fill_in_states(OptionalTensor& h_0, OptionalTensor& c_0, const Tensor& input, const std::vector<Tensor>& weights,
+                    int64_t num_states);
+
 }  // namespace lstm_fused

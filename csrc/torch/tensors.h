@@ -19,6 +19,16 @@ using OptionalTensor = std::optional<Tensor>;
 using ScalarType = torch::headeronly::ScalarType;
 using Sizes = std::vector<int64_t>;
 
+// torch's own number of a type.
+inline int32_t code(ScalarType dtype) { return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)); }
+
+// Not by scalar_type(), which asks torch for the number of one type after the other.
+inline bool has_type(const Tensor& tensor, ScalarType dtype) {
+  int32_t type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
+  return type == code(dtype);
+}
+
 // Not new_empty, which looks the operator up by its name: a call with T = 1 makes half a dozen tensors.
 inline Tensor empty(const Sizes& sizes, const Tensor& like, ScalarType dtype) {
   std::array<int64_t, 4> strides;
@@ -27,16 +37,16 @@ inline Tensor empty(const Sizes& sizes, const Tensor& like, ScalarType dtype) {
   int32_t device_type = 0, device_index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), type, device_type, device_index, &handle));
+                                                         strides.data(), code(dtype), device_type, device_index,
+                                                         &handle));
   return Tensor(handle);
 }
 
 // Row-major and of `dtype`; the tensor itself where it already is.
 inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
-  const bool same = tensor.scalar_type() == dtype;
+  const bool same = has_type(tensor, dtype);
   if (same && tensor.is_contiguous()) return tensor;
   return torch::stable::contiguous(same ? tensor : torch::stable::to(tensor, dtype));
 }
@@ -48,6 +58,11 @@ inline OptionalTensor dense(const OptionalTensor& tensor, ScalarType dtype) {
 template <class T>
 T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+template <class T>
+T* data(const OptionalTensor& tensor) {
+  return tensor ? data<T>(*tensor) : nullptr;
 }
 
 template <class T>

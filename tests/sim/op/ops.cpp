@@ -28,11 +28,13 @@ DeviceScope::~DeviceScope() = default;
 
 STABLE_TORCH_LIBRARY(lstm_fused_sim, m) {
   m.def(kForwardSchema);
+  m.def(kInferSchema);
   m.def(kBackwardSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused_sim, CPU, m) {
   m.impl("forward", TORCH_BOX(&forward_cuda));
+  m.impl("infer", TORCH_BOX(&infer_cuda));
   m.impl("backward", TORCH_BOX(&backward_cuda));
 }
 

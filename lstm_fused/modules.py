@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, functional
 
+_CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class LSTM(RNNBase):
     """Drop-in replacement for :class:`torch.nn.LSTM`.
@@ -116,29 +118,39 @@ class LSTMCell(RNNCellBase):
         Raises:
             ValueError, RuntimeError: as torch.nn.LSTMCell, for sizes and dtypes that do not fit.
         """
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        dim = input.dim()
+        if dim not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")
+        own: dict[str, Any] = self._parameters  # as in LSTM.forward
+        weights = [own[name] if name in own else getattr(self, name) for name in _CELL_WEIGHTS[: 4 if self.bias else 2]]
+        step, states = input.unsqueeze(0), None
+        try:
+            if hx is not None:
+                h_0, c_0 = hx
+                states = h_0.unsqueeze(0), c_0.unsqueeze(0)
+            if dim == 1:
+                step = step.unsqueeze(0)
+                states = None if states is None else (states[0].unsqueeze(0), states[1].unsqueeze(0))
+            _, (h, c) = functional.lstm(step, states, weights, bias=self.bias)
+        except (RuntimeError, TypeError, ValueError):
+            self._check(input, hx)  # says it better, if it is about the arguments
+            raise
+        h, c = h.squeeze(0), c.squeeze(0)
+        return (h, c) if dim == 2 else (h.squeeze(0), c.squeeze(0))
+
+    def _check(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> None:
+        """Raises torch.nn.LSTMCell's own error, for arguments that it refuses."""
         for n, state in enumerate(hx or ()):
             if state.dim() not in (1, 2):
                 raise ValueError(f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.dim()}D instead")
-        batched = input.dim() == 2
-        if not batched:
+        if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else tuple(state.unsqueeze(0) for state in hx)
         if input.size(1) != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}")
         checks.check_input(input, self.weight_ih, 2, RuntimeError)
-        if hx is not None:
-            self._check_states(input, hx)
-            hx = hx[0].unsqueeze(0), hx[1].unsqueeze(0)
-        weights = [self.weight_ih, self.weight_hh]
-        if self.bias:
-            weights += [self.bias_ih, self.bias_hh]
-        _, (h, c) = functional.lstm(input.unsqueeze(0), hx, weights, bias=self.bias)
-        h, c = h.squeeze(0), c.squeeze(0)
-        return (h, c) if batched else (h.squeeze(0), c.squeeze(0))
-
-    def _check_states(self, input: Tensor, hx: tuple[Tensor, ...]) -> None:
+        if hx is None:
+            return
         if len(hx) != 2:
             raise RuntimeError("lstm_cell expects two hidden states")
         for n, state in enumerate(hx):

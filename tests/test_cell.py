@@ -98,16 +98,19 @@ SAME_MESSAGE: dict[str, tuple] = {
 }
 SAME_TYPE: dict[str, tuple] = {
     "width, unbatched": (zeros(5),),
+    "h 2-D, unbatched": (zeros(4), (zeros(2, 5), zeros(5))),
     "double": (zeros(3, 4).double(),),
     "hx double": (zeros(3, 4), (zeros(3, 5).double(), zeros(3, 5).double())),
 }
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", SAME_MESSAGE | SAME_TYPE)
-def test_errors(name: str):
+def test_errors(name: str, grad: bool):
+    """The step is tried first; what it refuses is said as torch.nn.LSTMCell says it."""
     errors = []
     for cell in pair(4, 5):
-        with pytest.raises(Exception) as caught:
+        with torch.set_grad_enabled(grad), pytest.raises(Exception) as caught:
             cell(*(SAME_MESSAGE | SAME_TYPE)[name])
         errors.append(caught.value)
     ours, theirs = errors

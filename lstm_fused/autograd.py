@@ -209,7 +209,8 @@ def _backward(
     grads = (grad_output, grad_h_n, grad_c_n, grad_cells)
     masks = (lengths, reset, dropout_mask)
     needs = (needs_input, needs_weights)
-    return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, output, reserve, *needs)
+    with torch._C._AutoDispatchBelowAutograd():
+        return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, output, reserve, *needs)
 
 
 def _by_reference(
@@ -290,3 +291,26 @@ def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("lstm_fused::forward", _backward_registered, setup_context=_setup_registered)
+
+
+def _refuse_tangents(name: str, device_type: str) -> None:
+    """Where a registered formula would drop a tangent in silence: in a call of the operator by hand."""
+    key = {"cpu": "AutogradCPU", "cuda": "AutogradCUDA", "meta": "AutogradMeta"}[device_type]
+    formula = torch.library.get_kernel(f"lstm_fused::{name}", key)
+
+    def checked(keyset: Any, *args: Any) -> Any:
+        if in_forward_mode():
+            tensors = (arg for arg in torch.utils._pytree.tree_leaves(args) if isinstance(arg, Tensor))
+            if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+                raise NotImplementedError(
+                    f"torch.ops.lstm_fused.{name} has no forward-mode derivative; lstm_fused.functional.lstm has one"
+                )
+        return formula.call_boxed(keyset, *args)
+
+    _LIBRARY.impl(name, checked, key, with_keyset=True)
+
+
+_LIBRARY = torch.library.Library("lstm_fused", "IMPL")
+for _device_type in ops.DEVICE_TYPES:
+    _refuse_tangents("forward", _device_type)
+    _refuse_tangents("backward", _device_type)

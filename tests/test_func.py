@@ -404,6 +404,43 @@ def test_per_sample_gradients_are_those_of_torch():
 # ---- what others build on these
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("place", range(4))
+def test_an_operator_called_by_hand_refuses_tangents(place: int, trained: bool, device: str):
+    """Its registered formula would drop them. Without one, forward mode around the call changes nothing."""
+    tensors = [torch.randn(*shape, device=device) for shape in ((6, 3, 4), (1, 3, 5), (1, 3, 5), (20, 4), (20, 5))]
+    if trained:
+        tensors[3].requires_grad_()
+    options = (False, None, None, None, True, False, False)
+
+    def call(*tensors):
+        return torch.ops.lstm_fused.forward(*tensors[:3], tensors[3:], *options)
+
+    output, *_, reserve = exact = call(*tensors)
+    with forward_ad.dual_level():
+        assert all(map(torch.equal, call(*tensors), exact))
+        dual = forward_ad.make_dual(tensors[place], torch.ones_like(tensors[place]))
+        tensors[place] = dual
+        with pytest.raises(NotImplementedError, match=r"lstm_fused\.forward has no forward-mode derivative"):
+            call(*tensors)
+        with pytest.raises(NotImplementedError, match=r"lstm_fused\.backward has no forward-mode derivative"):
+            torch.ops.lstm_fused.backward(
+                output, None, None, None, *tensors[:3], tensors[3:], *options[:4], output, reserve, True, True, False
+            )
+
+
+def test_an_operator_called_by_hand_refuses_transforms():
+    tensors = [torch.randn(*shape) for shape in ((6, 3, 4), (1, 3, 5), (1, 3, 5), (20, 4), (20, 5))]
+
+    def call(input):
+        options = (False, None, None, None, False, False, False)
+        return torch.ops.lstm_fused.forward(input, *tensors[1:3], tensors[3:], *options)[0]
+
+    for transform in (lambda: func.jvp(call, (tensors[0],), (tensors[0],)), lambda: func.jacfwd(call)(tensors[0])):
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            transform()
+
+
 def test_vectorized_jacobians_and_hessians():
     """torch.autograd.functional batches in a way of its own."""
     function, inputs = as_function(Case(2, 1, 2, 1, dtype=torch.float64))

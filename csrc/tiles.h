@@ -35,7 +35,9 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 constexpr int64_t kTileRows = 8;   // N of mma.sync
 constexpr int64_t kTileUnits = 8;  // two M = 16 tiles are 32 rows of W_hh: i, f, g, o of 8 hidden units
 constexpr int64_t kTileK = 16;     // of 16-bit elements; two K = 8 tiles in TF32
-constexpr int64_t kThreads = 256;  // of a block, where its size does not depend on H
+// Of a block, where its size does not depend on H: with all registers of an SM it has 256 for each, and no thread can
+// use more.
+constexpr int64_t kThreads = 256;
 
 // A warp reads matrices in chunks of 64 bytes of a row, 16 for each of 4 lanes; its 8 groups of 4 lanes take 8 units.
 constexpr int64_t kChunkBytes = 64;
@@ -57,10 +59,11 @@ constexpr bool is_16_bit(DType dtype) { return element_bytes(dtype) == 2; }
 // The largest H, by the registers that W_hh takes: nvcc spills a few beyond it.
 constexpr int64_t block_max_hidden(DType dtype) { return is_16_bit(dtype) ? 128 : dtype == DType::kFloat32 ? 64 : 0; }
 
-// The smallest of the compiled sizes that holds H, and I where the input is fused.
+// Where the registers that H = 64 leaves over hold W_ih as well: 128 bytes of a row of it.
 constexpr bool block_fuses_input(DType dtype, int64_t hidden_size, int64_t input_size) {
   return num_chunks(dtype, input_size) <= 2 && hidden_size <= 64;
 }
+// The smallest of the compiled sizes that holds H, and I where the input is fused.
 constexpr BlockVariant block_variant(DType dtype, int64_t hidden_size, bool fuses_input) {
   return {is_16_bit(dtype) && hidden_size <= 64 ? 2 : 4, fuses_input ? 2 : 0};
 }
@@ -105,12 +108,14 @@ constexpr int64_t block_weight_bytes(BlockVariant variant, int64_t hidden_size) 
 
 // ---- cluster. As block, but the blocks of a cluster have the units between them, and several warps may share a tile
 // of units, each with a part of K: 1 or 2 parts forward, of 8 chunks of h, 16 registers each; twice as many backward.
-constexpr int64_t kClusterUnits = 16;  // a block has a multiple of it
+constexpr int64_t kClusterUnits = 16;  // a block has a multiple of it: a warp's share backward
 constexpr int64_t kClusterThreads = 256;
 constexpr int64_t kClusterRegisters = 256;  // per thread, at most
 constexpr int64_t kClusterForwardChunks = 8;
 constexpr int64_t kClusterBackwardChunks = 16;  // of grad_gates, 8 registers each
 
+// 1024 bytes of h are two parts of K, of which a block holds 32 units' rows, and 16 blocks all 512 of a 16-bit type. A
+// third part would leave them 21 each, fewer than H.
 constexpr int64_t cluster_max_hidden(DType dtype) {
   return is_16_bit(dtype) ? 512 : dtype == DType::kFloat32 ? 256 : 0;
 }
@@ -144,7 +149,8 @@ constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int6
 // ---- group. Up to as many blocks as the device has SMs, one on each, have the units between them, 16 each, and
 // exchange h, or grad_gates, through global memory. The 8 warps of a block share K. Per lane that is 16 bytes for each
 // of 8 rows of W_hh and chunk of h, or of 2 columns and chunk of grad_gates; the first ones lie in registers, the
-// others in shared memory.
+// others in shared memory. Every block reads all of h: fewer units for each would read it more often, more would leave
+// SMs idle at H = 1024 and not fit their registers.
 constexpr int64_t kGroupUnits = 16;
 constexpr int64_t kGroupWarps = kThreads / kWarp;
 constexpr int64_t kGroupCells = kGroupUnits * kTileRows;  // in one tile of rows: one each for a block's first threads

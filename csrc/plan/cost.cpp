@@ -26,7 +26,8 @@ constexpr double kMmaShare = 0.64;            // of the mma.sync rate, with N = 
 constexpr double kL2BytesPerClock = 24;       // per SM
 constexpr double kSharedBytesPerClock = 128;  // per SM
 constexpr double kLaunchUs = 2.0;             // start of a kernel that waits for the one before it
-constexpr double kExchangeUs[] = {0, 0.1, 0.2, 0.4};  // h to all who need it, by kind: block, cluster, group
+// h to all who need it, by kind: a barrier of a block, a hop to another SM's shared memory, two trips through L2.
+constexpr double kExchangeUs[] = {0, 0.1, 0.2, 0.4};
 
 const Rates& rates_of(const DeviceInfo& device) {
   const Rates* found = kRates;

@@ -54,7 +54,7 @@ std::string too_few_sms(int64_t blocks, const DeviceInfo& device) {
 std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInfo& device) {
   if (problem.dtype == DType::kFloat64) return "float64: only step computes it";
   if (problem.proj_size > 0) return "proj_size " + std::to_string(problem.proj_size) + ": only step projects h";
-  const int64_t needed = kind == KernelKind::kCluster ? 90 : 80;
+  const int64_t needed = kind == KernelKind::kCluster ? 90 : 80;  // clusters; mma.sync of bfloat16 and TF32
   if (device.compute_capability < needed) {
     return "needs compute capability " + capability_text(needed) + ", this device has " +
            capability_text(device.compute_capability);
@@ -176,7 +176,7 @@ Candidate block(const Problem& problem, const DeviceInfo& device) {
 
 // The fastest of the cluster sizes.
 Candidate cluster(const Problem& problem, const DeviceInfo& device) {
-  constexpr int64_t kMostBlocks = 16;
+  constexpr int64_t kMostBlocks = 16;  // of any device, where a kernel asks for more than the portable 8
   Candidate best;
   best.launch.kind = KernelKind::kCluster;
   best.reason = refuse_kind(best.launch.kind, problem, device);

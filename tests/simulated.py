@@ -88,6 +88,24 @@ class Simulator:
         finally:
             self._library.sim_skip_barrier(b"", 0)
 
+    @contextmanager
+    def without_messages(self, file_name: str, line: int) -> Iterator[None]:
+        """What the second block of a group or cluster sends from this line of a kernel never arrives."""
+        self._library.sim_lose_messages(file_name.encode(), line)
+        try:
+            yield
+        finally:
+            self._library.sim_lose_messages(b"", 0)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Kernels wait as in a build with LSTM_FUSED_WATCHDOG."""
+        self._library.sim_watch_waits(True)
+        try:
+            yield
+        finally:
+            self._library.sim_watch_waits(False)
+
     def launches(self) -> int:
         """Of kernels since `running` was entered."""
         return self._library.sim_launches()

@@ -147,12 +147,13 @@ def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tu
             assert torch.equal(tensor, results[name]), name
 
 
-def test_no_room_for_all_blocks_of_a_group(simulator: Simulator) -> None:
-    """A GPU may have less room than it promises, where others are on it: step runs then, and nothing hangs."""
+@pytest.mark.parametrize(("kind", "room"), [("cluster", 1), ("group", 2)])
+def test_no_room_for_all_blocks(simulator: Simulator, kind: str, room: int) -> None:
+    """A GPU, or a part of one, may have less room than it promises: step runs then, and nothing hangs."""
     problem = draw(Case(3, 9, 5, 33, **STACK, lengths=True, reset=0.3, return_cells=True))
     with simulator.running("step"):
         by_step, launches = fused(problem), simulator.launches()
-    with simulator.running("group", room=2):
+    with simulator.running(kind, room=room):
         results = fused(problem)
         assert simulator.launches() == launches
     for name, tensor in by_step.items():
@@ -240,6 +241,58 @@ def test_no_barrier_may_be_missing(simulator: Simulator, file_name: str, line: i
             pytest.raises(RuntimeError, match=r"race: |never written"),
         ):
             fused(problem)
+
+
+# By what the blocks of a kind wait for one another, where that is sent, and in what they wait.
+MESSAGES = {
+    "cluster": ("cluster.cuh", "store_remote_async(", "mbarrier_wait"),
+    "group": ("group_exchange.cuh", "atomic_add_release(", "spin_wait"),
+}
+
+
+def lost_messages(simulator: Simulator, kind: str):
+    file_name, call, _ = MESSAGES[kind]
+    lines = (simulation.ROOT / "csrc" / "kernels" / file_name).read_text().splitlines()
+    (line,) = (n for n, text in enumerate(lines, 1) if call in text)
+    return simulator.without_messages(file_name, line)
+
+
+@pytest.mark.parametrize("kind", MESSAGES)
+def test_a_wait_for_what_never_comes_ends(simulator: Simulator, kind: str) -> None:
+    """By the watchdog of a debug build, which ends nothing else. Without it nobody can go on."""
+    problem, wait = draw(Case(3, 9, 5, 17, dtype=torch.bfloat16)), MESSAGES[kind][2]
+    with simulator.running(kind):
+        wanted = fused(problem)
+    for seed in range(3):
+        with simulator.watched(), simulator.running(kind, seed=seed):
+            results = fused(problem)
+        assert all(torch.equal(tensor, results[name]) for name, tensor in wanted.items())
+        with lost_messages(simulator, kind), simulator.running(kind, seed=seed):
+            with pytest.raises(RuntimeError, match=f"in {wait} at {kind}"):
+                fused(problem)
+            with simulator.watched(), pytest.raises(RuntimeError, match=f"has waited too long in {wait}"):
+                fused(problem)
+
+
+def test_nothing_of_an_aborted_run_is_read(simulator: Simulator) -> None:
+    """The counts of a group are zeros of torch's, new for every launch; what fresh memory holds would break it."""
+    problem, zeroed = draw(Case(3, 9, 5, 17, dtype=torch.bfloat16)), []
+    with simulator.running("group"):
+        wanted = fused(problem)
+        with lost_messages(simulator, "group"), pytest.raises(RuntimeError, match="in spin_wait"):
+            fused(problem)
+        results = fused(problem)
+    assert all(torch.equal(tensor, results[name]) for name, tensor in wanted.items())
+
+    def left_over(like: torch.Tensor, size: list[int], dtype: torch.dtype | None = None, **_) -> torch.Tensor:
+        zeroed.append(dtype)
+        return torch.full(size, 1, dtype=dtype or like.dtype)
+
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("new_zeros", left_over, "CPU")
+        with simulator.running("group"), pytest.raises(RuntimeError, match=r"race: |never written"):
+            fused(problem)
+    assert torch.int32 in zeroed
 
 
 @pytest.mark.parametrize("kind", KINDS)

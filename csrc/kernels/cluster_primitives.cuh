@@ -4,10 +4,10 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 
 #include "kernels/primitives.cuh"
+#include "kernels/watchdog.cuh"
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define LSTM_FUSED_SM90_ASM(...) asm volatile(__VA_ARGS__)
@@ -109,8 +109,9 @@ LSTM_FUSED_DEVICE void mbarrier_arrive_remote(RemoteShared<MBarrier> barrier) {
 // Until the phase of this parity has ended: 0 for the first, 1 for the second, and so on. With the parity of the phase
 // before the one under way it does not wait.
 LSTM_FUSED_DEVICE void mbarrier_wait(MBarrier* barrier, int parity) {
+  const Watchdog watchdog;
   uint32_t done = 0;
-  while (!done) {
+  while (true) {
     LSTM_FUSED_SM90_ASM(
         "{\n"
         ".reg .pred p;\n"
@@ -118,6 +119,8 @@ LSTM_FUSED_DEVICE void mbarrier_wait(MBarrier* barrier, int parity) {
         "selp.u32 %0, 1, 0, p;\n"
         "}" : "=r"(done) : "r"(shared_address(barrier)),
         "r"(parity) : "memory");
+    if (done) return;
+    watchdog.look("mbarrier_wait");
   }
 }
 
@@ -206,24 +209,11 @@ LSTM_FUSED_DEVICE uint64_t atomic_add_release(uint64_t* p, uint64_t value) {
   return before;
 }
 
-// Until predicate() holds; it looks at memory through the functions above alone. A build with LSTM_FUSED_WATCHDOG gives
-// up after some seconds, with a message and an error of the launch, where others would wait for ever.
+// Until predicate() holds; it looks at memory through the functions above alone.
 template <class Predicate>
 LSTM_FUSED_DEVICE void spin_wait(Predicate predicate) {
   constexpr unsigned kNanoseconds = 20;
-#ifdef LSTM_FUSED_WATCHDOG
-  constexpr int kMostTurns = 10000000;
-  for (int turns = 0; !predicate(); ++turns) {
-    if (turns == kMostTurns) {
-      printf("lstm_fused: block (%u, %u, %u) thread %u has waited too long\n", blockIdx.x, blockIdx.y, blockIdx.z,
-             threadIdx.x);
-      __trap();
-    }
-    __nanosleep(kNanoseconds);
-  }
-#else
-  while (!predicate()) __nanosleep(kNanoseconds);
-#endif
+  for (const Watchdog watchdog; !predicate(); watchdog.look("spin_wait")) __nanosleep(kNanoseconds);
 }
 
 }  // namespace lstm_fused

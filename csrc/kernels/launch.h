@@ -12,8 +12,8 @@ namespace lstm_fused {
 // element type of launch.dtype; `stream` is a cudaStream_t. A launcher allocates nothing and waits for nothing.
 using Launcher = int (*)(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
-// What a launcher of `group` returns where the device has no room for all blocks at once, and nothing was started:
-// cudaErrorCooperativeLaunchTooLarge.
+// What a launcher returns where the device has no room for all blocks of a `group` at once, or for one `cluster`, and
+// nothing was started: cudaErrorCooperativeLaunchTooLarge.
 constexpr int kTooManyBlocks = 720;
 
 }  // namespace lstm_fused

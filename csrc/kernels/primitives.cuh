@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstdio>
 
 #include "element.h"
 #include "kernels/launch.h"
@@ -160,13 +161,28 @@ LSTM_FUSED_DEVICE void wait_for_copies() {
 // Brings the line of p into L2. p may be any valid address.
 LSTM_FUSED_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
+// ---- for watchdogs
+
+// A clock of the whole GPU.
+LSTM_FUSED_DEVICE uint64_t nanoseconds() {
+  uint64_t time;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+  return time;
+}
+// Ends the launch with a message and an error.
+LSTM_FUSED_DEVICE void give_up(const char* wait) {
+  printf("lstm_fused: block (%u, %u, %u) thread %u has waited too long in %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
+         threadIdx.x, wait);
+  __trap();
+}
+
 // ---- the host's side
 
 struct Grid {
   Index blocks;
   int threads;
   int64_t shared_bytes = 0;  // dynamic, per block
-  int cluster = 1;           // blocks along x that form a cluster
+  int cluster = 1;           // blocks along x that form a cluster; kTooManyBlocks where there is no room for one
   bool together = false;     // blocks wait for one another: all run at once, or kTooManyBlocks is returned
 };
 
@@ -208,6 +224,11 @@ int launch_kernel(void (*kernel)(const Params), const Grid& grid, void* stream, 
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = attributes;
   config.numAttrs = num_attributes;
+  if (grid.cluster > 1) {  // a part of a GPU may have room for 16 blocks, but not side by side
+    int room = 0;
+    if (cudaOccupancyMaxActiveClusters(&room, kernel, &config) != cudaSuccess) cudaGetLastError();
+    if (room == 0) return kTooManyBlocks;
+  }
   error = cudaLaunchKernelEx(&config, kernel, params);
   if (error == cudaErrorCooperativeLaunchTooLarge) cudaGetLastError();  // the caller's to handle, nobody else's
   return error;

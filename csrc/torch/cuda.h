@@ -9,7 +9,7 @@
 namespace lstm_fused {
 
 struct LayerKernel {
-  // `step` runs where the device has no room for all blocks of a `group` at once.
+  // `step` runs where the device has no room for what was chosen: see kTooManyBlocks.
   struct Launchers {
     Launcher chosen, step;
   };

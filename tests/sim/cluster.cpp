@@ -142,6 +142,7 @@ void store_remote(void* p, const void* value, int64_t bytes, Site site) {
 
 void store_remote_async(void* p, const void* value, int64_t bytes, void* mbarrier, Site site) {
   machine->maybe_preempt();
+  if (is_lost(site)) return;
   const SharedAddress to = find_remote(p, site), at = find_remote(mbarrier, site);
   if (to.block != at.block) fault("stores to one block and tells an mbarrier of another", site);
   MBarrier& done = find_mbarrier(at, site);
@@ -191,13 +192,18 @@ void mbarrier_arrive_remote(void* mbarrier, Site site) {
 }
 
 void mbarrier_wait(void* mbarrier, int parity, Site site) {
-  machine->maybe_preempt();
-  MBarrier& awaited = find_mbarrier({self->block, shared_offset(mbarrier)}, site);
-  while ((awaited.phase & 1) == parity) {  // looked at again after waking: another phase may have ended since
-    awaited.waiting.push_back(self);
+  while (!mbarrier_try_wait(mbarrier, parity, site)) {  // looked at again: another phase may have ended since
+    find_mbarrier({self->block, shared_offset(mbarrier)}, site).waiting.push_back(self);
     machine->wait("mbarrier_wait", site);
   }
+}
+
+bool mbarrier_try_wait(void* mbarrier, int parity, Site site) {
+  machine->maybe_preempt();
+  const MBarrier& awaited = find_mbarrier({self->block, shared_offset(mbarrier)}, site);
+  if ((awaited.phase & 1) == parity) return false;
   self->learned = join(self->learned, awaited.released);
+  return true;
 }
 
 }  // namespace sim

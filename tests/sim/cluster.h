@@ -27,5 +27,6 @@ void mbarrier_fence_init();
 void mbarrier_arrive(void* mbarrier, int64_t bytes, Site site);
 void mbarrier_arrive_remote(void* mbarrier, Site site);
 void mbarrier_wait(void* mbarrier, int parity, Site site);
+bool mbarrier_try_wait(void* mbarrier, int parity, Site site);  // whether there is nothing to wait for
 
 }  // namespace sim

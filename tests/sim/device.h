@@ -37,6 +37,9 @@ void store_release(void* p, uint64_t value, int64_t bytes, Site site);
 uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site);
 
 bool is_skipped(Site site);  // by skip_barrier of sim.h
+bool is_lost(Site site);     // what the calling thread sends from there, by lose_messages of sim.h
+bool waits_are_watched();    // by watch_waits of sim.h
+uint64_t nanoseconds();      // of a clock that goes on when it is looked at
 void block_barrier(Site site);
 void warp_barrier(Site site);
 bool any_lane(bool predicate, Site site);

@@ -33,6 +33,7 @@ int launch(const Shape& shape, const std::function<void()>& body) {
   const int room = std::min(kMaxResidentBlocks, kMaxResidentThreads / shape.threads);
   if (shape.together && blocks > (max_resident_blocks ? std::min(max_resident_blocks, room) : room))
     return kTooManyBlocks;
+  if (max_resident_blocks && shape.cluster > max_resident_blocks) return kTooManyBlocks;
   ++num_launches;
   most_shared_bytes = std::max(most_shared_bytes, shape.shared_bytes);
   Machine grid(shape, body, seeds.next(), max_resident_blocks);
@@ -58,6 +59,8 @@ void reset_counts() { num_launches = most_shared_bytes = 0; }
 void sim_set_seed(uint64_t seed) { sim::set_seed(seed); }
 void sim_set_max_resident_blocks(int blocks) { sim::set_max_resident_blocks(blocks); }
 void sim_skip_barrier(const char* file_name, int line) { sim::skip_barrier(file_name, line); }
+void sim_lose_messages(const char* file_name, int line) { sim::lose_messages(file_name, line); }
+void sim_watch_waits(bool watch) { sim::watch_waits(watch); }
 int64_t sim_launches() { return sim::launches(); }
 int64_t sim_max_shared_bytes() { return sim::max_shared_bytes(); }
 void sim_reset_counts() { sim::reset_counts(); }

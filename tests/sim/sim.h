@@ -14,14 +14,20 @@ class Fault : public std::runtime_error {
 // The seed of all later launches: the same seed and the same launches give the same schedules.
 void set_seed(uint64_t seed);
 
-// How many blocks are on the machine at once, in whole clusters and at least one; 0, the default, is as many as have
-// 4096 threads together. Blocks beyond that start when others have ended, in random order; a grid of blocks that have
-// to run together is refused instead.
+// How many blocks are on the machine at once, in whole clusters; 0, the default, is as many as have 4096 threads
+// together, and at least one cluster. Blocks beyond that start when others have ended, in random order; a larger
+// cluster is refused, and a larger grid of blocks that have to run together.
 void set_max_resident_blocks(int blocks);
 
 // Plants a fault: the barrier or the wait that stands at this line of a file of this name does nothing; an acquire or a
 // release orders nothing. An empty name: none.
 void skip_barrier(const char* file_name, int line);
+// Plants another: what a block with the index x = 1 sends from this line, by atomic_add_release or store_remote_async,
+// never arrives.
+void lose_messages(const char* file_name, int line);
+// Whether waits poll and have a watchdog (csrc/kernels/watchdog.cuh), as on a GPU. Otherwise who waits sleeps, and the
+// simulator itself says when nobody can go on.
+void watch_waits(bool watch);
 
 // Since the last reset_counts().
 int64_t launches();
@@ -35,6 +41,8 @@ extern "C" {
 __attribute__((visibility("default"))) void sim_set_seed(uint64_t seed);
 __attribute__((visibility("default"))) void sim_set_max_resident_blocks(int blocks);
 __attribute__((visibility("default"))) void sim_skip_barrier(const char* file_name, int line);
+__attribute__((visibility("default"))) void sim_lose_messages(const char* file_name, int line);
+__attribute__((visibility("default"))) void sim_watch_waits(bool watch);
 __attribute__((visibility("default"))) int64_t sim_launches();
 __attribute__((visibility("default"))) int64_t sim_max_shared_bytes();
 __attribute__((visibility("default"))) void sim_reset_counts();

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/primitives.cuh"
+#include "kernels/watchdog.cuh"
 #include "sim/cluster.h"
 #include "sim/device.h"
 
@@ -54,7 +55,9 @@ inline void mbarrier_arrive_remote(RemoteShared<MBarrier> barrier, Site site = S
   sim::mbarrier_arrive_remote(barrier.p, site);
 }
 inline void mbarrier_wait(MBarrier* barrier, int parity, Site site = Site::here()) {
-  sim::mbarrier_wait(barrier, parity, site);
+  if (!sim::waits_are_watched()) return sim::mbarrier_wait(barrier, parity, site);
+  for (const Watchdog watchdog; !sim::mbarrier_try_wait(barrier, parity, site); watchdog.look("mbarrier_wait"))
+    sim::machine->preempt();
 }
 template <class V>
 void store_remote_async(RemoteShared<V> p, V value, RemoteShared<MBarrier> barrier, Site site = Site::here()) {
@@ -111,6 +114,10 @@ inline uint64_t atomic_add_release(uint64_t* p, uint64_t value, Site site = Site
 template <class Predicate>
 void spin_wait(Predicate predicate, Site site = Site::here()) {
   if (sim::is_skipped(site)) return;
+  if (sim::waits_are_watched()) {
+    for (const Watchdog watchdog; !predicate(); watchdog.look("spin_wait")) sim::machine->preempt();
+    return;
+  }
   while (true) {
     const int64_t version = sim::machine->version();
     if (predicate()) return;

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+
+#define LSTM_FUSED_WATCHDOG  // watches where sim::watch_waits says so
 
 #include "element.h"
 #include "kernels/launch.h"
@@ -117,6 +120,13 @@ void wait_for_copies(Site site = Site::here()) {
 // ---- global memory
 
 inline void prefetch(const void*) {}
+
+// ---- for watchdogs
+
+inline uint64_t nanoseconds() { return sim::nanoseconds(); }
+inline void give_up(const char* wait, Site site = Site::here()) {
+  sim::fault(std::string("has waited too long in ") + wait, site);
+}
 
 // ---- the host's side
 

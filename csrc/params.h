@@ -78,6 +78,9 @@ struct ForwardParams {
   // CUDA only, of `group`: group_exchange_bytes of tiles.h, and group_arrival_words, zero.
   char* exchange = nullptr;
   uint32_t* arrivals = nullptr;
+  // Of layers that run at the same time, all but the last: h on its way to the layer above.
+  char* above = nullptr;          // group_above_bytes
+  const T* above_mask = nullptr;  // (T, B, H), the factor on it, null for one
 
   DType weight_type = DType::kFloat32;  // CPU only
 };

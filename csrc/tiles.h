@@ -157,10 +157,14 @@ constexpr int64_t kGroupCells = kGroupUnits * kTileRows;  // in one tile of rows
 constexpr int64_t kGroupForwardLines = 4 * kGroupUnits / 8;  // per lane; a warp has 8 groups of lanes
 constexpr int64_t kGroupBackwardLines = kGroupUnits / 8;
 // Of each warp, in registers: 128 per lane, or 64 without tensor cores, where sums need more and nvcc would spill.
-constexpr int64_t group_forward_chunks(bool tensor_cores) { return tensor_cores ? 4 : 2; }
+// Where layers of a stack run side by side, half of them hold W_ih.
+constexpr int64_t group_forward_chunks(bool tensor_cores, bool stacked) {
+  return (tensor_cores ? 4 : 2) / (stacked ? 2 : 1);
+}
 constexpr int64_t group_backward_chunks(bool tensor_cores) { return tensor_cores ? 16 : 8; }
 constexpr int64_t kGroupRegisters = 256;  // per thread: all of an SM's
 constexpr int64_t kGroupMostTiles = 64;   // of rows, which a group takes in turns
+constexpr int64_t kGroupMostLayers = 8;   // in one launch, each with parameters of its own
 // A unit's sums of 8 rows lie 10 apart: threads that read neighbouring units meet no bank twice.
 constexpr int64_t kGroupSumStride = 10;
 
@@ -177,10 +181,11 @@ constexpr int64_t group_weight_bytes(int64_t lines, int64_t part_chunks) {
 constexpr int64_t group_shared_weights(int64_t lines, int64_t part_chunks, int64_t in_registers) {
   return part_chunks > in_registers ? group_weight_bytes(lines, part_chunks - in_registers) : 0;
 }
-// What the registers leave over of W_hh, the sums of the warps, and the number of steps of each tile of rows.
-constexpr int64_t group_forward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
-  return group_shared_weights(kGroupForwardLines, group_part_chunks(dtype, hidden_size),
-                              group_forward_chunks(tensor_cores)) +
+// What the registers leave over of W_hh (and W_ih), the sums of the warps, and the number of steps of each tile of
+// rows.
+constexpr int64_t group_forward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size, bool stacked) {
+  return (stacked ? 2 : 1) * group_shared_weights(kGroupForwardLines, group_part_chunks(dtype, hidden_size),
+                                                  group_forward_chunks(tensor_cores, stacked)) +
          kGroupWarps * 4 * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
 }
 constexpr int64_t group_backward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
@@ -201,15 +206,19 @@ constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t
   return group_row_tiles(batch) * (2 * kTileRows * group_row_bytes(dtype, hidden_size, backward) +
                                    group_blocks(hidden_size) * kGroupCells * kGroupCarriedBytes);
 }
+// h of every step and row for a layer above that runs at the same time.
+constexpr int64_t group_above_bytes(DType dtype, int64_t hidden_size, int64_t rows) {
+  return rows * group_row_bytes(dtype, hidden_size, false);
+}
 constexpr int64_t group_arrival_words(int64_t batch) { return group_row_tiles(batch) * kGroupArrivalWords; }
 
-// Bytes of W_hh in one block, and of these in its registers.
-constexpr int64_t group_block_weights(DType dtype, int64_t hidden_size) {
-  return group_weight_bytes(kGroupForwardLines, group_part_chunks(dtype, hidden_size));
+// Bytes of W_hh (and W_ih) in one block, and of these in its registers.
+constexpr int64_t group_block_weights(DType dtype, int64_t hidden_size, bool stacked) {
+  return (stacked ? 2 : 1) * group_weight_bytes(kGroupForwardLines, group_part_chunks(dtype, hidden_size));
 }
-constexpr int64_t group_register_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
-  const int64_t chunks = group_part_chunks(dtype, hidden_size), most = group_forward_chunks(tensor_cores);
-  return group_weight_bytes(kGroupForwardLines, chunks < most ? chunks : most);
+constexpr int64_t group_register_bytes(DType dtype, bool tensor_cores, int64_t hidden_size, bool stacked) {
+  const int64_t chunks = group_part_chunks(dtype, hidden_size), most = group_forward_chunks(tensor_cores, stacked);
+  return (stacked ? 2 : 1) * group_weight_bytes(kGroupForwardLines, chunks < most ? chunks : most);
 }
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
@@ -220,8 +229,8 @@ constexpr int64_t step_rows(DType dtype, bool allow_tf32) {
 }
 
 // How one recurrent kernel covers a layer. A group of blocks has all of W_hh between them and takes `rows_per_group`
-// rows of the batch in one direction through all T, or in `step` through one step; num_groups groups cover the batch
-// and the directions.
+// rows of the batch in one direction through all T, or in `step` through one step; num_groups groups cover the batch,
+// the directions, and the layers that run at the same time.
 struct Launch {
   KernelKind kind = KernelKind::kStep;
   DType dtype = DType::kFloat32;
@@ -236,6 +245,7 @@ struct Launch {
   int64_t shared_bytes = 0;        // dynamic, per block, forward; `step` knows its own
   int64_t num_directions = 1;      // of this launch
   int64_t directions_at_once = 2;  // of a layer's, at most; the others follow in a launch of their own
+  int64_t num_layers = 1;          // of this launch, side by side, in one direction
 };
 
 constexpr int64_t num_blocks(const Launch& launch) { return launch.blocks_per_group * launch.num_groups; }

@@ -109,6 +109,9 @@ class Candidate:
     @property
     def threads_per_block(self) -> int: ...
     @property
+    def layers_at_once(self) -> int:
+        """Layers of a stack that one launch runs side by side."""
+    @property
     def fuses_input(self) -> bool:
         """Whether the kernel multiplies the first layer's input by W_ih itself; otherwise a GEMM does."""
 

@@ -7,6 +7,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from simulated import Simulator
 
 from lstm_fused.explain import built_kernels
 
@@ -59,6 +60,11 @@ def fixed_seed() -> None:
 def device(request: pytest.FixtureRequest) -> str:
     """For tests that the CPU can pass too: where there is no GPU, that is how they are tested themselves."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Simulator:
+    return Simulator()
 
 
 @pytest.fixture

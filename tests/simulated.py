@@ -10,9 +10,10 @@ import pytest
 import simulation
 import toolchain
 import torch
+from cases import Case
 from torch import Tensor
 
-from lstm_fused import ops
+from lstm_fused import _plan, ops
 
 SOURCES = [
     "tests/sim/op/ops.cpp",
@@ -21,6 +22,23 @@ SOURCES = [
     "csrc/kernels/table.cpp",
     *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
 ]
+
+
+H100 = next(device for device in _plan.known_devices() if device.name == "H100")
+
+
+def planned(kind: str, case: Case, *, training: bool = True, allow_tf32: bool = False) -> _plan.Candidate:
+    """What the planner has in mind for the case where this kind runs, on the GPU that is simulated."""
+    names = ("seq_len", "input_size", "hidden_size", "proj_size", "num_layers")
+    problem = _plan.Problem(
+        **{name: getattr(case, name) for name in names},
+        batch=case.rows,
+        num_directions=case.directions,
+        dtype=str(case.dtype).removeprefix("torch."),
+        allow_tf32=allow_tf32,
+        training=training,
+    )
+    return next(found for found in _plan.plan(problem, H100).candidates if found.kind == kind)
 
 
 class Simulator:

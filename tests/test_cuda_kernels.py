@@ -15,11 +15,9 @@ import toolchain
 import torch
 from cases import Case, Problem, draw
 from numerics import Results, assert_accurate, expected, fused
-from simulated import Simulator
+from simulated import Simulator, planned
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
-
-from lstm_fused import _plan
 
 # How a kernel computes: the type of the tensors, or float32 with TF32 products.
 ARITHMETICS = {
@@ -32,12 +30,6 @@ ARITHMETICS = {
 KINDS = ["step", "block", "cluster", "group"]
 HOW = [(kind, name) for kind in KINDS for name in ARITHMETICS if kind == "step" or name != "float64"]
 SEEDS = 20
-H100 = next(device for device in _plan.known_devices() if device.name == "H100")
-
-
-@pytest.fixture(scope="session")
-def simulator() -> Simulator:
-    return Simulator()
 
 
 @pytest.fixture(params=HOW, ids="-".join)
@@ -74,7 +66,9 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
 
     with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed):
         assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
-        one_per_layer = simulator.launches() == calls * case.num_layers * (1 if run is inference else 2)
+        plan = planned(kind, case, training=run is fused, allow_tf32=arithmetic == "tf32")
+        forward = -(-case.num_layers // plan.layers_at_once)
+        one_per_layer = simulator.launches() == calls * (forward + (case.num_layers if run is not inference else 0))
         assert one_per_layer == (kind != "step")
 
 
@@ -226,10 +220,17 @@ def barriers() -> list[tuple[str, int, str]]:
     ]
 
 
-@pytest.mark.parametrize(("file_name", "line", "text"), barriers())
-def test_no_barrier_may_be_missing(simulator: Simulator, file_name: str, line: int, text: str) -> None:
+@pytest.mark.parametrize(
+    ("num_layers", "file_name", "line", "text"),
+    [
+        (layers, *barrier)
+        for barrier in barriers()
+        for layers in {"group_stack.cuh": [2], "group.cuh": [1, 2], "group_exchange.cuh": [1, 2]}.get(barrier[0], [1])
+    ],
+)
+def test_no_barrier_may_be_missing(simulator: Simulator, num_layers: int, file_name: str, line: int, text: str) -> None:
     """Without it, every schedule ends in a report."""
-    case = Case(3, 9, 5, 17, lengths=True, dtype=torch.bfloat16)
+    case = Case(3, 9, 5, 17, num_layers=num_layers, lengths=True, dtype=torch.bfloat16)
     if "named" in text:  # of warps that share units: `cluster` in float32 beyond H 128
         case = case.but(hidden_size=130, dtype=torch.float32)
     problem = draw(case)
@@ -316,10 +317,12 @@ PADDED = Case(7, 5, 4, 17, **STACK, return_cells=True)
 
 @pytest.mark.parametrize("input_size", [4, 70])
 @pytest.mark.parametrize("proj_size", [0, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_is_exact_zero_and_never_read(simulator: Simulator, kind: str, proj_size: int, input_size: int) -> None:
+@pytest.mark.parametrize(("kind", "bidirectional"), [*((kind, True) for kind in KINDS), ("group", False)])
+def test_padding_is_exact_zero_and_never_read(
+    simulator: Simulator, kind: str, bidirectional: bool, proj_size: int, input_size: int
+) -> None:
     """NaN past the end of a row, in input and incoming gradients, changes no bit of any result."""
-    case = PADDED.but(input_size=input_size, proj_size=proj_size, dtype=torch.bfloat16)
+    case = PADDED.but(input_size=input_size, proj_size=proj_size, bidirectional=bidirectional, dtype=torch.bfloat16)
     clean = dataclasses.replace(draw(case), lengths=torch.tensor([1, 7, 4, 2, 6]))
     padding = (torch.arange(7).unsqueeze(1) >= clean.lengths).unsqueeze(2)
 
@@ -336,10 +339,10 @@ def test_padding_is_exact_zero_and_never_read(simulator: Simulator, kind: str, p
         assert (results[name].masked_select(padding) == 0).all(), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lengths_out_of_range_are_clamped(simulator: Simulator, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "num_layers"), [*((kind, 1) for kind in KINDS), ("group", 2)])
+def test_lengths_out_of_range_are_clamped(simulator: Simulator, kind: str, num_layers: int) -> None:
     """On a GPU nobody can refuse them without waiting. A row of no steps hands its states on."""
-    problem = draw(Case(3, 4, 2, 5))
+    problem = draw(Case(3, 4, 2, 5, num_layers=num_layers))
 
     def call(lengths: list[int]) -> list[torch.Tensor]:
         args = (*arguments(problem), torch.tensor(lengths), None, None)
@@ -358,7 +361,7 @@ def test_lengths_out_of_range_are_clamped(simulator: Simulator, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, STACK | {"proj_size": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, STACK | {"proj_size": 3}], ids=str)
 def test_an_empty_batch(simulator: Simulator, kind: str, options: dict) -> None:
     case = Case(3, 0, 4, 5, **options, lengths=True, reset=0.5, return_cells=True)
     with simulator.running(kind):
@@ -400,6 +403,8 @@ def test_any_alignment(simulator: Simulator, how: tuple[str, str]) -> None:
         ("block", STACK | {"hidden_size": 33}, 2),
         ("group", {"hidden_size": 65}, 1 + 1),
         ("group", STACK, 2 * (2 + 1)),
+        ("group", {"num_layers": 3}, 1 + 1),
+        ("group", {"num_layers": 9}, 2 * (1 + 1)),
     ],
     ids=str,
 )
@@ -407,9 +412,7 @@ def test_any_alignment(simulator: Simulator, how: tuple[str, str]) -> None:
 def test_the_plan_tells_the_truth(simulator: Simulator, kind: str, options: dict, gemms: int, training: bool) -> None:
     """Launches forward, less those that torch does (input projections, zeros for a group), and shared memory."""
     case = Case(4, 9, 9, 20, dtype=torch.bfloat16).but(**options)
-    sizes = {n: getattr(case, n) for n in ("seq_len", "batch", "input_size", "hidden_size", "proj_size", "num_layers")}
-    problem = _plan.Problem(**sizes, num_directions=case.directions, dtype="bfloat16", training=training)
-    found = next(c for c in _plan.plan(problem, H100).candidates if c.kind == kind)
+    found = planned(kind, case, training=training)
     with simulator.running(kind):
         simulator.ops.forward(*arguments(draw(case)), None, None, None, training, False, False)
         assert simulator.launches() == found.launches - gemms
@@ -443,6 +446,7 @@ cases = [
     Case(1, 1, 1, 1),
     Case(2, 9, 4, 17, **STACK, lengths=True, reset=0.3, return_cells=True),
     Case(2, 3, 7, 33, proj_size=5, bias=False),
+    Case(2, 9, 4, 17, num_layers=2, dropout=0.5, lengths=True, reset=0.3, return_cells=True),
     Case(2, 9, 64, 128),
 ]
 for kind, arithmetic in HOW:

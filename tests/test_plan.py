@@ -158,6 +158,50 @@ def test_rows_of_a_group(sms: int, batch: int, directions: int, rows: int, group
     assert (found.rows_per_group, found.num_groups, found.launches) == (rows, groups, launches)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "layers", "groups", "rows", "launches"),
+    [
+        ({"hidden_size": 1056, "batch": 8}, 2, 2, 8, 3),  # 2 x 66 blocks
+        ({"hidden_size": 1056, "batch": 8, "num_layers": 5}, 2, 2, 8, 3 * 3),
+        ({"hidden_size": 256, "batch": 17, "num_layers": 3}, 3, 3 * 2, 16, 3),
+        ({"hidden_size": 256, "batch": 8, "num_layers": 9}, 5, 5, 8, 2 * 3),
+        ({"hidden_size": 256, "num_layers": 1}, 1, 2, 8, 3),
+    ],
+)
+def test_layers_of_a_stack_side_by_side(sizes: dict, layers: int, groups: int, rows: int, launches: int) -> None:
+    """Launches: for each run of layers the first one's projection, zeros and the recurrence."""
+    found = candidate("H100", "group", **{"seq_len": 1024, "num_layers": 2} | sizes)
+    assert (found.layers_at_once, found.num_groups, found.rows_per_group) == (layers, groups, rows)
+    assert (found.launches, found.blocks_per_group) == (launches, -(-sizes["hidden_size"] // 16))
+
+
+def test_a_block_of_stacked_layers_holds_both_matrices() -> None:
+    stacked, single = (candidate("H100", "group", hidden_size=1024, batch=8, num_layers=n) for n in (2, 1))
+    assert stacked.register_bytes == single.register_bytes == 128 * KiB
+    assert stacked.shared_bytes == single.shared_bytes + 128 * KiB
+    stacked, single = (candidate("H100", "group", hidden_size=512, batch=8, num_layers=n) for n in (2, 1))
+    assert stacked.register_bytes == 2 * single.register_bytes
+    assert stacked.shared_bytes == single.shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes", "says"),
+    [
+        ("H100", {}, "2 side by side, each a step behind the one below"),
+        ("H100", {"num_directions": 2}, "one after the other; each direction needs both of the layer below, all steps"),
+        ("H100", {"hidden_size": 1057}, "2 side by side: 134 blocks at once, this device has 132 SMs"),
+        ("RTX 4090", {"hidden_size": 800}, "2 side by side: 148.2 KiB of shared memory per block over 50 blocks"),
+        ("H100", {"batch": 16}, "2 side by side: 0.88 us per step of a layer against 0.84 us"),
+        ("H100", {"hidden_size": 96, "proj_size": 9}, "one after the other; only group takes several at once"),
+    ],
+)
+def test_explain_says_how_layers_follow_each_other(device: str, sizes: dict, says: str) -> None:
+    sizes = {"hidden_size": 1024, "batch": 8, "num_layers": 2, "seq_len": 1024} | sizes
+    line = next(line for line in str(plan(device, everything(), **sizes)).splitlines() if line.startswith("layers"))
+    assert says in line
+    assert "layers" not in str(plan(device, everything(), **sizes | {"num_layers": 1}))
+
+
 def test_too_many_rows_for_a_group() -> None:
     refused = candidate("H100", "group", hidden_size=1024, batch=1025)
     assert refused.reason == "520 rows per group, it takes 512"

@@ -1,4 +1,4 @@
-// A kernel's parameters: a layer and its directions, by value.
+// A kernel's parameters: a layer and what runs of it side by side, by value.
 #pragma once
 
 #include <type_traits>
@@ -9,11 +9,12 @@
 
 namespace lstm_fused {
 
-template <class T>
+// The directions of a layer; or, in `group`, layers of a stack in one direction, from below.
+template <class T, int kMost = 2>
 struct ForwardArguments {
   LayerShape shape;
   int64_t units_per_block;
-  ForwardParams<T, Accumulator<T>> direction[2];
+  ForwardParams<T, Accumulator<T>> direction[kMost];
 };
 template <class T>
 struct BackwardArguments {
@@ -29,7 +30,8 @@ Arguments make_arguments(const Launch& launch, const LayerShape& shape, const vo
   using Params = std::remove_reference_t<decltype(arguments.direction[0])>;
   arguments.shape = shape;
   arguments.units_per_block = launch.units_per_block;
-  for (int64_t d = 0; d < launch.num_directions; ++d) arguments.direction[d] = static_cast<const Params*>(params)[d];
+  const int64_t count = launch.num_directions * launch.num_layers;
+  for (int64_t d = 0; d < count; ++d) arguments.direction[d] = static_cast<const Params*>(params)[d];
   return arguments;
 }
 

@@ -2,23 +2,29 @@
 // them, and send each other h, or grad_gates, through global memory once per step. docs/kernels.md has the essay.
 #pragma once
 
-#include "kernels/group_exchange.cuh"
+#include "kernels/group_stack.cuh"
 #include "kernels/launchers.h"
 
 namespace lstm_fused {
 
 // Chunks of a warp's weights.
-template <class A>
-constexpr int kForwardInRegisters = static_cast<int>(group_forward_chunks(A::kTensorCore));
+template <class A, bool kStacked>
+constexpr int kForwardInRegisters = static_cast<int>(group_forward_chunks(A::kTensorCore, kStacked));
 template <class A>
 constexpr int kBackwardInRegisters = static_cast<int>(group_backward_chunks(A::kTensorCore));
 
-// grid: the blocks of a group side by side; groups for the rows of the batch; directions. A block has 16 units.
-template <class A, bool kTraining>
+template <class A, bool kStacked>
+using GroupForwardArguments =
+    GroupArguments<ForwardArguments<Element<A>, kStacked ? static_cast<int>(kGroupMostLayers) : 2>>;
+
+// grid: the blocks of a group side by side; groups for the rows of the batch; directions, or layers of a stack. A block
+// has 16 units.
+template <class A, bool kTraining, bool kStacked>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupArguments<ForwardArguments<Element<A>>> arguments) {
+lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> arguments) {
   using T = Element<A>;
-  constexpr int kLines = static_cast<int>(kGroupForwardLines);
+  constexpr int kLines = static_cast<int>(kGroupForwardLines), kInRegisters = kForwardInRegisters<A, kStacked>;
+  using Stack = std::conditional_t<kStacked, StackedLayer<A, kInRegisters>, SingleLayer>;
   using Cells = ForwardCells<A, 1, kTraining, Input::kAtOnce>;
   using Carried = typename Cells::Carried;
   const LayerShape& s = arguments.layer.shape;
@@ -37,12 +43,10 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupArguments<ForwardArguments<Elem
   };
 
   const bool aligned = rows_are_aligned<A>(p.w_hh, width);
-  const GroupWeights<A, kLines, kForwardInRegisters<A>> weights(
-      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks, [&](int line, int k) {
-        const int gate = line % kNumGates, unit = first_unit + line / kNumGates * kGroups + lane_group();
-        return unit < width ? load_factors<A>(p.w_hh + (int64_t{gate} * width + unit) * width, k, width, aligned)
-                            : Vector16{};
-      });
+  const GroupWeights<A, kLines, kInRegisters> weights(
+      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
+      [&](int line, int k) { return load_line<A>(p.w_hh, width, aligned, first_unit, line, k); });
+  Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
   Cells cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
@@ -56,21 +60,28 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupArguments<ForwardArguments<Elem
     if (!steps) cells.finish();
   }
 
+  Product<A, kLines> product;
+  const auto begin = [&](const Turns::Turn& turn) {
+    product = {};
+    stack.multiply(turn, product);
+  };
   const auto multiply = [&](const Turns::Turn& turn) {
     if (has_cell()) {
       if (many) {
         cells.move_to(turns.row_of(turn.tile) + cell_row());
         cells.resume(0, load_global(exchange.template keep<Carried>(turn.tile)));
       }
-      cells.prepare(time(turn.tile, turn.step));  // on its way while the product runs
+      // On its way while the product runs.
+      if (!stack.has_below()) cells.prepare(time(turn.tile, turn.step));
+      stack.prepare(turn);
       if (turn.step + 1 < turns.num_steps(turn.tile)) cells.fetch(time(turn.tile, turn.step + 1));
     }
-    weights.multiply(exchange.rows(turn), exchange.bytes_of_row(), [&](int line, float first, float second) {
-      sums.put(line % kNumGates, line / kNumGates * kGroups + lane_group(), first, second);
-    });
+    weights.multiply(exchange.rows(turn), product);
+    sums.put(product);
   };
-  take_turns(turns, exchange, multiply, [&](const Turns::Turn& turn) {
-    cells.step(time(turn.tile, turn.step), 0, {sums.total(0), sums.total(1), sums.total(2), sums.total(3)});
+  take_turns(turns, exchange, stack, begin, multiply, [&](const Turns::Turn& turn) {
+    const T h = cells.step(time(turn.tile, turn.step), 0, {sums.total(0), sums.total(1), sums.total(2), sums.total(3)});
+    stack.send(turn, h);
     if (turn.step + 1 == turns.num_steps(turn.tile)) return cells.finish();
     exchange.send(turn, cells.factor(0));
     cells.turn();
@@ -121,11 +132,12 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupArguments<BackwardArguments<El
       // On its way while the product runs; without tensor cores, that takes all registers, and long enough by itself.
       if (A::kTensorCore && !is_last(turn)) cells.fetch(time(turn));
     }
-    weights.multiply(exchange.rows(turn), exchange.bytes_of_row(), [&](int line, float first, float second) {
-      sums.put(0, line * kGroups + lane_group(), first, second);
-    });
+    Product<A, kLines> product;
+    weights.multiply(exchange.rows(turn), product);
+    sums.put(product);
   };
-  take_turns(turns, exchange, multiply, [&](const Turns::Turn& turn) {
+  const auto begin = [](const Turns::Turn&) {};
+  take_turns(turns, exchange, SingleLayer{}, begin, multiply, [&](const Turns::Turn& turn) {
     if (is_last(turn)) return cells.finish(0, 0, sums.total(0));
     const int64_t t = time(turn);
     if (!A::kTensorCore) cells.fetch(t);
@@ -148,20 +160,21 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Layer& layer
                                         static_cast<int>(group_part_chunks(kType, k_size))};
   Grid grid;
   grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(s.batch, launch.rows_per_group)),
-                 static_cast<int>(launch.num_directions)};
+                 static_cast<int>(launch.num_directions * launch.num_layers)};
   grid.threads = static_cast<int>(kThreads);
   grid.shared_bytes = shared_bytes;
   grid.together = true;
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class A>
+template <class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kAtOnce>::Carried) == kGroupCarriedBytes);
+  using Layer = decltype(GroupForwardArguments<A, kStacked>::layer);
   return launch_group<dtype_of<A>>(
-      launch.training ? lstm_group_forward_kernel<A, true> : lstm_group_forward_kernel<A, false>,
-      make_arguments<ForwardArguments<Element<A>>>(launch, shape, params), shape.hidden_size,
-      group_forward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size), launch, stream);
+      launch.training ? lstm_group_forward_kernel<A, true, kStacked> : lstm_group_forward_kernel<A, false, kStacked>,
+      make_arguments<Layer>(launch, shape, params), shape.hidden_size,
+      group_forward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size, kStacked), launch, stream);
 }
 
 template <class A>
@@ -174,8 +187,11 @@ int run_group_backward(const Launch& launch, const LayerShape& shape, const void
 
 template <DType kType>
 int group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return with_arithmetic<kType>(
-      launch, [&](auto arithmetic) { return run_group_forward<decltype(arithmetic)>(launch, shape, params, stream); });
+  return with_arithmetic<kType>(launch, [&](auto arithmetic) {
+    using A = decltype(arithmetic);
+    return launch.num_layers > 1 ? run_group_forward<A, true>(launch, shape, params, stream)
+                                 : run_group_forward<A, false>(launch, shape, params, stream);
+  });
 }
 
 template <DType kType>

@@ -70,6 +70,19 @@ class Turns {
   uint32_t most = 0;
 };
 
+// Rows of a tile in global memory, one behind the other; those from `count` on are zero.
+struct GroupRows {
+  const char* first;
+  int bytes;  // of each
+  int count;
+};
+
+// Whether as many have arrived at a tile of a group.
+LSTM_FUSED_DEVICE bool have_arrived(const uint32_t* arrivals, int tile, uint32_t all) {
+  const uint32_t arrived = load_acquire(arrivals + tile * kGroupArrivalWords);
+  return static_cast<int32_t>(arrived - all) >= 0;  // the count may wrap around
+}
+
 // What the blocks of a group have from each other: a V of each cell, of all units of a tile of rows. At step n of a
 // tile they read what was sent at step n - 1 (before the first, by begin), and send into the other of two buffers. Who
 // sends has waited for all to arrive at the step, so all have read the buffer that is now written.
@@ -88,9 +101,10 @@ class Exchange {
   }
 
   LSTM_FUSED_DEVICE int first_unit() const { return block_index().x * static_cast<int>(kGroupUnits); }
-  // The rows that this turn multiplies: where they begin, one behind the other, and the bytes of each.
-  LSTM_FUSED_DEVICE const char* rows(const Turns::Turn& turn) const { return buffer(turn.tile, turn.step); }
-  LSTM_FUSED_DEVICE int bytes_of_row() const { return row_bytes; }
+  // What this turn multiplies.
+  LSTM_FUSED_DEVICE GroupRows rows(const Turns::Turn& turn) const {
+    return {buffer(turn.tile, turn.step), row_bytes, static_cast<int>(kTileRows)};
+  }
 
   // Of the calling thread's cell: what this turn reads, and what the tile's next one will.
   LSTM_FUSED_DEVICE V mine(const Turns::Turn& turn) const { return load_global(cell(turn.tile, turn.step)); }
@@ -103,11 +117,7 @@ class Exchange {
   LSTM_FUSED_DEVICE void arrive(int tile) const { atomic_add_release(arrivals + tile * kGroupArrivalWords, 1); }
   // By one thread, before a barrier of the block: until all have arrived at this turn.
   LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
-    const uint32_t all = (turn.step + 1) * static_cast<uint32_t>(num_blocks);
-    spin_wait([&] {
-      const uint32_t arrived = load_acquire(arrivals + turn.tile * kGroupArrivalWords);
-      return static_cast<int32_t>(arrived - all) >= 0;  // the count may wrap around
-    });
+    spin_wait([&] { return have_arrived(arrivals, turn.tile, (turn.step + 1) * num_blocks); });
   }
 
   // Where the calling thread keeps something of its cell while the group takes other tiles.
@@ -129,28 +139,36 @@ class Exchange {
   uint32_t* arrivals;
 };
 
-// Takes all turns. multiply(turn): the block's product, its sums into shared memory. cells(turn): by the threads that
-// have one, of those sums. Where the next turn is another tile's, the wait for it is over before this one's arrival is
-// on its way: what that tile's blocks did lies a round of turns back.
-template <class Exchange, class Multiply, class Cells>
-LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Multiply&& multiply, Cells&& cells) {
+// Takes all turns. begin(turn): what needs the layer below alone. multiply(turn): the block's product, its sums into
+// shared memory. cells(turn): by the threads that have one, of those sums. Where the next turn is another tile's, the
+// wait for it is over before this one's arrival is on its way: what that tile's blocks did lies a round of turns back.
+// So is the wait for the layer below, which waits for nobody here.
+template <class Exchange, class Stack, class Begin, class Multiply, class Cells>
+LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, const Stack& stack, Begin&& begin,
+                                  Multiply&& multiply, Cells&& cells) {
   Turns::Turn turn = turns.first();
   block_barrier();
   if (thread_index() == 0)
     for (int tile = 0; tile < turns.num_tiles; ++tile) exchange.arrive(tile);
   if (!turns.exists(turn)) return;
-  if (waits_for_others()) exchange.wait(turn);
+  if (waits_for_others()) {
+    stack.wait(turn);
+    exchange.wait(turn);
+  }
   block_barrier();
+  begin(turn);
   while (true) {
     const Turns::Turn next = turns.next(turn);
     const bool goes_on = turns.exists(next), waits_early = goes_on && next.tile != turn.tile;
     multiply(turn);
     block_barrier();
     if (has_cell()) cells(turn);
+    if (goes_on && waits_for_others()) stack.wait(next);
     if (waits_early && waits_for_others()) exchange.wait(next);
     block_barrier();
-    if (!goes_on) return;
     if (thread_index() == 0) exchange.arrive(turn.tile);
+    if (!goes_on) return;
+    begin(next);
     if (!waits_early) {
       if (waits_for_others()) exchange.wait(next);
       block_barrier();
@@ -159,8 +177,8 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Multip
   }
 }
 
-// kLines lines of a block's part of W_hh, rows or columns, for each lane, and of them the warp's part of K: the first
-// kInRegisters chunks in registers, the others in shared memory.
+// kLines lines of a block's part of a matrix, rows or columns, for each lane, and of them the warp's part of K: the
+// first kInRegisters chunks in registers, the others in shared memory.
 template <class A, int kLines, int kInRegisters>
 class GroupWeights {
  public:
@@ -177,16 +195,20 @@ class GroupWeights {
       for (int line = 0; line < kLines; ++line) store_shared(place(chunk, line), load(line, first_k(chunk)));
   }
 
-  // Times 8 rows of `width` bytes in global memory. put(line, first, second) gets the sums of a line for the lane's two
-  // columns.
-  template <class Put>
-  LSTM_FUSED_DEVICE void multiply(const char* rows, int width, Put&& put) const {
+  // Where its shared memory ends.
+  LSTM_FUSED_DEVICE char* end() const {
+    const int others = part_chunks > kInRegisters ? part_chunks - kInRegisters : 0;
+    return shared + others * static_cast<int>(kGroupWarps) * kLines * kWarpSize * kLaneBytes;
+  }
+
+  // Adds the product with `rows`.
+  LSTM_FUSED_DEVICE void multiply(const GroupRows& rows, Product<A, kLines>& product) const {
     const auto factor = [&](int n, int chunk) {
       const int at = first_k(chunk) * static_cast<int>(sizeof(Element<A>));
-      return chunk < part_chunks && at < width ? load_global(reinterpret_cast<const Vector16*>(rows + n * width + at))
-                                               : Vector16{};
+      return chunk < part_chunks && at < rows.bytes && n < rows.count
+                 ? load_global(reinterpret_cast<const Vector16*>(rows.first + n * rows.bytes + at))
+                 : Vector16{};
     };
-    Product<A, kLines> product;
     if constexpr (A::kTensorCore) {
       // Factors come from L2: kBatch at once, while those before are multiplied.
       Vector16 factors[kBatch], coming[kBatch] = {};
@@ -217,14 +239,11 @@ class GroupWeights {
       for (int chunk = kInRegisters; chunk < part_chunks; ++chunk)
         add_shared(product, chunk, [&](int n) { return factor(n, chunk); });
     }
-    product.finish();
-#pragma unroll
-    for (int line = 0; line < kLines; ++line) put(line, product.at(line, 0), product.at(line, 1));
   }
 
  private:
   static constexpr int kBatch = kLines > 2 ? 2 : 4;
-  static_assert(kInRegisters % kBatch == 0);
+  static_assert(kInRegisters % kBatch == 0 || !A::kTensorCore);
 
   template <class Factor>
   LSTM_FUSED_DEVICE void add_shared(Product<A, kLines>& product, int chunk, Factor&& factor) const {
@@ -252,9 +271,16 @@ class GroupSums {
   static constexpr int kBytes = static_cast<int>(kGroupWarps * kGates * kGroupUnits * kGroupSumStride * sizeof(float));
   char* const memory;
 
-  // Of one unit and the lane's two columns.
-  LSTM_FUSED_DEVICE void put(int gate, int unit, float first, float second) const {
-    store_shared(reinterpret_cast<Two*>(at(warp_index(), gate, unit, lane_pair() * kColumns)), Two{first, second});
+  // The lane's lines, which are its units gate by gate, in its two columns.
+  template <class Product>
+  LSTM_FUSED_DEVICE void put(Product& product) const {
+    product.finish();
+#pragma unroll
+    for (int line = 0; line < kGates * static_cast<int>(kGroupUnits) / kGroups; ++line) {
+      const int unit = line / kGates * kGroups + lane_group();
+      store_shared(reinterpret_cast<Two*>(at(warp_index(), line % kGates, unit, lane_pair() * kColumns)),
+                   Two{product.at(line, 0), product.at(line, 1)});
+    }
   }
   // Of the calling thread's cell.
   LSTM_FUSED_DEVICE float total(int gate) const {

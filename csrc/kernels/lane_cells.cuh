@@ -78,8 +78,9 @@ class ForwardCells {
     for (int n = 0; n < kRows; ++n) input[n] = load_input(t, n);
   }
 
-  // Step t of row n; recurrent is h W_hh^T (and x W_ih^T, if multiplied here).
-  LSTM_FUSED_DEVICE void step(int64_t t, int n, const Gates<Acc>& recurrent) {
+  // Step t of row n; recurrent is h W_hh^T (and x W_ih^T, if multiplied here). Returns h after it, even where the next
+  // step starts a segment; an inactive row keeps what it had.
+  LSTM_FUSED_DEVICE T step(int64_t t, int n, const Gates<Acc>& recurrent) {
     if (t < length[n]) {
       // The bias last: it may be large, and no term should be rounded to its size.
       const Gates<Acc> pre = add(add(widen(input[n]), recurrent), bias);
@@ -87,13 +88,15 @@ class ForwardCells {
       output_at(s, p, t, row(n))[unit] = h[n];
       if (s.cells_time != 0) cells_at(s, p, t, row(n))[unit] = c[n];
     }
+    const T result = h[n];
     if (starts[n]) {
       h[n] = T{};
       c[n] = 0;
     }
+    return result;
   }
 
-  // h as the next step multiplies it; an inactive row keeps what it had.
+  // h as the next step multiplies it.
   LSTM_FUSED_DEVICE T factor(int n) const { return as_factor<A>(h[n]); }
 
   // After the last step.

@@ -88,15 +88,22 @@ double cluster_us(const Problem& problem, const DeviceInfo& device, const Launch
 
 // What the registers do not hold is read from shared memory once per tile of rows, while the tensor cores work. Tiles
 // of rows are taken in turns, so that what is sent has the time of the others' products.
+// Layers side by side multiply by W_ih while h is on its way; the last one ends as many steps late as there are below.
 double group_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
-  const int64_t read = group_block_weights(problem.dtype, problem.hidden_size) -
-                       group_register_bytes(problem.dtype, tensor_cores, problem.hidden_size);
-  const double shared_us = static_cast<double>(read * (launch.rows_per_group / kTileRows)) /
+  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32), stacked = launch.num_layers > 1;
+  const int64_t read = group_block_weights(problem.dtype, problem.hidden_size, stacked) -
+                       group_register_bytes(problem.dtype, tensor_cores, problem.hidden_size, stacked);
+  const double shared_us = static_cast<double>(read / (stacked ? 2 : 1) * (launch.rows_per_group / kTileRows)) /
                            (kSharedBytesPerClock * static_cast<double>(device.clock_mhz));
+  const double product = std::max(product_us(problem, device, launch), shared_us);
+  const double exchange = kExchangeUs[static_cast<int>(launch.kind)];
+  if (stacked) {
+    const int64_t steps = ceil_div(problem.num_layers, launch.num_layers) * (problem.seq_len + launch.num_layers - 1);
+    return (product + std::max(product, exchange)) * static_cast<double>(steps) /
+           static_cast<double>(problem.num_layers * problem.seq_len);
+  }
   const double launches = static_cast<double>(problem.num_directions / launch.directions_at_once);
-  return launches *
-         (kExchangeUs[static_cast<int>(launch.kind)] + std::max(product_us(problem, device, launch), shared_us));
+  return launches * (exchange + product);
 }
 
 }  // namespace

@@ -104,8 +104,8 @@ Launch lay_out_cluster(int64_t blocks, const Problem& problem) {
   return launch;
 }
 
-// Groups that run at once, as all blocks of a launch have to, each in one direction.
-Launch lay_out_group(const Problem& problem, const DeviceInfo& device) {
+// Groups that run at once, as all blocks of a launch have to, each in one direction and in one of `layers`.
+Launch lay_out_group(int64_t layers, const Problem& problem, const DeviceInfo& device) {
   const int64_t hidden = problem.hidden_size, tiles = group_row_tiles(problem.batch);
   const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   Launch launch;
@@ -113,17 +113,29 @@ Launch lay_out_group(const Problem& problem, const DeviceInfo& device) {
   launch.threads_per_block = kThreads;
   launch.blocks_per_group = group_blocks(hidden);
   launch.units_per_block = kGroupUnits;
-  const int64_t resident = std::max<int64_t>(1, device.num_sms / launch.blocks_per_group);
+  launch.num_layers = layers;
+  const int64_t resident = std::max<int64_t>(1, device.num_sms / (layers * launch.blocks_per_group));
   launch.directions_at_once = std::min(problem.num_directions, resident);
   const int64_t tiles_per_group = ceil_div(tiles, resident / launch.directions_at_once);
   launch.rows_per_group = tiles_per_group * kTileRows;
-  launch.num_groups = problem.num_directions * ceil_div(tiles, tiles_per_group);
-  launch.shared_bytes = group_forward_shared_bytes(problem.dtype, tensor_cores, hidden);
+  launch.num_groups = layers * problem.num_directions * ceil_div(tiles, tiles_per_group);
+  launch.shared_bytes = group_forward_shared_bytes(problem.dtype, tensor_cores, hidden, layers > 1);
   if (problem.training) {
     launch.shared_bytes =
         std::max(launch.shared_bytes, group_backward_shared_bytes(problem.dtype, tensor_cores, hidden));
   }
   return launch;
+}
+
+std::string refuse_group(const Launch& launch, const DeviceInfo& device) {
+  const int64_t blocks = launch.num_layers * launch.blocks_per_group;
+  if (blocks > device.num_sms) return too_few_sms(blocks, device);
+  if (launch.rows_per_group > kGroupMostTiles * kTileRows) {
+    return std::to_string(launch.rows_per_group) + " rows per group, it takes " +
+           std::to_string(kGroupMostTiles * kTileRows);
+  }
+  const std::string of_blocks = "block over " + std::to_string(launch.blocks_per_group) + " blocks";
+  return too_little_shared_memory(launch.shared_bytes, of_blocks, device);
 }
 
 // Launches of the recurrence and of the input projections in all layers; `fused`, in layers with this input size.
@@ -189,7 +201,7 @@ Candidate cluster(const Problem& problem, const DeviceInfo& device) {
     if (refusal.reason.empty()) {
       const double us = cuda_us_per_step(problem, device, launch);
       if (best.legal && us >= best.us_per_step) continue;
-      best = {launch, true, false, "", 0, 0, us};
+      best = {launch, true, false, "", 0, 0, us, ""};
     } else if (!best.legal && (refusal.depth > depth || refusal.depth == 2)) {
       best.reason = refusal.reason;
       depth = refusal.depth;
@@ -201,30 +213,45 @@ Candidate cluster(const Problem& problem, const DeviceInfo& device) {
   return best;
 }
 
+// Lets layers of a stack run side by side where that is faster than one after the other, and tells why not elsewhere.
+void overlap_layers(Candidate& group, const Problem& problem, const DeviceInfo& device) {
+  const std::string alone = "one after the other; ";
+  if (problem.num_directions > 1) {
+    group.layers = alone + "each direction needs both of the layer below, all steps of them";
+    return;
+  }
+  for (int64_t layers = 2; layers <= std::min(problem.num_layers, kGroupMostLayers); ++layers) {
+    const Launch launch = lay_out_group(layers, problem, device);
+    const std::string reason = refuse_group(launch, device);
+    const double us = reason.empty() ? cuda_us_per_step(problem, device, launch) : 0;
+    if (reason.empty() && us < group.us_per_step) {
+      group.launch = launch;
+      group.us_per_step = us;
+      group.layers = std::to_string(layers) + " side by side, each a step behind the one below";
+    } else if (group.layers.empty()) {
+      const std::string slower = us_text(us) + " per step of a layer against " + us_text(group.us_per_step);
+      group.layers = alone + std::to_string(layers) + " side by side: " + (reason.empty() ? slower : reason);
+    }
+  }
+}
+
 Candidate group(const Problem& problem, const DeviceInfo& device) {
   Candidate group;
   group.launch.kind = KernelKind::kGroup;
   group.reason = refuse_kind(group.launch.kind, problem, device);
   if (group.reason.empty()) group.reason = too_few_registers(kThreads * kGroupRegisters, device);
   if (!group.reason.empty()) return group;
-  const Launch launch = group.launch = lay_out_group(problem, device);
-  const std::string of_blocks = "block over " + std::to_string(launch.blocks_per_group) + " blocks";
-  if (launch.blocks_per_group > device.num_sms) {
-    group.reason = too_few_sms(launch.blocks_per_group, device);
-  } else if (launch.rows_per_group > kGroupMostTiles * kTileRows) {
-    group.reason = std::to_string(launch.rows_per_group) + " rows per group, it takes " +
-                   std::to_string(kGroupMostTiles * kTileRows);
-  } else {
-    group.reason = too_little_shared_memory(launch.shared_bytes, of_blocks, device);
-  }
+  const Launch& launch = group.launch = lay_out_group(1, problem, device);
+  group.reason = refuse_group(launch, device);
   if (!group.reason.empty()) return group;
   group.legal = true;
-  group.register_bytes =
-      group_register_bytes(problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), problem.hidden_size);
-  // Before a layer, its counts of arrivals are set to zero.
-  const int64_t recurrence = 1 + problem.num_directions / launch.directions_at_once;
-  group.launches = count_launches(problem, recurrence, [](int64_t) { return false; });
   group.us_per_step = cuda_us_per_step(problem, device, launch);
+  if (problem.num_layers > 1) overlap_layers(group, problem, device);
+  group.register_bytes = group_register_bytes(problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32),
+                                              problem.hidden_size, launch.num_layers > 1);
+  // Before each, counts of arrivals are set to zero.
+  const int64_t recurrences = problem.num_directions / launch.directions_at_once;
+  group.launches = ceil_div(problem.num_layers, launch.num_layers) * (problem.num_directions + 1 + recurrences);
   return group;
 }
 

@@ -33,6 +33,7 @@ struct Candidate {
   int64_t register_bytes = 0;  // of W_hh, and of W_ih where the input is fused, per block
   int64_t launches = 0;        // forward, the whole stack, input projections included
   double us_per_step = 0;      // estimated: one time step of one layer, forward, all its directions, recurrence only
+  std::string layers;          // how those of a stack follow each other, and why; empty for a single one
 };
 
 struct Plan {

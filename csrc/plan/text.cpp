@@ -93,8 +93,12 @@ std::string cuda_text(const Plan& plan) {
   text += line("on chip", shown.register_bytes == 0
                               ? "nothing between steps: W_hh comes from L2 or memory at every step"
                               : bytes_text(shown.register_bytes) + " of W_hh" +
-                                    (shown.launch.fuses_input ? " and W_ih" : "") + " in registers and " +
-                                    bytes_text(shown.launch.shared_bytes) + " of shared memory per block");
+                                    (shown.launch.fuses_input || shown.launch.num_layers > 1 ? " and W_ih" : "") +
+                                    " in registers and " + bytes_text(shown.launch.shared_bytes) +
+                                    " of shared memory per block");
+  if (problem.num_layers > 1)
+    text +=
+        line("layers", shown.layers.empty() ? "one after the other; only group takes several at once" : shown.layers);
   text += line("launches", std::to_string(shown.launches) + " forward, input projections included");
   text += line("estimate", estimate_text(shown)) + "candidates\n";
   for (const Candidate& candidate : plan.candidates) {

@@ -69,7 +69,8 @@ bool same(const Problem& a, const Problem& b) {
 }  // namespace
 
 // A plan costs some microseconds, which matter at T = 1, so the last few are kept.
-LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device) {
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, int64_t num_layers, bool training, bool allow_tf32,
+                         int device) {
   struct Entry {
     Problem problem;
     int device;
@@ -81,7 +82,7 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   constexpr size_t kMostRecent = 16;
 
   Problem problem = stack.problem(training, false, false);
-  problem.num_layers = 1;
+  problem.num_layers = num_layers;
   problem.input_size = stack.layer_input_size(layer);
   problem.allow_tf32 = allow_tf32;
   const std::string kind = wanted_kind();
@@ -95,18 +96,23 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
 
 GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like)
     : exchange_bytes_(group_exchange_bytes(launch.dtype, shape.hidden_size, shape.batch, backward)),
-      arrival_words_(group_arrival_words(shape.batch)) {
+      arrival_words_(group_arrival_words(shape.batch)),
+      above_bytes_(group_above_bytes(launch.dtype, shape.hidden_size, shape.seq_len * shape.batch)),
+      num_above_(launch.num_layers - 1) {
   if (launch.kind != KernelKind::kGroup) return;
-  exchange_ = empty({launch.num_directions * exchange_bytes_}, like, ScalarType::Byte);
-  arrivals_ = torch::stable::new_zeros(like, {launch.num_directions * arrival_words_}, ScalarType::Int);
+  const int64_t count = launch.num_directions * launch.num_layers;
+  exchange_ = empty({count * exchange_bytes_}, like, ScalarType::Byte);
+  arrivals_ = torch::stable::new_zeros(like, {count * arrival_words_}, ScalarType::Int);
+  above_ = empty({num_above_ * above_bytes_}, like, ScalarType::Byte);
 }
 
-char* GroupMemory::exchange(int64_t direction) const {
-  return exchange_.defined() ? data<char>(exchange_) + direction * exchange_bytes_ : nullptr;
+char* GroupMemory::exchange(int64_t n) const {
+  return exchange_.defined() ? data<char>(exchange_) + n * exchange_bytes_ : nullptr;
 }
-uint32_t* GroupMemory::arrivals(int64_t direction) const {
-  return arrivals_.defined() ? data<uint32_t>(arrivals_) + direction * arrival_words_ : nullptr;
+uint32_t* GroupMemory::arrivals(int64_t n) const {
+  return arrivals_.defined() ? data<uint32_t>(arrivals_) + n * arrival_words_ : nullptr;
 }
+char* GroupMemory::above(int64_t n) const { return n < num_above_ ? data<char>(above_) + n * above_bytes_ : nullptr; }
 
 void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
          size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step) {
@@ -118,8 +124,12 @@ void run(const LayerKernel::Launchers& launchers, const Launch& launch, const La
     int error = launchers.chosen(part, shape, part_params, stream);
     if (error == kTooManyBlocks) {
       part.kind = KernelKind::kStep;
-      for (int64_t d = first; d < first + part.num_directions; ++d) for_step(d);
-      error = launchers.step(part, shape, part_params, stream);
+      part.num_layers = 1;
+      error = 0;
+      for (int64_t layer = 0; layer < launch.num_layers && error == 0; ++layer) {
+        for (int64_t d = 0; d < part.num_directions; ++d) for_step(first + layer + d);
+        error = launchers.step(part, shape, static_cast<const char*>(part_params) + layer * params_bytes, stream);
+      }
     }
     STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(part.kind, part.dtype, part.training),
                     " was not launched: ", error_text(error));

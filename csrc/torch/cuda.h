@@ -17,26 +17,31 @@ struct LayerKernel {
   Launchers forward, backward;
 };
 
-// The global memory through which the blocks of a `group` meet, for one layer; of other kinds nothing. Its counts are
-// set to zero on the stream, so that a launch never sees what another one left.
+// The global memory through which the blocks of a `group` meet, for one launch; of other kinds nothing. Its counts are
+// set to zero on the stream, so that a launch never sees what another one left. n: of the launch's directions, or
+// layers.
 class GroupMemory {
  public:
   GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like);
 
-  char* exchange(int64_t direction) const;
-  uint32_t* arrivals(int64_t direction) const;
+  char* exchange(int64_t n) const;
+  uint32_t* arrivals(int64_t n) const;
+  char* above(int64_t n) const;  // null where no layer lies above
 
  private:
-  int64_t exchange_bytes_, arrival_words_;  // of a direction
-  Tensor exchange_, arrivals_;
+  int64_t exchange_bytes_, arrival_words_, above_bytes_;  // of each n
+  int64_t num_above_;
+  Tensor exchange_, arrivals_, above_;
 };
 
-// The planner's choice for one layer on this device. Raises where this build has no kernel for it.
-LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device);
+// The planner's choice for one layer on this device, in a stack of `num_layers` like it: as many as launch.num_layers
+// says run side by side. Raises where this build has no kernel for it.
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, int64_t num_layers, bool training, bool allow_tf32,
+                         int device);
 
-// Runs one layer, all its directions; `params` has launch.num_directions elements of `params_bytes`. Where `step` runs
-// in place of what was chosen, for_step(d) comes first, to complete the parameters of direction d. Raises where the
-// kernel cannot be launched.
+// Runs one layer, all its directions, or launch.num_layers layers; `params` has an element of `params_bytes` for each.
+// Where `step` runs in place of what was chosen, layer by layer, for_step(n) comes first, to complete params[n]. Raises
+// where the kernel cannot be launched.
 void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
          size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step);
 

@@ -63,7 +63,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   OptionalTensor grad_layer_output = dense(grad_output, type);  // (T, B, D*P)
   Tensor grad_x = empty({0}, input, type);
   for (int64_t layer = last_layer; layer >= 0; --layer) {
-    const LayerKernel kernel = layer_kernel(stack, layer, /*training=*/true, allow_tf32, scope.device());
+    const LayerKernel kernel = layer_kernel(stack, layer, 1, /*training=*/true, allow_tf32, scope.device());
     const bool steps = kernel.launch.kind == KernelKind::kStep;
     const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
     OptionalTensor mask, x;

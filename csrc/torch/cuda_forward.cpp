@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "torch/cuda.h"
 #include "torch/ops.h"
 #include "torch/stream.h"
@@ -25,39 +27,48 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   const Tensor cells = empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input,
                              training ? type : cell_type);
   const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
-  const Tensor one_step = empty({training ? 0 : directions, stack.batch, hidden}, input, cell_type);
   const Tensor unprojected = empty({stack.has_projection ? directions : 0, stack.batch, hidden}, input, type);
 
   Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
-  for (int64_t layer = 0; layer <= last_layer; ++layer) {
-    const LayerKernel kernel = layer_kernel(stack, layer, stack.keeps_gates, allow_tf32, scope.device());
+  for (int64_t first = 0, layers = 1; first <= last_layer; first += layers) {
+    LayerKernel kernel = layer_kernel(stack, first, stack.num_layers, stack.keeps_gates, allow_tf32, scope.device());
+    layers = kernel.launch.num_layers = std::min(kernel.launch.num_layers, stack.num_layers - first);
     const bool fuses_input = kernel.launch.fuses_input;
-    if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
-    Tensor layer_output = output;
-    if (layer < last_layer)
-      layer_output = training ? stack.layer_output(reserve, layer) : empty({rows, stack.output_width()}, input, type);
+    if (first > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, first, type));
     // Without a reserve only the current cells are kept, unless all of the last layer's are asked for.
-    const bool all_cells = !training && return_cells && layer == last_layer;
+    const bool all_cells = !training && return_cells && first + layers > last_layer;
     if (!training) {
       shape.cells_stride = all_cells ? directions * hidden : hidden;
       shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
     }
+    const int64_t scratch_rows = all_cells && layers > 1 ? rows : stack.batch;
+    const Tensor scratch = empty({training ? 0 : layers * directions, scratch_rows, hidden}, input, cell_type);
 
     const GroupMemory memory(kernel.launch, shape, /*backward=*/false, input);
-    ForwardParams<T, Cell> params[2];
+    std::vector<ForwardParams<T, Cell>> params(layers * directions);
     std::vector<DirectionWeights> weights;
-    std::vector<Tensor> gates;
-    for (int64_t d = 0; d < directions; ++d) {
+    std::vector<Tensor> gates, outputs;
+    std::vector<OptionalTensor> masks;  // on what goes above
+    for (int64_t n = 0; n < layers * directions; ++n) {
+      const int64_t layer = first + n / directions, d = n % directions;
+      const bool beside_below = layer > first;  // which multiplies its input by W_ih then
+      const bool is_last = layer == last_layer;
+      if (d == 0)
+        outputs.push_back(is_last    ? output
+                          : training ? stack.layer_output(reserve, layer)
+                                     : empty({rows, stack.output_width()}, input, type));
+      masks.emplace_back();
+      if (memory.above(n) != nullptr && dropout_mask) masks.back() = stack.mask(dropout_mask, layer + 1, type);
       weights.push_back(stack.weights(all_weights, layer, d));
       const DirectionWeights& w = weights.back();
-      const int64_t gates_rows = fuses_input ? 0 : rows, state = (layer * directions + d) * stack.batch;
+      const int64_t gates_rows = fuses_input || beside_below ? 0 : rows, state = (layer * directions + d) * stack.batch;
       gates.push_back(stack.keeps_gates ? stack.gates(reserve, layer, d)
                                         : empty({gates_rows, kNumGates * hidden}, input, type));
-      if (!fuses_input) mm_out(gates.back(), x, transposed(w.w_ih));
-      Cell* const kept_cells = training    ? data<Cell>(stack.cells(reserve, layer, d))
-                               : all_cells ? data<Cell>(cells) + d * hidden
-                                           : data<Cell>(one_step) + d * stack.batch * hidden;
-      params[d] = {
+      if (gates_rows > 0) mm_out(gates.back(), x, transposed(w.w_ih));
+      Cell* const kept_cells = training               ? data<Cell>(stack.cells(reserve, layer, d))
+                               : all_cells && is_last ? data<Cell>(cells) + d * hidden
+                                                      : data<Cell>(scratch) + n * scratch_rows * hidden;
+      params[n] = {
           /*reverse=*/d == 1,
           const_data<T>(w.w_hh),
           const_data<T>(w.w_hr),
@@ -69,19 +80,29 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
           /*gates_time=*/0,
           /*keep_gates=*/stack.keeps_gates,
           kept_cells,
-          data<T>(layer_output) + d * stack.proj_width,
+          data<T>(outputs.back()) + d * stack.proj_width,
           data<T>(h_n) + state * stack.proj_width,
           data<T>(c_n) + state * hidden,
           stack.has_projection ? data<T>(unprojected) + d * stack.batch * hidden : nullptr,
           fuses_input ? const_data<T>(x) : nullptr,
-          fuses_input ? const_data<T>(w.w_ih) : nullptr,
+          fuses_input || beside_below ? const_data<T>(w.w_ih) : nullptr,
           fuses_input ? stack.layer_input_size(layer) : 0,
-          memory.exchange(d),
-          memory.arrivals(d),
+          memory.exchange(n),
+          memory.arrivals(n),
+          memory.above(n),
+          const_data<T>(masks.back()),
       };
     }
-    run(kernel.forward, kernel.launch, shape, params, sizeof(params[0]), scope.stream(), [](int64_t) {});
-    x = torch::stable::view(layer_output, {rows, stack.output_width()});
+    const auto output_of = [&](int64_t n) { return torch::stable::view(outputs[n], {rows, stack.output_width()}); };
+    const auto for_step = [&](int64_t n) {
+      if (n < directions) return;
+      const Tensor below = masks[n - 1] ? multiply(output_of(n - 1), *masks[n - 1]) : output_of(n - 1);
+      if (!stack.keeps_gates) gates[n] = empty({rows, kNumGates * hidden}, input, type);
+      mm_out(gates[n], below, transposed(weights[n].w_ih));
+      params[n].gates = data<T>(gates[n]);
+    };
+    run(kernel.forward, kernel.launch, shape, params.data(), sizeof(params[0]), scope.stream(), for_step);
+    x = output_of(layers - 1);
   }
 
   if (training && return_cells)

@@ -15,13 +15,15 @@ import torch
 
 import lstm_fused
 
-# T, B, I, H, options: `block` with the input fused and without, partial tiles, a projection, `step`, and a `group`.
+# T, B, I, H, options: `block` with the input fused and without, partial tiles, a projection, `step`, and a `group`, of
+# one layer and of three side by side.
 CALLS: list[tuple[int, int, int, int, dict]] = [
     (3, 9, 5, 17, {"bidirectional": True}),
     (2, 3, 100, 128, {}),
     (2, 9, 40, 136, {"num_layers": 2}),
     (2, 3, 5, 24, {"proj_size": 7}),
     (2, 9, 40, 600, {}),
+    (4, 9, 40, 300, {"num_layers": 3}),
 ]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

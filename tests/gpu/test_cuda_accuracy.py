@@ -23,6 +23,7 @@ STACKS: list[dict] = [
     {"bidirectional": True, "num_layers": 2, "proj_size": 5, "hx": False},
     {"batch_first": True, "contiguous": False, "bias": False},
     {"dropout": 0.5, "num_layers": 2, "bidirectional": True},
+    {"dropout": 0.5, "num_layers": 3},
     {"hidden_size": 129, "batch": 9},
 ]
 

@@ -14,13 +14,15 @@ from lstm_fused.explain import cuda_device
 
 gpu = pytest.mark.gpu
 STACK = {"num_layers": 2, "bidirectional": True}
-# `block` with its input fused and with a product before it, a projection, and H too large for one block or one cluster.
+# `block` with its input fused and with a product before it, a projection, H too large for one block or one cluster, and
+# layers side by side.
 KINDS = [
     Case(20, 9, 16, 64, **STACK),
     Case(20, 9, 200, 128),
     Case(6, 5, 16, 24, proj_size=7, **STACK),
     Case(6, 9, 40, 300),
     Case(6, 9, 40, 600),
+    Case(6, 9, 40, 300, num_layers=3),
 ]
 EXTRAS = {"lengths": True, "reset": 0.2, "return_cells": True}
 NAP_CYCLES = 400_000_000  # a fifth of a second on a GPU of 2 GHz: longer than any call below takes to issue

@@ -81,6 +81,8 @@ def _fake_forward(
     allow_tf32: bool,
     recompute_gates: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if any(tensor.device != input.device for tensor in (h_0, c_0, *weights)):  # the kernels look themselves
+        raise RuntimeError("lstm_fused: a state or weight is on another device than input")
     steps = input.shape[:-1]
     states, _, proj_width = h_0.shape
     hidden = c_0.size(2)

@@ -1,8 +1,8 @@
 """PyTorch's own description of torch.nn.LSTM and torch.nn.LSTMCell (its ModuleInfo), put to ours.
 
 torch ships the samples, the errors and the reference functions (torch.testing._internal.common_modules), but not the
-tests that use them (test/test_modules.py, whose names the tests here have). Which of those there are, and which of the
-LSTM tests in test/test_nn.py, is in docs/pytorch.md.
+tests that use them (test/test_modules.py, whose names the tests here have). Which of those there are is in
+docs/pytorch.md.
 """
 
 from __future__ import annotations
@@ -180,59 +180,3 @@ def test_cpu_gpu_parity(info: ModuleInfo):
             gradients = torch.autograd.grad(sum(r.square().sum() for r in results), [*leaves, *twin.parameters()])
             both.append([t.cpu() for t in (*results, *gradients)])
         torch.testing.assert_close(*both)
-
-
-# ---- what test/test_nn.py asks of torch.nn.LSTM beyond its samples, under the names it has there
-
-
-def test_partial_flat_weights():
-    """A parameter may be taken off and put back as a plain tensor: it is used, and gets its gradient."""
-    module, input = lstm_fused.LSTM(3, 4), torch.randn(5, 2, 3)
-    expected = module(input)[0]
-    weight = module.weight_hh_l0
-    del module.weight_hh_l0
-    assert not hasattr(module, "weight_hh_l0")
-    with pytest.raises(AttributeError, match="weight_hh_l0"):
-        module(input)
-    module.weight_hh_l0 = weight.detach().clone().requires_grad_()
-    output = module(input)[0]
-    assert torch.equal(output, expected)
-    output.sum().backward()
-    assert module.weight_hh_l0.grad.abs().sum() > 0
-
-
-def test_RNN_change_dropout():
-    module, input = lstm_fused.LSTM(3, 16, num_layers=2, dropout=0.5), torch.randn(5, 2, 3)
-    assert not torch.equal(module(input)[0], module(input)[0])
-    module.dropout = 0
-    assert torch.equal(module(input)[0], module(input)[0])
-    module.dropout = 1.0
-    assert torch.equal(module(input)[0], module(torch.zeros_like(input))[0])  # nothing reaches the second layer
-
-
-def test_rnn_initial_hidden_state():
-    for options in ({}, {"proj_size": 3, "bidirectional": True}):
-        module, input = lstm_fused.LSTM(3, 4, num_layers=2, **options), torch.randn(5, 2, 3)
-        output, states = module(input)
-        zeros = tuple(torch.zeros_like(state) for state in states)
-        torch.testing.assert_close(module(input, zeros), (output, states), rtol=0, atol=0)
-
-
-def test_rnn_retain_variables():
-    module, input = lstm_fused.LSTM(10, 20, num_layers=2), torch.randn(5, 6, 10, requires_grad=True)
-    output, gradients = module(input)[0], []
-    for _ in range(3):
-        module.zero_grad()
-        input.grad = None
-        output.sum().backward(retain_graph=True)
-        gradients.append([input.grad.clone(), *(p.grad.clone() for p in module.parameters())])
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
-    torch.testing.assert_close(gradients[0], gradients[2], rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_lstmcell_backward_only_one_output_grad(which: int, device: str):
-    cell = lstm_fused.LSTMCell(3, 4, device=device)
-    states = torch.randn(2, 2, 4, device=device)
-    cell(torch.randn(2, 3, device=device), tuple(states))[which].sum().backward()
-    assert all(p.grad.abs().sum() > 0 for p in cell.parameters())

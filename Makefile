@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench gpu lint format wheel build clean
+.PHONY: help demo test test-slow test-all bench gpu lint format wheel build clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -18,8 +18,10 @@ demo: build ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM sid
 test: build ## The tests, but for those marked slow
 	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow"
 
-test-all: build ## All tests
-	$(PY) -m pytest -n $(TEST_JOBS)
+test-slow: build ## The tests marked slow
+	$(PY) -m pytest -n $(TEST_JOBS) -m slow
+
+test-all: test test-slow ## All tests
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench

@@ -21,7 +21,7 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
   constexpr double kFlopWorthATask = 1e5;  // 1 to 4 us on one core
   const int64_t hidden = problem.hidden_size, width = proj_width(problem);
   const int64_t directions = problem.num_directions, rows = problem.batch * directions;
-  const int64_t weight_bytes = 4 * hidden * width * (problem.dtype == DType::kFloat64 ? 8 : 4);  // halves: as float
+  const int64_t weight_bytes = 4 * hidden * width * (problem.dtype == DType::kFloat64 ? 8 : 4);  // halves: as packed
   const double step_flop = 8.0 * static_cast<double>(problem.batch) * static_cast<double>(hidden * width);
   const bool reads_too_much = rows < kRowsThatHideReading * num_threads && 2 * weight_bytes > kCpuL2Bytes;
   const bool leaves_idle = rows < num_threads && step_flop > kFlopWorthATask;

@@ -8,6 +8,7 @@ tensors themselves. :func:`lstm` picks one per call.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -153,6 +154,11 @@ class _Backward(torch.autograd.Function):
         for n, grad in zip(given, of_given, strict=True):
             of_grads[n] = grad
         return *[None] * 6, *of_grads, *of_primals[:3], None, None, *of_primals[3:]
+
+
+# Function.apply asks inspect for it in every call, which takes longer than a short one's kernels.
+for _function in (_Forward, _Backward):
+    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010 (mypy)
 
 
 def _save(

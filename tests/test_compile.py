@@ -105,13 +105,20 @@ def start_anew() -> Iterator[None]:
         yield
 
 
-QUICK = [("aot_eager", True), ("eager", False)]  # the other cases are slow together, inductor's each for itself
+FULL = ("everything", "packed, everything")
+
+
+def is_quick(form: str, backend: str, training: bool) -> bool:
+    """The other cases are slow together, inductor's each for itself."""
+    return (backend, training) == ("eager", False) or (form in FULL and (backend, training) == ("aot_eager", True))
+
+
 CASES = [
-    pytest.param(form, backend, training, marks=() if (backend, training) in QUICK else pytest.mark.slow)
+    pytest.param(form, backend, training, marks=() if is_quick(form, backend, training) else pytest.mark.slow)
     for form in FORMS
     for backend in ("eager", "aot_eager", "inductor")
     for training in (True, False)
-    if backend != "inductor" or form in ("batch_first", "everything", "packed, everything")
+    if backend != "inductor" or form in ("batch_first", *FULL)
 ]
 
 
@@ -125,7 +132,9 @@ def test_inductor(device: str) -> None:
     same("plain", device, "inductor", training=True, dynamic=True)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backend", ["eager", *(pytest.param(b, marks=pytest.mark.slow) for b in ("aot_eager", "inductor"))]
+)
 def test_states_of_another_batch_than_the_packed_one(backend: str, device: str) -> None:
     """Only the data tell how many rows a PackedSequence has: what is compiled looks at each call, too."""
     lstm = lstm_fused.LSTM(5, 7, device=device)

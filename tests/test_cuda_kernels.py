@@ -195,6 +195,18 @@ def test_inference(simulator: Simulator, how: tuple[str, str], case: Case) -> No
     check(simulator, how, case, times=1, run=inference)
 
 
+@pytest.mark.parametrize("proj_size", [0, 5])
+def test_states_that_are_not_given_are_zero(simulator: Simulator, proj_size: int) -> None:
+    problem = draw(Case(2, 5, 9, 17, **STACK, proj_size=proj_size))
+    input, h_0, c_0, weights, bidirectional = arguments(problem)
+    options = weights, problem.case.num_layers, bidirectional, False
+    with simulator.running("step"):
+        expected = simulator.ops.infer(input, torch.zeros_like(h_0), torch.zeros_like(c_0), *options)
+        for given in ((None, None), (torch.zeros_like(h_0), None), (None, torch.zeros_like(c_0))):
+            actual = simulator.ops.infer(input, *given, *options)
+            assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 def test_every_schedule_gives_the_same_bits(simulator: Simulator, how: tuple[str, str]) -> None:
     kind, arithmetic = how
     case = fitted(Case(3, 9, 5, 17, bidirectional=True, lengths=True, reset=0.3, return_cells=True), kind, arithmetic)

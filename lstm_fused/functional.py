@@ -132,7 +132,9 @@ def _bare(
 
     The operator refuses all that the checks of :func:`lstm` refuse, but for what is looked at here.
     """
-    if type(input) is not Tensor or input.dim() != 3 or torch._C._is_any_autocast_enabled():
+    if type(input) is not Tensor or input.dim() != 3:
+        return None
+    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state():  # a trace may be trained later
         return None
     h_0, c_0 = (None, None) if hx is None else hx
     if autograd.in_forward_mode() or autograd.transforms_are_active() or has_torch_function((h_0, c_0, *weights)):

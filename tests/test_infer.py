@@ -93,6 +93,15 @@ def test_an_error_of_the_kernels_is_not_retried(error: BaseException, monkeypatc
     assert caught.value is error and len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_a_trace_can_be_trained() -> None:
+    module, input = lstm_fused.LSTM(4, 5), torch.randn(3, 2, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, input, check_trace=False)
+    (gradient,) = torch.autograd.grad(traced(input)[0].sum(), module.weight_hh_l0)
+    assert gradient.any()
+
+
 def test_an_empty_hx_is_refused() -> None:
     with torch.no_grad():
         for hx in ((), (torch.zeros(1, 2, 5),) * 3):

@@ -66,6 +66,12 @@ def _uses_tf32(input: Tensor) -> bool:
     return input.is_cuda and input.dtype == torch.float32 and allows_tf32()
 
 
+def _check_devices(input: Tensor, *others: Tensor | None) -> None:
+    """The kernels look themselves."""
+    if any(other is not None and other.device != input.device for other in others):
+        raise RuntimeError("lstm_fused: a state or weight is on another device than input")
+
+
 @torch.library.register_fake("lstm_fused::forward")
 def _fake_forward(
     input: Tensor,
@@ -81,8 +87,7 @@ def _fake_forward(
     allow_tf32: bool,
     recompute_gates: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if any(tensor.device != input.device for tensor in (h_0, c_0, *weights)):  # the kernels look themselves
-        raise RuntimeError("lstm_fused: a state or weight is on another device than input")
+    _check_devices(input, h_0, c_0, *weights)
     steps = input.shape[:-1]
     states, _, proj_width = h_0.shape
     hidden = c_0.size(2)
@@ -107,6 +112,7 @@ def _fake_infer(
     bidirectional: bool,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices(input, h_0, c_0, *weights)
     seq_len, batch, _ = input.shape
     rows, proj_width = weights[1].shape
     directions = 2 if bidirectional else 1

@@ -1,18 +1,15 @@
-"""The planner: every named device, the boundaries of every kernel kind, the reasons, the CPU's rule, and explain()."""
+"""The planner: every named device, the boundaries of every kernel kind, the reasons, and the CPU's rule."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 from hypothesis import strategies as st
 
-import lstm_fused
 from lstm_fused import _plan
 from lstm_fused._plan import Candidate, CpuPlan, Plan, Problem
 
@@ -394,14 +391,6 @@ def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
     assert direct(1, 1, 64, input_size=15) == (True, False)
 
 
-def test_explain_says_what_becomes_of_the_weights() -> None:
-    texts = [str(lstm_fused.explain(torch.nn.LSTM(128, 128), (steps, 1, 128))) for steps in (1, 100)]
-    assert all("W_hh       read where it lies" in text for text in texts)
-    assert "x W_ih^T   by our own product" in texts[0]
-    assert "x W_ih^T   by torch's product" in texts[1]
-    assert "W_hh       packed once per call" in str(lstm_fused.explain(torch.nn.LSTM(8, 8), (100, 1, 8)))
-
-
 @hypothesis.given(
     batch=st.integers(0, 300),
     hidden_size=st.integers(1, 3000),
@@ -425,81 +414,11 @@ def test_cpu_tasks_are_never_empty(threads: int, **sizes) -> None:
     assert found.split in str(whole)
 
 
-@pytest.mark.parametrize("package", [lstm_fused, torch.nn])
-def test_explain_reads_the_module(package) -> None:
-    lstm = package.LSTM(8, 16, num_layers=2, bidirectional=True, proj_size=4)
-    problem = lstm_fused.explain(lstm, (5, 3, 8)).problem
-    assert (problem.seq_len, problem.batch, problem.input_size, problem.hidden_size) == (5, 3, 8, 16)
-    assert (problem.proj_size, problem.num_layers, problem.num_directions) == (4, 2, 2)
-    assert (problem.dtype, problem.training) == ("float32", True)
-    first = package.LSTM(8, 16, batch_first=True)
-    assert lstm_fused.explain(first, torch.Size((3, 5, 8))).problem.seq_len == 5
-    assert lstm_fused.explain(first, [7, 8]).problem.seq_len == 7
-    assert lstm_fused.explain(lstm, [7, 8]).problem.batch == 1
-    with torch.no_grad():
-        inference = lstm_fused.explain(first, (3, 5, 8), torch.float16, "h100")
-    assert (inference.problem.training, inference.problem.dtype) == (False, "float16")
-    assert inference.device.name == "H100"
-    cell = lstm_fused.explain(package.LSTMCell(8, 16), (3, 8)).problem
-    assert (cell.seq_len, cell.batch, cell.hidden_size, cell.num_layers) == (1, 3, 16, 1)
-    assert lstm_fused.explain(package.LSTMCell(8, 16), (8,)).problem.batch == 1
-
-
-def test_explain_on_this_cpu(threads) -> None:
-    threads(2)
-    found = lstm_fused.explain(torch.nn.LSTM(1024, 1024), (32, 4, 1024))
-    assert (found.kernel, found.cpu.split, found.device.num_threads) == ("cpu", "gates", 2)
-    assert str(found.device.vector_bytes) in str(found)
-    assert lstm_fused.explain(torch.nn.LSTM(4, 4), (1, 1, 4), device=torch.device("cpu")).kernel == "cpu"
-
-
-@pytest.mark.parametrize("name", DEVICES)
-def test_explain_for_a_gpu_that_is_not_there(name: str) -> None:
-    found = lstm_fused.explain(torch.nn.LSTM(64, 64), (9, 2, 64), torch.bfloat16, name)
-    assert found.device.name == name
-    assert name in str(found)
-    legal = {c.kind for c in found.candidates if c.legal}
-    assert "step" in legal
-    assert found.kernel == "none" or found.chosen.built
-
-
 def test_plan_is_read_only() -> None:
     found = plan("H100", hidden_size=64)
     for thing, name in ((found, "kernel"), (found.problem, "batch"), (found.device, "num_sms")):
         with pytest.raises(AttributeError):
             setattr(thing, name, 1)
-
-
-LSTM = torch.nn.LSTM(8, 16)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((torch.nn.GRU(8, 16), (5, 3, 8)), TypeError, r"module: expected an LSTM or LSTMCell .*, got GRU$"),
-        ((torch.nn.GRUCell(8, 16), (3, 8)), TypeError, r"module: .*, got GRUCell$"),
-        (("lstm", (5, 3, 8)), TypeError, r"module: .*, got str$"),
-        ((LSTM, (5, 3, 9)), ValueError, r"input_shape: expected \(T, B, 8\) or \(T, 8\), got \(5, 3, 9\)"),
-        ((LSTM, (8,)), ValueError, r"input_shape: expected \(T, B, 8\) or \(T, 8\), got \(8,\)"),
-        ((LSTM, ()), ValueError, r"input_shape: expected .*, got \(\)"),
-        ((LSTM, (5, -3, 8)), ValueError, r"input_shape: expected .*, got \(5, -3, 8\)"),
-        ((LSTM, (0, 3, 8)), ValueError, "input_shape: expected at least one time step"),
-        ((torch.nn.LSTM(8, 16, batch_first=True), (5, 8, 3)), ValueError, r"input_shape: expected \(B, T, 8\) or"),
-        ((torch.nn.LSTMCell(8, 16), (1, 2, 8)), ValueError, r"input_shape: expected \(B, 8\) or \(8,\), got"),
-        ((LSTM, 5), TypeError, "input_shape: expected a sequence of ints, got 5"),
-        ((LSTM, (5, 3.0, 8)), TypeError, "input_shape: expected a sequence of ints, got"),
-        ((LSTM, (True, 3, 8)), TypeError, "input_shape: expected a sequence of ints, got"),
-        ((LSTM, (5, 3, 8), torch.int32), ValueError, "dtype: expected one of torch.float16, .*, got torch.int32"),
-        ((LSTM, (5, 3, 8), "float32"), TypeError, "dtype: expected one of torch.float16, .*, got 'float32'"),
-        ((LSTM, (5, 3, 8), None, "H9000"), ValueError, "device: expected cpu, cuda or one of A100, H100, .*'H9000'"),
-        ((LSTM, (5, 3, 8), None, "meta"), ValueError, "device: expected cpu, cuda or one of .*, got 'meta'"),
-        ((LSTM, (5, 3, 8), None, 3), TypeError, "device: expected a torch.device or a string, got int"),
-        ((LSTM, (5, 3, 8), None, "cuda:99"), ValueError, r"device: torch sees \d+ CUDA devices, got 'cuda:99'"),
-    ],
-)
-def test_bad_input_to_explain(arguments: tuple, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        lstm_fused.explain(*arguments)
 
 
 TABLE_PROGRAM = r"""
@@ -531,15 +450,3 @@ def test_launcher_table_lists_what_it_knows(tmp_path: Path) -> None:
         "no kernel group_float16_training in this build; it has: step_float32_inference,block_bfloat16_training\n"
         "no kernel step_float64_inference in this build; it has: none\n"
     )
-
-
-@pytest.mark.gpu
-def test_explain_on_a_real_gpu() -> None:
-    build = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())
-    if build["cuda"] is None:
-        with pytest.raises(RuntimeError, match="has no CUDA"):
-            lstm_fused.explain(LSTM, (5, 3, 8), device="cuda")
-        return
-    found = lstm_fused.explain(LSTM, (5, 3, 8), device="cuda")
-    assert found.device.num_sms == torch.cuda.get_device_properties(0).multi_processor_count
-    assert found.device.compute_capability // 10 == torch.cuda.get_device_capability()[0]

@@ -57,8 +57,8 @@ struct Stack {
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
   // The reserve, flat: for each layer and direction gates (T, B, 4H), if kept, and cells (T, B, H), then the outputs
-  // (T, B, D*P) of all layers but the last. On a GPU, a cell in float takes the room of two elements of a half type; the
-  // CPU rounds the reserve of a half type between forward and backward. lstm_fused/ops.py knows the size, too.
+  // (T, B, D*P) of all layers but the last. On a GPU, a cell in float takes the room of two elements of a half type;
+  // the CPU rounds the reserve of a half type between forward and backward. lstm_fused/ops.py knows the size, too.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;

@@ -31,9 +31,7 @@ struct Recurrence {
     return p.gates + (row_of(s, t, b) - row_of(s, p.gates_time, 0)) * kNumGates * s.hidden_size;
   }
   T* output(int64_t t, int64_t b) const { return p.output + row_of(s, t, b) * s.output_stride; }
-  T* cells(int64_t t, int64_t b) const {
-    return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride;
-  }
+  T* cells(int64_t t, int64_t b) const { return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride; }
 
   void prepare() const {
     if (s.segments.reset != nullptr) fill(zeros, T(0), s.hidden_size);

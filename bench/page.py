@@ -115,9 +115,10 @@ def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
 
 
 def cpu_report() -> Report:
-    """The newest one of a CPU in bench/results."""
+    """Of a CPU in bench/results: the newest of those with the most threads."""
     reports = [from_json(path.read_text()) for path in RESULTS.glob("*.json") if "constants" not in path.name]
-    return max((r for r in reports if not r.environment.get("driver")), key=lambda r: r.environment["date"])
+    of_cpus = [report.environment | {"report": report} for report in reports if not report.environment.get("driver")]
+    return max(of_cpus, key=lambda e: (e["threads"], e["date"]))["report"]
 
 
 def refresh() -> None:

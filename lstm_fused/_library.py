@@ -12,3 +12,6 @@ if not PATH.exists():
         "Build it with `pip install --no-build-isolation .`, or `make` in a clone."
     )
 torch.ops.load_library(str(PATH))
+
+# Holds what is registered from Python, for as long as the program runs.
+IMPLEMENTATIONS = torch.library.Library("lstm_fused", "IMPL")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import batching, ops, packing, reference
+from . import _library, batching, ops, packing, reference
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -313,10 +313,9 @@ def _refuse_tangents(name: str, device_type: str) -> None:
                 )
         return formula.call_boxed(keyset, *args)
 
-    _LIBRARY.impl(name, checked, key, with_keyset=True)
+    _library.IMPLEMENTATIONS.impl(name, checked, key, with_keyset=True)
 
 
-_LIBRARY = torch.library.Library("lstm_fused", "IMPL")
 for _device_type in ops.DEVICE_TYPES:
     _refuse_tangents("forward", _device_type)
     _refuse_tangents("backward", _device_type)

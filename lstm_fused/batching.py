@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _library  # noqa: F401  (registers the operators)
+from . import _library
 
 Dims = Sequence[int | None]
 Batched = tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]  # results, and where N is in each
@@ -125,5 +125,4 @@ def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list
     return batched[0], batched[1], batched[2], batched[3:]
 
 
-_LIBRARY = torch.library.Library("lstm_fused", "IMPL")
-_LIBRARY.impl("backward", _backward_of_batched_grads, "Batched")
+_library.IMPLEMENTATIONS.impl("backward", _backward_of_batched_grads, "Batched")

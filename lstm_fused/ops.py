@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _library  # noqa: F401  (registers the operators)
+from . import _library
 
 # Device types that the operators run on, here or (meta) without data.
 DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("cpu", "meta")
@@ -34,8 +34,7 @@ _BACKWARD = torch.ops.lstm_fused.backward.default
 # What calling the overload comes to, without a look for __torch_function__: functional.py has looked.
 _INFER = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.infer.default._handle)
 
-_LIBRARY = torch.library.Library("lstm_fused", "IMPL")
-_LIBRARY.impl("infer", torch.library.fallthrough_kernel, "Autograd")
+_library.IMPLEMENTATIONS.impl("infer", torch.library.fallthrough_kernel, "Autograd")
 
 
 def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:

@@ -112,15 +112,17 @@ def test_inference_and_training_give_the_same_bits():
 
 @pytest.mark.parametrize("op", ["forward", "backward"])
 def test_operators(op: str):
-    """Fake results, aliases and mutation, as torch checks them; what compiles is padded."""
+    """As torch checks them, but for tracing: what compiles is padded."""
     checks = ("test_schema", "test_faketensor")
     lengths, weights = torch.tensor([3, 2, 2]), [torch.randn(20, 4), torch.randn(20, 5)]
     tensors = (torch.randn(7, 4), torch.randn(1, 3, 5), torch.randn(1, 3, 5), weights)
     options = (False, lengths, None, None)
     if op == "forward":
-        torch.library.opcheck(
-            torch.ops.lstm_fused.forward.default, (*tensors, *options, True, True, False), test_utils=checks
-        )
+        for tensor in (*tensors[:3], *weights):
+            tensor.requires_grad_()
+        checks += ("test_autograd_registration",)
+        args = (*tensors, *options, True, True, False)
+        torch.library.opcheck(torch.ops.lstm_fused.forward.default, args, test_utils=checks)
         return
     output, *_, reserve = ops.forward(*tensors, *options, True, False)
     args = (torch.ones_like(output), None, None, None, *tensors, *options, output, reserve, True, True, False)

@@ -255,6 +255,7 @@ def main() -> None:
     for trainer in (plain, fused):
         trainer.measure_held_out(held_out.long())
     if WORLD > 1:
+        del plain.replica, fused.replica  # were they the last owners of the group, its end could wait for ever (gloo)
         dist.destroy_process_group()
     if RANK == 0:
         console.print("\n", results_table(plain.record, fused.record, args.batch * args.window), sep="")

@@ -61,8 +61,8 @@ def train(model: nn.Module, rows: slice, device: str) -> list[torch.Tensor]:
     return losses
 
 
-def main(kind: str, device: str, library: str = "lstm_fused") -> None:
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+def compare(kind: str, device: str, library: str) -> None:
+    """Losses, weights and checkpoints of the processes together are those of one."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
@@ -95,8 +95,15 @@ def main(kind: str, device: str, library: str = "lstm_fused") -> None:
     torch.testing.assert_close(train(model, own, device), exact)
     plain = nn.LSTM(8, 5, batch_first=True, dtype=DOUBLE)
     plain.load_state_dict({name[len("lstm.") :]: t for name, t in state.items() if name.startswith("lstm.")})
+
+
+def main(kind: str, device: str, library: str = "lstm_fused") -> None:
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    # The models go before the group does: DistributedDataParallel would be its last owner, and end it while holding the
+    # interpreter's lock, which gloo's threads may be waiting for.
+    compare(kind, device, library)
+    print(f"process {dist.get_rank()} of {dist.get_world_size()}: {kind} on {device} as in one process")
     dist.destroy_process_group()
-    print(f"process {rank} of {world}: {kind} on {device} as in one process")
 
 
 if __name__ == "__main__":

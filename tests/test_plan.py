@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from bench.page import FLOORS
 from lstm_fused import _plan
 from lstm_fused._plan import Candidate, CpuPlan, Plan, Problem
 
@@ -240,21 +241,7 @@ def test_only_what_is_built_is_chosen() -> None:
     assert slower.reason == f"slower: {slower.us_per_step:.2f} us per step against {full.chosen.us_per_step:.2f} us"
 
 
-# The floors of the H100 in 16 bit, recurrence only, us per step: H, B, kind, floor
-@pytest.mark.parametrize(
-    ("hidden_size", "batch", "kind", "floor"),
-    [
-        (64, 8, "block", 0.25),
-        (128, 8, "block", 0.5),
-        (256, 128, "cluster", 0.45),
-        (512, 64, "cluster", 0.6),
-        (768, 16, "group", 0.75),
-        (1024, 16, "group", 0.9),
-        (1024, 128, "group", 4.1),
-        (1536, 16, "group", 1.6),
-        (2048, 16, "group", 1.85),
-    ],
-)
+@pytest.mark.parametrize(("hidden_size", "batch", "kind", "floor"), FLOORS)
 def test_estimates_follow_the_floors(hidden_size: int, batch: int, kind: str, floor: float) -> None:
     assert candidate("H100", kind, hidden_size=hidden_size, batch=batch).us_per_step == pytest.approx(floor, rel=0.2)
 

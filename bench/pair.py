@@ -52,8 +52,8 @@ class Side:
     parameters: list[tuple[str, torch.nn.Parameter]]
 
     def infer(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        with torch.inference_mode():
-            return self.forward(self.input)
+        """In the caller's mode: what it costs to enter torch.inference_mode() is no part of either module."""
+        return self.forward(self.input)
 
     def train(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         self.input.grad = None
@@ -65,7 +65,8 @@ class Side:
 
     def tensors(self, mode: str) -> dict[str, Tensor]:
         """Runs once and returns by name everything that this mode computes."""
-        output, (h_n, c_n) = self.train() if mode == "training" else self.infer()
+        with torch.inference_mode(mode == "inference"):
+            output, (h_n, c_n) = self.train() if mode == "training" else self.infer()
         tensors = {"output": output.detach(), "h_n": h_n.detach(), "c_n": c_n.detach()}
         if mode == "training":
             leaves = [("input", self.input), *self.parameters]

@@ -15,7 +15,7 @@ Block = Callable[[Call, int], float]  # runs the call that many times, returns s
 
 MIN_REPETITIONS = 3
 MAX_REPETITIONS = 1000
-BLOCK_S = 1e-3  # short calls are timed in blocks of about this long, far above the resolution of either clock
+BLOCK_S = 2e-3  # short calls are timed in blocks of about this long, far above the resolution of either clock
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,31 @@ def interleave(
 ) -> list[Timing]:
     """Times each call in turn, round after round, until the rounds took budget_s per call on average.
 
-    The calls must have run before (the agreement check warms them up). A first round sizes the blocks: each holds as
-    many calls as fit block_s, at least one; where none holds more than one, that round counts. At least
-    `min_repetitions` rounds are kept, at most MAX_REPETITIONS. The garbage collector is off meanwhile.
+    The calls must have run before (the agreement check warms them up). A round of single calls and one of blocks size
+    the blocks: each holds as many calls as fit block_s, at least one. A call alone, after all the others, finds its
+    code and data in no cache, and would make the blocks of short calls too short. Where no block holds more than one
+    call, the first round counts. At least `min_repetitions` rounds are kept, at most MAX_REPETITIONS. The garbage
+    collector is off meanwhile.
     """
+
+    def run(counts: list[int]) -> list[float]:
+        return [block(call, count) for call, count in zip(calls, counts, strict=True)]
+
+    def sized(counts: list[int], seconds: list[float]) -> list[int]:
+        return [max(1, round(block_s * count / max(own, 1e-9))) for count, own in zip(counts, seconds, strict=True)]
+
     gc.collect()
     gc.disable()
     try:
-        first = [block(call, 1) for call in calls]
-        counts = [max(1, round(block_s / max(seconds, 1e-9))) for seconds in first]
-        rounds = [first] if max(counts) == 1 else []
+        counts = [1] * len(calls)
+        rounds = [run(counts)]
+        larger = sized(counts, rounds[0])
+        if larger != counts:
+            counts, rounds = sized(larger, run(larger)), []
         while len(rounds) < min_repetitions or (
             len(rounds) < MAX_REPETITIONS and sum(map(sum, rounds)) < budget_s * len(calls)
         ):
-            rounds.append([block(call, count) for call, count in zip(calls, counts, strict=True)])
+            rounds.append(run(counts))
     finally:
         gc.enable()
     samples = [[seconds / count for seconds in own] for own, count in zip(zip(*rounds), counts, strict=True)]

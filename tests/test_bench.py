@@ -193,16 +193,17 @@ def test_calls_take_turns_until_the_budget_is_spent():
 
     def block(call, calls):
         order.append((call(), calls))
-        return {"a": 0.010, "b": 0.030}[call()] * calls
+        cold = 0.010 if calls == 1 else 0.0
+        return ({"a": 0.010, "b": 0.030}[call()] + cold) * calls
 
-    a, b = interleave([lambda: "a", lambda: "b"], block, budget_s=0.2, block_s=0.05)
-    sizing, rounds = order[:2], order[2:]
-    assert sizing == [("a", 1), ("b", 1)]
-    assert rounds == [("a", 5), ("b", 2)] * (len(rounds) // 2)
+    a, b = interleave([lambda: "a", lambda: "b"], block, budget_s=0.2, block_s=0.06)
+    sizing, rounds = order[:4], order[4:]
+    assert sizing == [("a", 1), ("b", 1), ("a", 3), ("b", 2)]  # alone a call is slower than in a block
+    assert rounds == [("a", 6), ("b", 2)] * (len(rounds) // 2)
     assert (a.minimum, b.minimum) == pytest.approx((0.010, 0.030))
-    # A round is 0.05 + 0.06 s and the budget 0.4 s for both: the fourth round passes it.
+    # A round is 0.06 + 0.06 s and the budget 0.4 s for both: the fourth round passes it.
     assert a.repetitions == b.repetitions == 4
-    assert (a.calls, b.calls) == (5, 2)
+    assert (a.calls, b.calls) == (6, 2)
 
 
 def test_a_slow_call_runs_the_least_number_of_times_and_a_free_one_ends():

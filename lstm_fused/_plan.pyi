@@ -121,6 +121,9 @@ class CpuPlan:
     @property
     def num_tasks(self) -> int: ...
     @property
+    def one_step(self) -> bool:
+        """T = 1 and many rows: all weights are read where they lie, once, many rows at a time."""
+    @property
     def direct_w_hh(self) -> bool:
         """Read where it lies at every step, rather than packed once per call."""
     @property

@@ -360,12 +360,23 @@ def direct(seq_len: int, batch: int, hidden_size: int, input_size: int = 16, **s
     return found.direct_w_hh, found.direct_w_ih
 
 
+def test_cpu_one_step() -> None:
+    def one_step(seq_len: int, batch: int) -> bool:
+        return _plan.plan_cpu(Problem(seq_len=seq_len, batch=batch, hidden_size=200, input_size=9), 2).one_step
+
+    assert one_step(1, 25) and one_step(1, 5000)
+    assert not one_step(1, 24) and not one_step(2, 25) and not one_step(0, 64)
+    whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200), _plan.cpu_device(2, 32))
+    assert whole.cpu.one_step and "a single step" in str(whole)
+
+
 def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
     # short rows of W_hh: up to 24 rows T x B, as for W_ih
     assert direct(1, 24, 127) == direct(24, 1, 127) == (True, True)
     assert direct(25, 1, 127) == direct(1, 25, 127) == (False, False)
     # long ones: up to 48, or a single row of the batch
     assert direct(6, 4, 128) == direct(1, 1, 1024) == (True, True)
+    assert direct(1, 25, 128) == (False, False)  # a kernel of its own
     assert direct(5, 5, 128) == direct(48, 1, 128) == direct(24, 2, 128) == (True, False)
     assert direct(7, 7, 128) == (False, False)
     assert direct(1000, 1, 128) == (True, False)

@@ -26,7 +26,7 @@ template <class T>
 using CpuForwardParams = ForwardParams<T, T, void>;
 
 // Packed: for many rows; W_hh is copied once into the order in which it is read. Direct: for few; it is read where it
-// lies, at every step.
+// lies, at every step. One step: T = 1 and many rows; W_hh and W_ih are read where they lie.
 template <class T>
 struct CpuForward {
   // Elements for one direction, 64-byte aligned. input_size: that of the parameters.
@@ -37,7 +37,7 @@ struct CpuForward {
 
 template <class T>
 struct CpuKernels {
-  CpuForward<T> packed, direct;
+  CpuForward<T> packed, direct, one_step;
   void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
   int64_t (*backward_workspace)(const LayerShape&);
   void (*backward)(const LayerShape&, const BackwardParams<T>* directions, int num_directions, T* workspace, CpuSplit,

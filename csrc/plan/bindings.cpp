@@ -87,6 +87,7 @@ void bind_plan(py::module_& module) {
   py::class_<CpuPlan>(module, "CpuPlan")
       .def_property_readonly("split", &split_name)
       .def_readonly("num_tasks", &CpuPlan::num_tasks)
+      .def_readonly("one_step", &CpuPlan::one_step)
       .def_readonly("direct_w_hh", &CpuPlan::direct_w_hh)
       .def_readonly("direct_w_ih", &CpuPlan::direct_w_ih);
 

@@ -39,8 +39,11 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 // Packing a weight costs about as much as some dozens of rows lose where it is not packed. Fewer where rows of W_hh are
 // short: a sum across the lanes of a vector follows every dot product. One row of the batch never repays the packing of
 // a long one: reading W_hh bounds it then, packed or not. Measured on AVX-512, one thread, (T, B, H): packed and direct
-// in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256) 663, 550; (1, 64, 256) 946, 951; (128, 1, 64) 258, 255;
-// (128, 1, 256) 5349, 3575; (128, 2, 256) 5384, 4913; (128, 4, 256) 7056, 7310.
+// in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256) 663, 550; (128, 1, 64) 258, 255; (128, 1, 256) 5349, 3575;
+// (128, 2, 256) 5384, 4913; (128, 4, 256) 7056, 7310.
+//
+// A single step of more rows than few has a kernel of its own, whose product is in whole vectors of rows. Dot products
+// and it, T = 1, in us (B, H): (16, 256) 390, 405; (24, 256) 606, 584; (64, 256) 1502, 1048; (16, 1024) 7623, 6929.
 //
 // A short row of W_ih is left to torch's product, one chain of fused multiply-adds: a sum across lanes rounds every
 // product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I = 16.
@@ -49,7 +52,9 @@ CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
   const Split found = split_layer(problem, num_threads);
   const bool wide = proj_width(problem) >= kWide;
   const int64_t rows = problem.seq_len * problem.batch;
-  return {found.split, found.num_tasks, rows <= (wide ? kFewRowsIfWide : kFewRows) || (wide && problem.batch == 1),
+  const bool one_step = problem.seq_len == 1 && rows > kFewRows;
+  const bool few_rows = rows <= (wide ? kFewRowsIfWide : kFewRows) || (wide && problem.batch == 1);
+  return {found.split, found.num_tasks, one_step, few_rows && !one_step,
           rows <= kFewRows && problem.input_size >= kLeastInputs};
 }
 

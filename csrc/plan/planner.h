@@ -21,7 +21,8 @@ struct CpuPlan {
   };
   Split split;
   int64_t num_tasks;  // worth running at once: the caller uses no more threads than this
-  bool direct_w_hh;   // read where it lies at every step, rather than packed once per call
+  bool one_step;      // T = 1 and many rows: all weights are read where they lie, once, many rows at a time
+  bool direct_w_hh;   // otherwise: read where it lies at every step, rather than packed once per call
   bool direct_w_ih;   // read where it lies by our own product, rather than x W_ih^T by torch's
 };
 
@@ -41,7 +42,7 @@ struct Plan {
   DeviceInfo device;
   std::vector<Candidate> candidates;  // legal ones first, fastest first
   int chosen = -1;                    // index into candidates; -1: no kernel in this build can run the problem
-  CpuPlan cpu = {CpuPlan::kRows, 1, true, true};  // for a CPU
+  CpuPlan cpu = {CpuPlan::kRows, 1, false, true, true};  // for a CPU
 };
 
 // Throws std::invalid_argument naming the field of the problem that is out of range.

@@ -68,10 +68,12 @@ std::string cpu_text(const Plan& plan) {
   text += line("split", std::string(gates ? "gates" : "rows") + " over " + count(plan.cpu.num_tasks, "thread") +
                             (gates ? ": each takes hidden units of every time step, one barrier per step"
                                    : ": each takes rows, in one direction, through all time steps, no barrier"));
-  text += line("W_hh", plan.cpu.direct_w_hh ? "read where it lies at every step: few rows, and nothing is packed"
-                                            : "packed once per call: enough rows, T x B, to repay it");
-  text += line("x W_ih^T", plan.cpu.direct_w_ih ? "by our own product, W_ih read where it lies: few rows, T x B"
-                                                : "by torch's product, some hundred rows, T x B, at a time");
+  text += line("W_hh", plan.cpu.one_step      ? "read where it lies, once: a single step, and nothing is packed"
+                       : plan.cpu.direct_w_hh ? "read where it lies at every step: few rows, and nothing is packed"
+                                              : "packed once per call: enough rows, T x B, to repay it");
+  text += line("x W_ih^T", plan.cpu.one_step      ? "in the same kernel, W_ih read where it lies"
+                           : plan.cpu.direct_w_ih ? "by our own product, W_ih read where it lies: few rows, T x B"
+                                                  : "by torch's product, some hundred rows, T x B, at a time");
   text += line("because", "B x directions is " + std::to_string(plan.problem.batch * plan.problem.num_directions) +
                               " for " + count(plan.device.num_threads, "thread") + ", W_hh is " +
                               bytes_text(4 * plan.problem.hidden_size * width * element) + " in " +

@@ -35,12 +35,13 @@ inline Parallel torch_threads() {
 // How the planner wants a layer run: which kernels, how to share it, and between how many of torch's threads.
 struct CpuSchedule {
   CpuSplit split;
-  bool direct_w_hh, direct_w_ih;  // see CpuPlan
+  bool one_step, direct_w_hh, direct_w_ih;  // see CpuPlan
   Parallel parallel;
 
   explicit CpuSchedule(const Stack& stack) : parallel(torch_threads()) {
     const CpuPlan plan = plan_cpu(stack.problem(false, false, false), parallel.num_threads);
     split = plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
+    one_step = plan.one_step;
     direct_w_hh = plan.direct_w_hh;
     direct_w_ih = plan.direct_w_ih;
     parallel.num_threads = plan.num_tasks < parallel.num_threads ? plan.num_tasks : parallel.num_threads;

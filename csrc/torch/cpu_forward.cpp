@@ -44,7 +44,9 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>();
-  const CpuForward<T>& recurrence = schedule.direct_w_hh ? kernels.direct : kernels.packed;
+  const CpuForward<T>& recurrence = schedule.one_step      ? kernels.one_step
+                                    : schedule.direct_w_hh ? kernels.direct
+                                                           : kernels.packed;
   // Packed, weights are read once in all. Read at every step they are still faster as halves, where to widen them is
   // an instruction or two: fewer bytes (T = 128, B = 1, bfloat16, one AVX-512 core: 1.2 times at H = 256, 1.9 at 1024).
   const bool widens_in_kernel = !schedule.direct_w_hh || rows == 1 || instruction_set().widens_halves;
@@ -72,8 +74,9 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
     }
 
-    const bool fuses_input = schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
-                                                  : projects_input(stack, input_size, sizeof(T));
+    const bool fuses_input = schedule.one_step      ? instruction_set().multiplies_and_adds
+                             : schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
+                                                    : projects_input(stack, input_size, sizeof(T));
     const bool torch_projects = !fuses_input && !schedule.direct_w_ih;
     const int64_t fused_size = fuses_input ? input_size : 0;
     const int64_t range = fuses_input ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T)), stack.seq_len);

@@ -1,6 +1,6 @@
-// Forward recurrence: gates = h_prev W_hh^T + x W_ih^T + b, cell, h = o tanh(c), and h = W_hr (o tanh(c)) with a
-// projection. x W_ih^T is given, or with x formed here. A block is one vector of units: two panels hold its rows of
-// W_hh (and of W_ih), i and f in one, g and o in the other.
+// Forward recurrence for many steps and rows: gates = h_prev W_hh^T + x W_ih^T + b, cell, h = o tanh(c), and with a
+// projection h = W_hr (o tanh(c)). x W_ih^T is given, or with x formed here. A block is one vector of units: two panels
+// hold its rows of W_hh (and of W_ih), i and f in one, g and o in the other.
 #include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -28,15 +28,8 @@ struct Workspace {
 template <class T>
 class Forward {
  public:
-  // Each block has panels of its own, or, one after the other, those of the block `shared`.
-  static constexpr int64_t kOwn = -1;
-  Forward(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace, int64_t shared = kOwn)
-      : s(shape),
-        p(params),
-        layer{shape, params, workspace},
-        layout(shape, params.input_size),
-        workspace(workspace),
-        shared(shared) {}
+  Forward(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
+      : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
@@ -87,17 +80,16 @@ class Forward {
   using Chunk = StepRows<T, kChunk>;
 
   void pack_rows(const void* w, int64_t row, int64_t k_size, int valid, int v, T* panel) const {
-    with_weight<T>(w, p.weight_type,
-                   [&](const auto* w) { pack_transposed(w + row * k_size, k_size, valid, v, panel); });
+    with_weight<T>(w, p.weight_type, [&](const auto* w) {
+      pack_transposed([&](int lane) { return w + (row + lane) * k_size; }, k_size, valid, panel + v * kLanes<T>,
+                      kPanelWidth<T>);
+    });
   }
-
-  bool uses_gates() const { return !layer.projects_input() || p.keep_gates; }
 
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
   T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
   T* gates_panel(int64_t block, int part) const {
-    const int64_t place = shared == kOwn ? block : shared;
-    return workspace + layout.gates + (place * kPanelsPerBlock + part) * layout.gates_panel;
+    return workspace + layout.gates + (block * kPanelsPerBlock + part) * layout.gates_panel;
   }
   T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
@@ -105,7 +97,7 @@ class Forward {
   template <int R>
   __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const int64_t unit = block * kLanes<T>;
-    for (int r = 0; r < R && uses_gates(); ++r)  // they come from afar: fetch them while the product runs
+    for (int r = 0; r < R && layer.uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
         __builtin_prefetch(layer.gates(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
     Accumulators<T, R> acc[kPanelsPerBlock];
@@ -130,36 +122,10 @@ class Forward {
   template <int N>
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t block, int lanes,
                                const Vec<T> (*i_f)[kTileVectors], const Vec<T> (*g_o)[kTileVectors]) const {
-    using V = Vectors<T, N>;
-    using Math = VectorMath<T, N>;
-    const int64_t unit = block * kLanes<T>, width = s.hidden_size;
-    T *gates[N], *c_out[N], *h_out[N];
-    for (int r = 0; r < N; ++r) {
-      const int64_t b = chunk.row[n + r];
-      gates[r] = uses_gates() ? layer.gates(chunk.t, b) + unit : nullptr;
-      c_out[r] = layer.cells(chunk.t, b) + unit;
-      h_out[r] = (s.has_projection ? hidden(b) : layer.output(chunk.t, b)) + unit;
-    }
-    // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
-    const auto pre = [&](int gate, const Vec<T>(*product)[kTileVectors]) {
-      const Vec<T> bias_of_gate = load(bias(block) + gate * kLanes<T>);
-      return V::each([&](int r) {
-        const Vec<T> sum = product[r][gate % kTileVectors];
-        return (layer.projects_input() ? sum : load(gates[r] + gate * width, lanes) + sum) + bias_of_gate;
-      });
-    };
-    const Gates<V> active = activate<Math>(Gates<V>{pre(0, i_f), pre(1, i_f), pre(2, g_o), pre(3, g_o)});
-    const V c = next_cell(active, V::each([&](int r) { return load(chunk.c_prev[n + r] + unit, lanes); }));
-    const V h = next_hidden<Math>(active, c);
-    for (int r = 0; r < N; ++r) {
-      store(c_out[r], c.at[r], lanes);
-      store(h_out[r], h.at[r], lanes);
-      if (!p.keep_gates) continue;
-      store(gates[r], active.i.at[r], lanes);
-      store(gates[r] + width, active.f.at[r], lanes);
-      store(gates[r] + 2 * width, active.g.at[r], lanes);
-      store(gates[r] + 3 * width, active.o.at[r], lanes);
-    }
+    layer.template update<N>(
+        chunk, n, block * kLanes<T>, lanes, hidden(0),
+        [&](int gate, int r) { return (gate < kTileVectors ? i_f : g_o)[r][gate % kTileVectors]; },
+        [&](int gate) { return load(bias(block) + gate * kLanes<T>); });
   }
 
   template <int R>
@@ -181,7 +147,6 @@ class Forward {
   const Recurrence<T> layer;
   const Workspace<T> layout;
   T* const workspace;
-  const int64_t shared;
 };
 
 }  // namespace
@@ -194,37 +159,18 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size) {
 template <class T>
 void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
              Steps steps, CpuSplit split, const Parallel& parallel) {
-  const auto direction = [&](int64_t d, int64_t shared = Forward<T>::kOwn) {
-    T* const of_direction = workspace + d * forward_workspace<T>(shape, directions[d].input_size);
-    return Forward<T>(shape, directions[d], of_direction, shared);
+  const auto direction = [&](int64_t d) {
+    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape, directions[d].input_size));
   };
-  const int64_t unit_blocks = direction(0).num_unit_blocks(), projection_blocks = direction(0).num_projection_blocks();
   const Team team{parallel, num_directions};
-
-  if (steps.begin == 0) team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-  if (steps.begin == 0 && shape.seq_len > 1) {
-    team.each(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+  if (steps.begin == 0) {
+    const int64_t blocks = direction(0).num_unit_blocks() + direction(0).num_projection_blocks();
+    team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
+    team.each(blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
     });
   }
-  if (shape.seq_len == 1) {
-    // A panel is used once: at once, while it is in cache, and memory for all of them is not touched.
-    team.each(unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-      const Forward<T> task = direction(d, begin);
-      for (int64_t block = begin; block < end; ++block) {
-        task.pack(block);
-        task.gates(0, 0, shape.batch, block, block + 1);
-      }
-    });
-    team.each(projection_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        direction(d).pack(unit_blocks + block);
-        direction(d).project(0, 0, shape.batch, block, block + 1);
-      }
-    });
-  } else {
-    run_steps(team, shape.batch, steps, split, direction);
-  }
+  run_steps(team, shape.batch, steps, split, direction);
   if (steps.end < shape.seq_len) return;
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) direction(d).finish(b);

@@ -21,6 +21,11 @@ template <class T>
 void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
                     Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
+int64_t one_step_workspace(const LayerShape& shape, int64_t input_size);
+template <class T>
+void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
+                      Steps steps, CpuSplit split, const Parallel& parallel);
+template <class T>
 void product(const ProductParams<T>& params, const Parallel& parallel);
 template <class T>
 int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads);

@@ -131,16 +131,15 @@ LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
-// Vector `v` of the panel of a transposed matrix: lane j at k is matrix[j][k], for `valid` lanes, zero past them.
-template <class T, class W>
-void pack_transposed(const W* matrix, int64_t k_size, int valid, int v, T* panel) {
-  panel += v * kLanes<T>;
+// One vector of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.
+template <class T, class RowOf>
+void pack_transposed(RowOf&& row, int64_t k_size, int valid, T* panel, int64_t stride) {
   for (int64_t k = 0; k < k_size; k += kLanes<T>) {
     Vec<T> square[kLanes<T>] = {};
     with_lanes<T>(valid_lanes<T>(k, k_size), [&](auto columns) {
-      for (int lane = 0; lane < valid; ++lane) square[lane] = load(matrix + lane * k_size + k, columns.value);
+      for (int lane = 0; lane < valid; ++lane) square[lane] = load(row(lane) + k, columns.value);
       transpose<T>(square);
-      for (int n = 0; n < columns.value; ++n) store(panel + (k + n) * kPanelWidth<T>, square[n]);
+      for (int n = 0; n < columns.value; ++n) store(panel + (k + n) * stride, square[n]);
     });
   }
 }

@@ -26,6 +26,7 @@ struct Recurrence {
   const Clock clock{s, p.reverse};
 
   bool projects_input() const { return p.x != nullptr; }
+  bool uses_gates() const { return !projects_input() || p.keep_gates; }
 
   T* gates(int64_t t, int64_t b) const {
     return p.gates + (row_of(s, t, b) - row_of(s, p.gates_time, 0)) * kNumGates * s.hidden_size;
@@ -53,6 +54,43 @@ struct Recurrence {
       for (rows.count = 0; b < b_end && rows.count < kRows; ++b)
         if (rows.t < clock.length(b)) add(rows, b);
       if (rows.count > 0) f(rows);
+    }
+  }
+
+  // The cells of rows n ... n + N - 1 of a step and one vector of units. sum(gate, r) is h_prev W_hh^T, plus x W_ih^T
+  // if the kernel forms it, and bias(gate) that of both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
+  template <int N, int kRows, class SumOf, class BiasOf>
+  LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t n, int64_t unit, int lanes, T* hidden,
+                                SumOf&& sum, BiasOf&& bias) const {
+    using V = Vectors<T, N>;
+    using Math = VectorMath<T, N>;
+    const int64_t width = s.hidden_size;
+    T *of_gates[N], *c_out[N], *h_out[N];
+    for (int r = 0; r < N; ++r) {
+      const int64_t b = rows.row[n + r];
+      of_gates[r] = uses_gates() ? gates(rows.t, b) + unit : nullptr;
+      c_out[r] = cells(rows.t, b) + unit;
+      h_out[r] = (s.has_projection ? hidden + b * width : output(rows.t, b)) + unit;
+    }
+    // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
+    const auto pre = [&](int gate) {
+      const Vec<T> bias_of_gate = bias(gate);
+      return V::each([&](int r) {
+        const Vec<T> product = sum(gate, r);
+        return (projects_input() ? product : load(of_gates[r] + gate * width, lanes) + product) + bias_of_gate;
+      });
+    };
+    const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+    const V c = next_cell(active, V::each([&](int r) { return load(rows.c_prev[n + r] + unit, lanes); }));
+    const V h = next_hidden<Math>(active, c);
+    for (int r = 0; r < N; ++r) {
+      store(c_out[r], c.at[r], lanes);
+      store(h_out[r], h.at[r], lanes);
+      if (!p.keep_gates) continue;
+      store(of_gates[r], active.i.at[r], lanes);
+      store(of_gates[r] + width, active.f.at[r], lanes);
+      store(of_gates[r] + 2 * width, active.g.at[r], lanes);
+      store(of_gates[r] + 3 * width, active.o.at[r], lanes);
     }
   }
 

@@ -20,6 +20,7 @@ constexpr bool kWidensHalves = false;
 template <class T>
 constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     {direct_workspace<T>, direct_forward<T>},
+                                    {one_step_workspace<T>, one_step_forward<T>},
                                     product<T>,
                                     backward_workspace<T>,
                                     backward<T>,

@@ -1,0 +1,245 @@
+// Forward recurrence for one step of many rows: weights are used once, so they are read where they lie. x and h are
+// transposed instead, which are far smaller, into panels with rows of the batch in the lanes of a vector; an element of
+// W is multiplied by all of them, and what comes out, gates in rows, is transposed back for the cell.
+#include "cpu/isa/recurrence.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+// Rows of the batch that share a reading of the weights, in vectors, and accumulators of a tile of the product.
+#if defined(__AVX512F__)
+constexpr int kMostVectors = 4, kAccumulators = 24;
+#elif defined(__AVX2__)
+constexpr int kMostVectors = 3, kAccumulators = 12;
+#else
+constexpr int kMostVectors = 2, kAccumulators = 8;
+#endif
+template <class T>
+constexpr int kStepRows = kMostVectors * kLanes<T>;
+// At most 8 rows of W: a set of the first-level cache holds 8 lines, and rows of 4 KB meet in one set.
+template <int V>
+constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
+constexpr int64_t kBlock = 256;  // of K: terms of one running sum, and half weights that are widened at a time
+
+// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count, or added to it.
+template <class T, int V, class RowOf, class OutOf>
+void multiply_rows(int64_t count, int64_t k_size, const T* panel, bool adds, RowOf&& row, OutOf&& out) {
+  using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
+  constexpr int R = kWeightRows<V>, kWidth = V * kLanes<T>;
+  for (int64_t first = 0; first < count; first += R) {
+    // To be R, the last ones take along some of those before them, or one several times, and drop the results.
+    const int64_t begin = first + R <= count || count < R ? first : count - R;
+    for (int64_t k = 0; k < k_size; k += kBlock) {
+      const int64_t size = min(kBlock, k_size - k);
+      const T* rows[R];
+      [[maybe_unused]] alignas(kVectorBytes) T widened[std::is_same_v<T, W> ? 1 : R * kBlock];
+      for (int r = 0; r < R; ++r) {
+        const W* const from = row(min(begin + r, count - 1)) + k;
+        if constexpr (std::is_same_v<T, W>) {
+          rows[r] = from;
+        } else {
+          rows[r] = widened + r * kBlock;
+          for (int64_t n = 0; n < size; n += kLanes<T>)
+            store(widened + r * kBlock + n, load(from + n, valid_lanes<T>(n, size)));
+        }
+      }
+      const Accumulators<T, R, V> acc = multiply<T, R, V>(rows, size, panel + k * kWidth);
+      for (int r = 0; r < R; ++r) {
+        if (begin + r < first || begin + r >= count) continue;
+        for (int v = 0; v < V; ++v) {
+          T* const to = out(begin + r) + v * kLanes<T>;
+          store(to, adds || k > 0 ? load(to) + acc.at[r][v] : acc.at[r][v]);
+        }
+      }
+    }
+  }
+}
+
+// Per direction: a row of zeros (the state at a reset), of every kStepRows rows the panel of h_prev and x or, later,
+// of o tanh(c), and with a projection o tanh(c) (B, H).
+template <class T>
+struct Workspace {
+  int64_t panels, panel, hidden, size;
+
+  Workspace(const LayerShape& s, int64_t input_size) {
+    const int64_t line = 64 / sizeof(T), width = s.proj_width + input_size;
+    panels = num_tiles(s.hidden_size, line) * line;
+    panel = kStepRows<T> * (s.has_projection && width < s.hidden_size ? s.hidden_size : width);
+    hidden = panels + num_tiles(s.batch, kStepRows<T>) * panel;
+    size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
+  }
+};
+
+template <class T>
+class OneStep {
+ public:
+  OneStep(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
+      : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
+
+  int64_t num_row_groups() const { return num_tiles(s.batch, kStepRows<T>); }
+  int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
+  int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kLanes<T>) : 0; }
+
+  void prepare() const { layer.prepare(); }
+  void finish(int64_t b) const { layer.finish(b); }
+
+  // Panels of h_prev and x, or for the projection of o tanh(c), of group `group` of the rows.
+  void pack(int64_t group) const {
+    with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
+      pack(rows, vectors, s.proj_width, panel, [&](int64_t n) { return rows.h_prev[n]; });
+      if (layer.projects_input())
+        pack(rows, vectors, p.input_size, panel + vectors.value * kLanes<T> * s.proj_width,
+             [&](int64_t n) { return rows.x[n]; });
+    });
+  }
+  void pack_hidden(int64_t group) const {
+    with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
+      pack(rows, vectors, s.hidden_size, panel, [&](int64_t n) { return hidden() + rows.row[n] * s.hidden_size; });
+    });
+  }
+
+  // All rows, one vector of hidden units.
+  void gates(int64_t block) const {
+    for (int64_t group = 0; group < num_row_groups(); ++group)
+      with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
+        gates<vectors.value>(rows, panel, block * kLanes<T>);
+      });
+  }
+
+  // After gates() of all units: h = W_hr hidden, one vector of columns.
+  void project(int64_t block) const {
+    for (int64_t group = 0; group < num_row_groups(); ++group)
+      with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
+        project<vectors.value>(rows, panel, block * kLanes<T>);
+      });
+  }
+
+ private:
+  using Rows = StepRows<T, kStepRows<T>>;
+
+  T* hidden() const { return workspace + layout.hidden; }
+
+  // f(rows, vectors that they fill, panel), unless none takes part.
+  template <class F>
+  void with_group(int64_t group, F&& f) const {
+    T* const panel = workspace + layout.panels + group * layout.panel;
+    const int64_t begin = group * kStepRows<T>;
+    layer.template for_rows<kStepRows<T>>(0, begin, min(s.batch, begin + kStepRows<T>), [&](const Rows& rows) {
+      with_rows<kMostVectors>(num_tiles(rows.count, kLanes<T>), [&](auto vectors) { f(rows, vectors, panel); });
+    });
+  }
+
+  template <int V, class RowOf>
+  static void pack(const Rows& rows, Constant<V>, int64_t k_size, T* panel, RowOf&& row) {
+    for (int v = 0; v < V; ++v)
+      pack_transposed([&](int lane) { return row(v * kLanes<T> + lane); }, k_size,
+                      valid_lanes<T>(v * kLanes<T>, rows.count), panel + v * kLanes<T>, V * kLanes<T>);
+  }
+
+  template <int V>
+  __attribute__((noinline)) void gates(const Rows& rows, const T* panel, int64_t unit) const {
+    constexpr int kWidth = V * kLanes<T>;
+    alignas(kVectorBytes) T sums[kNumGates][kLanes<T>][kWidth];
+    const int units = valid_lanes<T>(unit, s.hidden_size);
+    // Four gates of a unit, then of one half a block away: rows that are read together lie in different pages, each of
+    // which the hardware fetches ahead.
+    const auto unit_of = [&](int64_t i) { return i / kNumGates % 2 * ((units + 1) / 2) + i / (2 * kNumGates); };
+    const auto out = [&](int64_t i) { return sums[i % kNumGates][unit_of(i)]; };
+    const auto add_product = [&](const void* weight, int64_t k_size, const T* factor, bool adds) {
+      with_weight<T>(weight, p.weight_type, [&](const auto* w) {
+        const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * k_size; };
+        multiply_rows<T, V>(kNumGates * units, k_size, factor, adds, row, out);
+      });
+    };
+    add_product(p.w_hh, s.proj_width, panel, false);
+    if (layer.projects_input()) add_product(p.w_ih, p.input_size, panel + s.proj_width * kWidth, true);
+
+    for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
+      Vec<T> of_rows[kNumGates][kLanes<T>] = {};
+      for (int gate = 0; gate < kNumGates; ++gate) {
+        for (int n = 0; n < units; ++n) of_rows[gate][n] = load(sums[gate][n] + first);
+        transpose<T>(of_rows[gate]);
+      }
+      with_lanes<T>(units, [&](auto lanes) {
+        const int64_t count = min(kLanes<T>, rows.count - first);
+        int64_t n = 0;
+        const auto update = [&](auto together) {
+          layer.template update<together.value>(
+              rows, first + n, unit, lanes.value, hidden(), [&](int gate, int r) { return of_rows[gate][n + r]; },
+              [&](int gate) { return bias(gate * s.hidden_size + unit, lanes.value); });
+        };
+        for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
+        for (; n < count; ++n) update(Constant<1>{});
+      });
+    }
+  }
+
+  LSTM_FUSED_INLINE Vec<T> bias(int64_t begin, int lanes) const {
+    if (p.b_ih == nullptr) return Vec<T>{};
+    return load(p.b_ih + begin, lanes) + load(p.b_hh + begin, lanes);
+  }
+
+  template <int V>
+  __attribute__((noinline)) void project(const Rows& rows, const T* panel, int64_t begin) const {
+    alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
+    const int columns = valid_lanes<T>(begin, s.proj_width);
+    with_weight<T>(p.w_hr, p.weight_type, [&](const auto* w) {
+      multiply_rows<T, V>(
+          columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
+          [&](int64_t i) { return sums[i]; });
+    });
+    for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
+      Vec<T> of_rows[kLanes<T>] = {};
+      for (int n = 0; n < columns; ++n) of_rows[n] = load(sums[n] + first);
+      transpose<T>(of_rows);
+      for (int n = 0; n < min(kLanes<T>, rows.count - first); ++n)
+        store(layer.output(rows.t, rows.row[first + n]) + begin, of_rows[n], columns);
+    }
+  }
+
+  const LayerShape& s;
+  const CpuForwardParams<T>& p;
+  const Recurrence<T> layer;
+  const Workspace<T> layout;
+  T* const workspace;
+};
+
+}  // namespace
+
+template <class T>
+int64_t one_step_workspace(const LayerShape& shape, int64_t input_size) {
+  return Workspace<T>(shape, input_size).size;
+}
+
+// Threads share the units, whatever the split: each then reads weights of its own.
+template <class T>
+void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
+                      Steps, CpuSplit, const Parallel& parallel) {
+  const auto direction = [&](int64_t d) {
+    return OneStep<T>(shape, directions[d], workspace + d * one_step_workspace<T>(shape, directions[d].input_size));
+  };
+  const Team team{parallel, num_directions};
+  const auto each = [&](int64_t total, auto&& task) {
+    team.each(total, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+      const OneStep<T> layer = direction(d);
+      for (int64_t n = begin; n < end; ++n) task(layer, n);
+    });
+  };
+  each(1, [](const OneStep<T>& layer, int64_t) { layer.prepare(); });
+  each(direction(0).num_row_groups(), [](const OneStep<T>& layer, int64_t group) { layer.pack(group); });
+  each(direction(0).num_unit_blocks(), [](const OneStep<T>& layer, int64_t block) { layer.gates(block); });
+  if (shape.has_projection) {
+    each(direction(0).num_row_groups(), [](const OneStep<T>& layer, int64_t group) { layer.pack_hidden(group); });
+    each(direction(0).num_projection_blocks(), [](const OneStep<T>& layer, int64_t block) { layer.project(block); });
+  }
+  each(shape.batch, [](const OneStep<T>& layer, int64_t b) { layer.finish(b); });
+}
+
+template int64_t one_step_workspace<float>(const LayerShape&, int64_t);
+template int64_t one_step_workspace<double>(const LayerShape&, int64_t);
+template void one_step_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
+                               const Parallel&);
+template void one_step_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
+                               const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -28,7 +28,7 @@ SIZES = [
     (2, 4, 31, 19),
     (5, 3, 65, 16),
     (3, 7, 4, 9),
-    (40, 1, 3, 129),
+    (32, 1, 3, 129),
 ]
 STACK = {"num_layers": 2, "bidirectional": True}
 OPTIONS: list[dict] = [
@@ -40,9 +40,17 @@ OPTIONS: list[dict] = [
     STACK | {"seq_len": 1, "reset": 0.5, "proj_size": 6},
     STACK | {"dropout": 0.5, "batch_first": True, "hx": False},
     {"seq_len": 30, "batch": 1, "hidden_size": 130, "reset": 0.3},
-    {"seq_len": 20, "batch": 2, "hidden_size": 150, "proj_size": 128, "bidirectional": True, "lengths": True},
+    {"seq_len": 16, "batch": 2, "hidden_size": 150, "proj_size": 128, "bidirectional": True, "lengths": True},
 ]
 CASES = [Case(*sizes) for sizes in SIZES] + [Case(4, 3, 9, 23).but(**options) for options in OPTIONS]
+# Few rows of which there are many steps: weights are packed, and read by several panels at once.
+PACKED_CASES = [
+    Case(33, 1, 3, 129),
+    Case(17, 1, 5, 40),
+    Case(6, 3, 17, 71),
+    Case(9, 2, 20, 33, lengths=True, reset=0.3, return_cells=True, **STACK),
+    Case(7, 3, 9, 70, lengths=True, proj_size=21, **STACK),
+]
 # Beside tiles and tails of every shape, weights that are packed: W_ih, too, from four rows on.
 HALF_TYPES = [torch.bfloat16, torch.float16]
 HALF_CASES = [
@@ -67,6 +75,13 @@ def test_accuracy(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", PACKED_CASES, ids=str)
+def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
+    assert not is_direct(case)
+    assert_accurate(case.but(dtype=dtype))
+
+
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
 def test_instruction_sets(isa: str) -> None:
     """A process runs one of them: some of the tests above once more, in a process for each of the others."""
@@ -77,11 +92,11 @@ def test_instruction_sets(isa: str) -> None:
     found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
     if found.stdout.strip() != isa:
         pytest.skip(f"this machine has no {isa}")
-    some = "half_weight or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
+    some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, __file__]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert ran.returncode == 0, ran.stdout
-    assert f"{12 + 2 * (len(HALF_CASES) + 1)} passed" in ran.stdout
+    assert f"{12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1)} passed" in ran.stdout
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)

@@ -371,15 +371,19 @@ def test_cpu_one_step() -> None:
 
 
 def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
-    # short rows of W_hh: up to 24 rows T x B, as for W_ih
-    assert direct(1, 24, 127) == direct(24, 1, 127) == (True, True)
+    # short rows of W_hh: up to 24 rows T x B, as for W_ih; up to 16 in batches of three at most
+    assert direct(1, 24, 127) == direct(6, 4, 127) == direct(16, 1, 127) == direct(5, 3, 127) == (True, True)
+    assert direct(17, 1, 127) == direct(6, 3, 127) == (False, True)
     assert direct(25, 1, 127) == direct(1, 25, 127) == (False, False)
-    # long ones: up to 48, or a single row of the batch
+    # long ones: up to 48, or 32
     assert direct(6, 4, 128) == direct(1, 1, 1024) == (True, True)
     assert direct(1, 25, 128) == (False, False)  # a kernel of its own
-    assert direct(5, 5, 128) == direct(48, 1, 128) == direct(24, 2, 128) == (True, False)
-    assert direct(7, 7, 128) == (False, False)
-    assert direct(1000, 1, 128) == (True, False)
+    assert direct(5, 5, 128) == direct(12, 4, 128) == direct(32, 1, 128) == direct(16, 2, 128) == (True, False)
+    assert direct(7, 7, 128) == direct(33, 1, 128) == direct(17, 2, 128) == direct(1000, 1, 256) == (False, False)
+    # or a single row of the batch, if W_hh fills more than a cache or is of a half type
+    assert direct(1000, 1, 257) == direct(1000, 1, 128, dtype="bfloat16") == (True, False)
+    assert direct(1000, 1, 182, dtype="float64") == (True, False)
+    assert direct(1000, 1, 181, dtype="float64") == direct(1000, 1, 127, dtype="float16") == (False, False)
     assert direct(1000, 2, 1024) == (False, False)
     # h is as wide as its projection
     assert direct(100, 1, 1024, proj_size=127) == (False, False)

@@ -12,6 +12,11 @@ struct Split {
 
 int64_t proj_width(const Problem& problem) { return problem.proj_size > 0 ? problem.proj_size : problem.hidden_size; }
 
+// Of W_hh as packed: half types become float.
+int64_t weight_bytes(const Problem& problem) {
+  return 4 * problem.hidden_size * proj_width(problem) * (problem.dtype == DType::kFloat64 ? 8 : 4);
+}
+
 // Rows need no barrier, so they come first. Two things speak against them:
 // - few rows per thread cannot hide the reading of a W_hh that fills more than half of L2, which has to hold h and the
 //   input gates as well: every thread would read it whole (H = 256, B = 8, two threads: training 1.4 times faster so);
@@ -21,9 +26,8 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
   constexpr double kFlopWorthATask = 1e5;  // 1 to 4 us on one core
   const int64_t hidden = problem.hidden_size, width = proj_width(problem);
   const int64_t directions = problem.num_directions, rows = problem.batch * directions;
-  const int64_t weight_bytes = 4 * hidden * width * (problem.dtype == DType::kFloat64 ? 8 : 4);  // halves: as packed
   const double step_flop = 8.0 * static_cast<double>(problem.batch) * static_cast<double>(hidden * width);
-  const bool reads_too_much = rows < kRowsThatHideReading * num_threads && 2 * weight_bytes > kCpuL2Bytes;
+  const bool reads_too_much = rows < kRowsThatHideReading * num_threads && 2 * weight_bytes(problem) > kCpuL2Bytes;
   const bool leaves_idle = rows < num_threads && step_flop > kFlopWorthATask;
   if (num_threads > 1 && rows > 0 && (reads_too_much || leaves_idle)) {
     return {CpuPlan::kGates, std::min(num_threads, directions * ceil_div(hidden, kTileUnits))};
@@ -37,10 +41,13 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 }  // namespace
 
 // Packing a weight costs about as much as some dozens of rows lose where it is not packed. Fewer where rows of W_hh are
-// short: a sum across the lanes of a vector follows every dot product. One row of the batch never repays the packing of
-// a long one: reading W_hh bounds it then, packed or not. Measured on AVX-512, one thread, (T, B, H): packed and direct
-// in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256) 663, 550; (128, 1, 64) 258, 255; (128, 1, 256) 5349, 3575;
-// (128, 2, 256) 5384, 4913; (128, 4, 256) 7056, 7310.
+// short: a sum across the lanes of a vector follows every dot product; fewer, too, in batches of few rows, which read
+// packed weights as fast as memory gives them (forward.cpp, kWideBlocks). A W_hh that no cache holds is read so either
+// way, and a half type is half the bytes where it lies: one row of the batch never repays the packing of those.
+// Measured on AVX-512, one thread, (T, B, H): packed and direct in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256)
+// 663, 550. Of the recurrence alone: (8, 1, 64) 16, 16; (32, 1, 64) 44, 63; (12, 3, 64) 36, 61; (16, 1, 128) 101, 104;
+// (16, 2, 128) 128, 156; (16, 1, 256) 500, 407; (32, 1, 256) 838, 841; (64, 1, 256) 1492, 1761; (16, 2, 256) 595, 595;
+// (64, 1, 512) 12122, 11495; (32, 3, 512) 7278, 8615; (64, 1, 1024) 65658, 57860.
 //
 // A single step of more rows than few has a kernel of its own, whose product is in whole vectors of rows. Dot products
 // and it, T = 1, in us (B, H): (16, 256) 390, 405; (24, 256) 606, 584; (64, 256) 1502, 1048; (16, 1024) 7623, 6929.
@@ -48,13 +55,15 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 // A short row of W_ih is left to torch's product, one chain of fused multiply-adds: a sum across lanes rounds every
 // product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I = 16.
 CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
-  constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kLeastInputs = 16;
+  constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kSmallBatch = 3, kLeastInputs = 16;
   const Split found = split_layer(problem, num_threads);
-  const bool wide = proj_width(problem) >= kWide;
-  const int64_t rows = problem.seq_len * problem.batch;
+  const int64_t width = proj_width(problem), rows = problem.seq_len * problem.batch;
+  const bool wide = width >= kWide, is_half = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
   const bool one_step = problem.seq_len == 1 && rows > kFewRows;
-  const bool few_rows = rows <= (wide ? kFewRowsIfWide : kFewRows) || (wide && problem.batch == 1);
-  return {found.split, found.num_tasks, one_step, few_rows && !one_step,
+  int64_t few_rows = wide ? kFewRowsIfWide : kFewRows;
+  if (problem.batch <= kSmallBatch) few_rows = few_rows * 2 / 3;
+  const bool never_repays = wide && problem.batch == 1 && (is_half || weight_bytes(problem) > kCpuL2Bytes);
+  return {found.split, found.num_tasks, one_step, !one_step && (rows <= few_rows || never_repays),
           rows <= kFewRows && problem.input_size >= kLeastInputs};
 }
 

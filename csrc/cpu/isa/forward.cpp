@@ -8,6 +8,9 @@ namespace {
 
 constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 
+// Blocks of units that few rows multiply at once: one row by one panel would wait for its own sums.
+constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
+
 // Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh and, with x, W_ih,
 // panel by panel, and with a projection packed W_hr and o tanh(c).
 template <class T>
@@ -60,11 +63,26 @@ class Forward {
     }
   }
 
-  // One step of rows [b_begin, b_end), hidden units of blocks [u_begin, u_end).
+  // One step of rows [b_begin, b_end), hidden units of blocks [u_begin, u_end). Few rows go through the units backwards
+  // at every other step: what was read last is still in a cache.
   void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
     layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
-      for (int64_t block = u_begin; block < u_end; ++block)
-        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value>(chunk, first, block); });
+      if (chunk.count > kWideRows) {
+        for (int64_t block = u_begin; block < u_end; ++block)
+          for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value, 1>(chunk, first, block); });
+        return;
+      }
+      const int64_t tiles = num_tiles(u_end - u_begin, kWideBlocks);
+      with_rows<kWideRows>(chunk.count, [&](auto rows) {
+        for (int64_t n = 0; n < tiles; ++n) {
+          int64_t block = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
+          if (block + kWideBlocks <= u_end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
+            gates_tile<rows.value, kWideBlocks>(chunk, 0, block);
+          else
+            for (const int64_t end = min(u_end, block + kWideBlocks); block < end; ++block)
+              gates_tile<rows.value, 1>(chunk, 0, block);
+        }
+      });
     });
   }
 
@@ -94,38 +112,45 @@ class Forward {
   T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
-  template <int R>
+  // Rows first ... first + R - 1 of the chunk, N blocks; whole ones where they are several.
+  template <int R, int N>
   __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const int64_t unit = block * kLanes<T>;
     for (int r = 0; r < R && layer.uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
         __builtin_prefetch(layer.gates(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
-    Accumulators<T, R> acc[kPanelsPerBlock];
-    for (int part = 0; part < kPanelsPerBlock; ++part) {
-      T* const panel = gates_panel(block, part);
-      acc[part] = multiply<T, R>(chunk.h_prev + first, s.proj_width, panel);
+    // All panels of the blocks at once for few rows, else one after the other.
+    constexpr int V = R <= kWideRows ? N * kNumGates : kTileVectors;
+    Vec<T> sums[R * N][kNumGates];
+    const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
+    for (int begin = 0; begin < N * kNumGates; begin += V) {
+      T* const panel = gates_panel(block, begin / kTileVectors);
+      const auto times = [&](const T* const* rows, int64_t k_size, const T* panel) {
+        return multiply<T, R, V, R != 1>(rows + first, k_size, panel, 1, kPanelWidth<T>, layout.gates_panel);
+      };
+      const Accumulators<T, R, V> state = times(chunk.h_prev, s.proj_width, panel);
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) sum(r, begin + v) = state.at[r][v];
       if (!layer.projects_input()) continue;
       // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
-      const Accumulators<T, R> input = multiply<T, R>(chunk.x + first, p.input_size, input_panel(panel));
+      const Accumulators<T, R, V> input = times(chunk.x, p.input_size, input_panel(panel));
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < kTileVectors; ++v) acc[part].at[r][v] += input.at[r][v];
+        for (int v = 0; v < V; ++v) sum(r, begin + v) += input.at[r][v];
     }
     with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
-      int r = 0;
-      for (; r + kCellRows <= R; r += kCellRows)
-        cells<kCellRows>(chunk, first + r, block, lanes.value, acc[0].at + r, acc[1].at + r);
-      for (; r < R; ++r) cells<1>(chunk, first + r, block, lanes.value, acc[0].at + r, acc[1].at + r);
+      int n = 0;
+      for (; n + kCellRows <= R * N; n += kCellRows) cells<kCellRows, N>(chunk, first, n, block, lanes.value, sums + n);
+      for (; n < R * N; ++n) cells<1, N>(chunk, first, n, block, lanes.value, sums + n);
     });
   }
 
-  // One block of rows n ... n + N - 1 of the chunk; i_f and g_o are h_prev W_hh^T, plus x W_ih^T if formed here.
-  template <int N>
-  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t block, int lanes,
-                               const Vec<T> (*i_f)[kTileVectors], const Vec<T> (*g_o)[kTileVectors]) const {
-    layer.template update<N>(
-        chunk, n, block * kLanes<T>, lanes, hidden(0),
-        [&](int gate, int r) { return (gate < kTileVectors ? i_f : g_o)[r][gate % kTileVectors]; },
-        [&](int gate) { return load(bias(block) + gate * kLanes<T>); });
+  // Cells n ... n + M - 1 of a tile of N blocks; `sums` are h_prev W_hh^T, plus x W_ih^T if formed here.
+  template <int M, int N>
+  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t first, int n, int64_t block, int lanes,
+                               const Vec<T> (*sums)[kNumGates]) const {
+    layer.template update<M, N>(
+        chunk, first, n, block * kLanes<T>, lanes, hidden(0), [&](int gate, int m) { return sums[m][gate]; },
+        [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
   }
 
   template <int R>

@@ -164,9 +164,9 @@ class OneStep {
         const int64_t count = min(kLanes<T>, rows.count - first);
         int64_t n = 0;
         const auto update = [&](auto together) {
-          layer.template update<together.value>(
-              rows, first + n, unit, lanes.value, hidden(), [&](int gate, int r) { return of_rows[gate][n + r]; },
-              [&](int gate) { return bias(gate * s.hidden_size + unit, lanes.value); });
+          layer.template update<together.value, 1>(
+              rows, first + n, 0, unit, lanes.value, hidden(), [&](int gate, int r) { return of_rows[gate][n + r]; },
+              [&](int gate, int) { return bias(gate * s.hidden_size + unit, lanes.value); });
         };
         for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
         for (; n < count; ++n) update(Constant<1>{});

@@ -34,10 +34,14 @@ struct Accumulators {
   Vec<T> at[R][V];
 };
 
-// a[r][k * a_stride] is A; a panel that is part of a matrix has the distance between its rows.
-template <class T, int R, int V = kTileVectors>
+// a[r][k * a_stride] is A; a panel that is part of a matrix has the distance between its rows. More vectors than a
+// panel's are those of the panels that follow, `next_panel` apart. Fetching ahead is for what comes from afar, or where
+// the rows give it time.
+template <class T, int R, int V = kTileVectors, bool fetches_ahead = true>
 LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const T* panel,
-                                                 int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>) {
+                                                 int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>,
+                                                 int64_t next_panel = kPanelWidth<T>) {
+  const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>; };
   const T* row[R];
   Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
   for (int r = 0; r < R; ++r) {
@@ -48,8 +52,8 @@ LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_si
   for (int64_t k = 0; k < k_size; ++k, panel += panel_stride) {
     Vec<T> w[V];
     for (int v = 0; v < V; ++v) {
-      w[v] = load(panel + v * kLanes<T>);
-      __builtin_prefetch(panel + v * kLanes<T> + kPrefetchRows * panel_stride);
+      w[v] = load(place(v));
+      if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] += row[r][k * a_stride] * w[v];

@@ -57,40 +57,44 @@ struct Recurrence {
     }
   }
 
-  // The cells of rows n ... n + N - 1 of a step and one vector of units. sum(gate, r) is h_prev W_hh^T, plus x W_ih^T
-  // if the kernel forms it, and bias(gate) that of both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
-  template <int N, int kRows, class SumOf, class BiasOf>
-  LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t n, int64_t unit, int lanes, T* hidden,
-                                SumOf&& sum, BiasOf&& bias) const {
+  // N vectors of cells of a tile of rows `first` ... of a step by kSides vectors of units from `unit` on: those from
+  // `cell` on, counted row by row. sum(gate, n) is h_prev W_hh^T of the n-th, plus x W_ih^T if the kernel forms it, and
+  // bias(gate, side) that of both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
+  template <int N, int kSides, int kRows, class SumOf, class BiasOf>
+  LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t first, int cell, int64_t unit, int lanes,
+                                T* hidden, SumOf&& sum, BiasOf&& bias) const {
     using V = Vectors<T, N>;
     using Math = VectorMath<T, N>;
     const int64_t width = s.hidden_size;
+    const T* c_in[N];
     T *of_gates[N], *c_out[N], *h_out[N];
-    for (int r = 0; r < N; ++r) {
-      const int64_t b = rows.row[n + r];
-      of_gates[r] = uses_gates() ? gates(rows.t, b) + unit : nullptr;
-      c_out[r] = cells(rows.t, b) + unit;
-      h_out[r] = (s.has_projection ? hidden + b * width : output(rows.t, b)) + unit;
+    for (int n = 0; n < N; ++n) {
+      const int64_t row = first + (cell + n) / kSides, b = rows.row[row];
+      const int64_t begin = unit + (cell + n) % kSides * kLanes<T>;
+      c_in[n] = rows.c_prev[row] + begin;
+      of_gates[n] = uses_gates() ? gates(rows.t, b) + begin : nullptr;
+      c_out[n] = cells(rows.t, b) + begin;
+      h_out[n] = (s.has_projection ? hidden + b * width : output(rows.t, b)) + begin;
     }
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate) {
-      const Vec<T> bias_of_gate = bias(gate);
-      return V::each([&](int r) {
-        const Vec<T> product = sum(gate, r);
-        return (projects_input() ? product : load(of_gates[r] + gate * width, lanes) + product) + bias_of_gate;
+      return V::each([&](int n) {
+        const Vec<T> product = sum(gate, n);
+        return (projects_input() ? product : load(of_gates[n] + gate * width, lanes) + product) +
+               bias(gate, (cell + n) % kSides);
       });
     };
     const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-    const V c = next_cell(active, V::each([&](int r) { return load(rows.c_prev[n + r] + unit, lanes); }));
+    const V c = next_cell(active, V::each([&](int n) { return load(c_in[n], lanes); }));
     const V h = next_hidden<Math>(active, c);
-    for (int r = 0; r < N; ++r) {
-      store(c_out[r], c.at[r], lanes);
-      store(h_out[r], h.at[r], lanes);
+    for (int n = 0; n < N; ++n) {
+      store(c_out[n], c.at[n], lanes);
+      store(h_out[n], h.at[n], lanes);
       if (!p.keep_gates) continue;
-      store(of_gates[r], active.i.at[r], lanes);
-      store(of_gates[r] + width, active.f.at[r], lanes);
-      store(of_gates[r] + 2 * width, active.g.at[r], lanes);
-      store(of_gates[r] + 3 * width, active.o.at[r], lanes);
+      store(of_gates[n], active.i.at[n], lanes);
+      store(of_gates[n] + width, active.f.at[n], lanes);
+      store(of_gates[n] + 2 * width, active.g.at[n], lanes);
+      store(of_gates[n] + 3 * width, active.o.at[n], lanes);
     }
   }
 

@@ -24,10 +24,11 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
                              std::vector<Tensor>& gradients) {
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const auto product = [&](const Tensor& grad, const Tensor& factor) {
-    const int64_t y_width = grad.size(1), x_width = factor.size(1);
+    const int64_t y_width = grad.size(1), x_width = factor.size(factor.dim() - 1);
     const Tensor result = empty({y_width, x_width}, x, kScalarType<T>);
     if (y_width * x_width > kLargeWeight) {
-      mm_out(result, transposed(grad), factor);
+      mm_out(result, matrix(const_data<T>(grad), stack.num_rows(), y_width, /*transposed=*/true),
+             matrix(const_data<T>(factor), stack.num_rows(), x_width));
     } else {
       const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel.num_threads);
       const Tensor workspace = empty({workspace_size}, x, kScalarType<T>);
@@ -62,7 +63,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& output, const Tensor& kept, bool needs_input_grad, bool needs_weight_grads) {
+                        const Tensor& output, const Tensor& any_reserve, bool needs_input_grad,
+                        bool needs_weight_grads) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1;
@@ -70,7 +72,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const LayerShape shape = stack.layer_shape(lengths, reset);
 
-  const Tensor reserve = dense(kept, type);
+  const Tensor reserve = dense(any_reserve, type);
+  const T* const kept = const_data<T>(reserve);
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type), last_output = dense(output, type);
   const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
   const OptionalTensor grad_all_cells = dense(grad_cells, type);
@@ -89,7 +92,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     if (needs_weight_grads || !stack.keeps_gates) {
       x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
       if (layer == 0 && lengths && !stack.is_packed()) x = without_padding<T>(stack, *x, *lengths);
-      x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
+      if (!stack.keeps_gates) x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
       if (mask) x = multiply(*x, *mask);
     }
     BackwardParams<T> params[2];
@@ -102,9 +105,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const GateGradients g = {
           empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
           empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};
-      const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
       if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, gates);
+        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, g.grad_gates);
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
@@ -114,8 +116,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           const_data<T>(w.w_hr),
           const_data<T>(h_first) + h_state,
           const_data<T>(c_first) + c_state,
-          const_data<T>(gates),
-          const_data<T>(stack.cells(reserve, layer, d)),
+          stack.keeps_gates ? kept + stack.gates_begin(layer, d) : const_data<T>(g.grad_gates),
+          kept + stack.cells_begin(layer, d),
           const_data<T>(layer_output) + d * stack.proj_width,
           grad_layer_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
           has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
@@ -138,8 +140,9 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       if (needs_weight_grads) append_weight_gradients<T>(stack, g, *x, schedule.parallel, weight_gradients[layer]);
     if (layer == 0 && !needs_input_grad) continue;
     const auto grad_x_of = [&](int64_t d) {
-      const Tensor result = empty({rows, stack.layer_input_size(layer)}, input, type);
-      mm_out(result, gradients[d].grad_gates, weights[d].w_ih);
+      const int64_t width = stack.layer_input_size(layer);
+      const Tensor result = empty(layer > 0 ? Sizes{rows, width} : stack.by_step(width), input, type);
+      mm_out(matrix(data<T>(result), rows, width), gradients[d].grad_gates, weights[d].w_ih);
       return result;
     };
     grad_x = directions == 1 ? grad_x_of(0) : add(grad_x_of(0), grad_x_of(1));
@@ -150,10 +153,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   std::vector<Tensor> grad_weights;
   for (const auto& of_layer : weight_gradients)
     grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
-  if (needs_input_grad)
-    grad_x = torch::stable::view(grad_x, stack.by_step(stack.input_size));
-  else
-    grad_x = empty({0}, input, type);
+  if (!needs_input_grad) grad_x = empty({0}, input, type);
   return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype), dense(grad_c_0, stack.dtype), grad_weights};
 }
 

@@ -89,14 +89,15 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
 
     CpuForwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
-    int64_t gates_begin[2];
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
       if (!widens_in_kernel) w.convert_matrices(type);
       if (torch_projects) w.w_ih = dense(w.w_ih, type);
       const int64_t state = (layer * directions + d) * stack.batch;
-      gates_begin[d] = stack.keeps_gates ? stack.gates_begin(layer, d) : fuses_input ? 0 : d * gates_rows * gates_width;
+      const int64_t gates_begin = stack.keeps_gates ? stack.gates_begin(layer, d)
+                                  : fuses_input     ? 0
+                                                    : d * gates_rows * gates_width;
       T* const kept_cells = training    ? data<T>(reserve) + stack.cells_begin(layer, d)
                             : all_cells ? data<T>(cells) + d * hidden
                                         : data<T>(c_n) + state * hidden;
@@ -108,7 +109,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
           const_data<T>(w.b_hh),
           const_data<T>(h_first) + state * stack.proj_width,
           const_data<T>(c_first) + state * hidden,
-          data<T>(gates) + gates_begin[d],
+          data<T>(gates) + gates_begin,
           /*gates_time=*/0,
           /*keep_gates=*/stack.keeps_gates,
           kept_cells,
@@ -124,17 +125,15 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     }
     const auto project = [&](int64_t d, int64_t time, int64_t steps) {
       const int64_t first = stack.first_row(time), count = stack.first_row(time + steps) - first;
-      const int64_t begin = (first - stack.first_row(params[d].gates_time)) * gates_width;
-      if (torch_projects) {
-        Tensor of_steps = torch::stable::view(x, {rows, input_size});
-        of_steps = torch::stable::narrow(of_steps, 0, first, count);
-        mm_out(slice(*gates, gates_begin[d] + begin, {count, gates_width}), of_steps, transposed(weights[d].w_ih));
-      } else {
-        const CpuForwardParams<T>& p = params[d];
-        const T* const first_x = const_data<T>(x) + first * input_size;
-        kernels.product({count, input_size, gates_width, first_x, p.w_ih, p.weight_type, p.gates + begin},
+      const CpuForwardParams<T>& p = params[d];
+      const T* const first_x = const_data<T>(x) + first * input_size;
+      T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
+      if (torch_projects)
+        mm_out(matrix(first_gates, count, gates_width), matrix(first_x, count, input_size),
+               matrix(const_data<T>(weights[d].w_ih), gates_width, input_size, /*transposed=*/true));
+      else
+        kernels.product({count, input_size, gates_width, first_x, p.w_ih, p.weight_type, first_gates},
                         schedule.parallel);
-      }
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
       const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;

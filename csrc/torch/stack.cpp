@@ -82,7 +82,7 @@ void Stack::lay_out_packed(const Tensor& input, const OptionalTensor& lengths) {
   STD_TORCH_CHECK(row == input.size(0) && row > 0, "lstm_fused: lengths of packed input must add up to its size");
 }
 
-void Stack::check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const {
+void Stack::check(const char* name, const Tensor& tensor, SizeList expected, ScalarType type) const {
   const auto sizes = tensor.sizes();
   const bool same = std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end());
   STD_TORCH_CHECK(same, "lstm_fused: ", name, " does not have the size that input, h_0 and c_0 imply");

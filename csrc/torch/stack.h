@@ -84,7 +84,7 @@ struct Stack {
   int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
   void lay_out_packed(const Tensor& input, const OptionalTensor& lengths);
-  void check(const char* name, const Tensor& tensor, const Sizes& expected, ScalarType type) const;
+  void check(const char* name, const Tensor& tensor, SizeList expected, ScalarType type) const;
 };
 
 // Where h_0 or c_0 is missing: zeros, of the size that the weights imply.

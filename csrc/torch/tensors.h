@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 namespace lstm_fused {
@@ -18,6 +19,7 @@ using Tensor = torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using ScalarType = torch::headeronly::ScalarType;
 using Sizes = std::vector<int64_t>;
+using SizeList = torch::headeronly::IntHeaderOnlyArrayRef;  // as an argument: takes no memory
 
 // torch's own number of a type.
 inline int32_t code(ScalarType dtype) { return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)); }
@@ -30,7 +32,7 @@ inline bool has_type(const Tensor& tensor, ScalarType dtype) {
 }
 
 // Not new_empty, which looks the operator up by its name: a call with T = 1 makes half a dozen tensors.
-inline Tensor empty(const Sizes& sizes, const Tensor& like, ScalarType dtype) {
+inline Tensor empty(SizeList sizes, const Tensor& like, ScalarType dtype) {
   std::array<int64_t, 4> strides;
   int64_t stride = 1;
   for (size_t n = sizes.size(); n-- > 0; stride *= sizes[n] > 1 ? sizes[n] : 1) strides[n] = stride;
@@ -83,6 +85,20 @@ inline Tensor slice(const Tensor& flat, int64_t begin, const Sizes& sizes) {
   for (const int64_t size : sizes) count *= size;
   Tensor part = flat;
   return torch::stable::view(torch::stable::narrow(part, 0, begin, count), sizes);
+}
+
+// A row-major matrix on the CPU, or its transpose, as a tensor that does not own it, for an operator of torch's. It
+// takes a tenth of the time of narrow, view and transpose, which are looked up by name.
+template <class T>
+Tensor matrix(const T* p, int64_t rows, int64_t columns, bool transposed = false) {
+  const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+  const int64_t swapped_sizes[] = {columns, rows}, swapped_strides[] = {1, columns};
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
+      const_cast<T*>(p), 2, transposed ? swapped_sizes : sizes, transposed ? swapped_strides : strides, 0,
+      std::is_same_v<T, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(),
+      0, &handle));
+  return Tensor(handle);
 }
 
 // An operator that returns one tensor: for those that the stable ABI has no function for.

@@ -24,7 +24,7 @@ SIZES = [
     (1, 3, 5, 33),
     (1, 7, 8, 40),
     (1, 18, 20, 17),
-    (3, 15, 3, 130),  # W_ih by torch's product
+    (3, 15, 3, 130),  # W_ih by panels
     (2, 4, 31, 19),
     (5, 3, 65, 16),
     (3, 7, 4, 9),
@@ -47,6 +47,9 @@ CASES = [Case(*sizes) for sizes in SIZES] + [Case(4, 3, 9, 23).but(**options) fo
 PACKED_CASES = [
     Case(33, 1, 3, 129),
     Case(17, 1, 5, 40),
+    Case(26, 1, 37, 43),  # W_ih by panels
+    Case(31, 2, 256, 20),
+    Case(31, 2, 257, 20),  # by torch's product
     Case(6, 3, 17, 71),
     Case(9, 2, 20, 33, lengths=True, reset=0.3, return_cells=True, **STACK),
     Case(7, 3, 9, 70, lengths=True, proj_size=21, **STACK),
@@ -59,6 +62,7 @@ HALF_CASES = [
     Case(3, 2, 20, 37, lengths=True, reset=0.3, **STACK),
     Case(4, 1, 70, 130, proj_size=128),
     Case(2, 30, 9, 27),
+    Case(26, 1, 40, 23),
     Case(9, 6, 11, 45, proj_size=6, **STACK),
 ]
 

@@ -73,7 +73,7 @@ std::string cpu_text(const Plan& plan) {
                                               : "packed once per call: enough rows, T x B, to repay it");
   text += line("x W_ih^T", plan.cpu.one_step      ? "in the same kernel, W_ih read where it lies"
                            : plan.cpu.direct_w_ih ? "by our own product, W_ih read where it lies: few rows, T x B"
-                                                  : "by torch's product, some hundred rows, T x B, at a time");
+                                                  : "by a product beforehand, some hundred rows, T x B, at a time");
   text += line("because", "B x directions is " + std::to_string(plan.problem.batch * plan.problem.num_directions) +
                               " for " + count(plan.device.num_threads, "thread") + ", W_hh is " +
                               bytes_text(4 * plan.problem.hidden_size * width * element) + " in " +

@@ -6,7 +6,8 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-constexpr int kStepRows = 16;  // rows that share one reading of a weight; bounds the arrays on the stack
+constexpr int64_t kMostPanelInputs = 256;  // bounds a panel on the stack
+constexpr int kStepRows = 16;              // rows that share one reading of a weight; bounds the arrays on the stack
 template <class T>
 constexpr int kUnits = kCellRows * kLanes<T>;  // whose cells are computed together
 
@@ -37,6 +38,34 @@ LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const W* 
       for (; n < count; n += 4) tile(row, rows, column + n, Constant<1>{});
     });
     column += count;
+  }
+}
+
+template <class T, int R>
+__attribute__((noinline)) void panel_tile(const ProductParams<T>& p, int64_t first, int64_t begin, const T* panel) {
+  const T* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = p.x + (first + r) * p.x_width;
+  const Accumulators<T, R> acc = multiply<T, R>(rows, p.x_width, panel);
+  for (int v = 0; v < kTileVectors; ++v) {
+    const int64_t column = begin + v * kLanes<T>;
+    with_lanes<T>(valid_lanes<T>(column, p.y_width), [&](auto lanes) {
+      for (int r = 0; r < R; ++r) store(p.y + (first + r) * p.y_width + column, acc.at[r][v], lanes.value);
+    });
+  }
+}
+
+// Panels [begin, end) of y = x w^T.
+template <class T, class W>
+void panels_of_product(const ProductParams<T>& p, const W* w, int64_t begin, int64_t end) {
+  alignas(kVectorBytes) T panel[kMostPanelInputs * kPanelWidth<T>];
+  for (int64_t column = begin * kPanelWidth<T>; column < min(p.y_width, end * kPanelWidth<T>);
+       column += kPanelWidth<T>) {
+    for (int v = 0; v < kTileVectors; ++v) {
+      const int64_t row = column + v * kLanes<T>;
+      pack_transposed([&](int lane) { return w + (row + lane) * p.x_width; }, p.x_width, valid_lanes<T>(row, p.y_width),
+                      panel + v * kLanes<T>, kPanelWidth<T>);
+    }
+    for_row_tiles(p.num_rows, [&](int64_t first, auto rows) { panel_tile<T, rows.value>(p, first, column, panel); });
   }
 }
 
@@ -203,15 +232,21 @@ void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directio
   });
 }
 
+// Few rows by W where it lies; more, or short ones, by a panel of its rows at a time, packed just before and always in
+// the same place, which is then in cache.
 template <class T>
 void product(const ProductParams<T>& p, const Parallel& parallel) {
+  constexpr int64_t kFewRows = 24, kShort = 16;
+  const bool packs = (p.num_rows > kFewRows || p.x_width < kShort) && p.x_width <= kMostPanelInputs;
   constexpr int kColumns = 4 * kDotUnits<1>;
+  const int64_t columns = packs ? kPanelWidth<T> : kColumns;
   const Team team{parallel, 1};
-  team.each(num_tiles(p.y_width, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+  team.each(num_tiles(p.y_width, columns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
     with_weight<T>(p.w, p.weight_type, [&](const auto* w) {
+      if (packs) return panels_of_product(p, w, begin, end);
       columns_of_product<T>(
-          p.num_rows, [&](int64_t row) { return p.x + row * p.x_width; }, w, p.x_width, begin * kColumns,
-          min(p.y_width, end * kColumns), [&](int64_t row) { return p.y + row * p.y_width; });
+          p.num_rows, [&](int64_t row) { return p.x + row * p.x_width; }, w, p.x_width, begin * columns,
+          min(p.y_width, end * columns), [&](int64_t row) { return p.y + row * p.y_width; });
     });
   });
 }

@@ -115,13 +115,14 @@ def test_python_runs_while_the_op_does():
     assert found == {"forward": True, "backward": True}
 
 
-# Sizes around the lanes, the tile rows and the panels of every instruction set, and values at the ends of exp().
+# Sizes around the lanes, tile rows, panels and running sums of every instruction set, and values at the ends of exp().
 HOSTILE = [
     Case(1, 1, 1, 1),
     Case(7, 3, 17, 17),
     Case(4, 15, 5, 33, num_layers=2, bidirectional=True, lengths=True, reset=0.3, return_cells=True),
     Case(5, 15, 3, 19, proj_size=7, bias=False),
     Case(3, 2, 9, 130, hx=False),
+    Case(1, 20, 3, 515),  # sums of 4H terms
 ]
 SCALES = [("bias_ih", 30.0), ("input", 300.0), ("c_0", 300.0), ("input", 1e-42)]
 

@@ -27,6 +27,10 @@ inline int valid_lanes(int64_t begin, int64_t width) {
 // hide the latency of one.
 constexpr int kWideRows = 3, kWideVectors = kTileRows * kTileVectors / kWideRows / kTileVectors * kTileVectors;
 
+// Terms of one running sum; an element is the sum of such sums. One of all 4H terms loses more than torch.nn.LSTM does:
+// 2.7 times the error of the gradient of h_0 at H = 1024.
+constexpr int64_t kChain = 256;
+
 constexpr int kPrefetchRows = 4;  // how far ahead of the product a panel is fetched
 
 template <class T, int R, int V = kTileVectors>
@@ -43,24 +47,28 @@ LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_si
                                                  int64_t next_panel = kPanelWidth<T>) {
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>; };
   const T* row[R];
-  Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
-  for (int r = 0; r < R; ++r) {
-    row[r] = a[r];
-    for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
-  }
+  for (int r = 0; r < R; ++r) row[r] = a[r];
+  Accumulators<T, R, V> result;
+  int64_t k = 0;
+  do {
+    const bool first = k == 0;
+    const int64_t end = min(k_size, k + kChain);
+    Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
 #pragma GCC unroll 2  // the pointers to 14 rows do not fit the registers: each that is fetched then serves two k
-  for (int64_t k = 0; k < k_size; ++k, panel += panel_stride) {
-    Vec<T> w[V];
-    for (int v = 0; v < V; ++v) {
-      w[v] = load(place(v));
-      if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
+    for (; k < end; ++k, panel += panel_stride) {
+      Vec<T> w[V];
+      for (int v = 0; v < V; ++v) {
+        w[v] = load(place(v));
+        if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
+      }
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
     }
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
-  }
-  Accumulators<T, R, V> result;
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) result.at[r][v] = acc[r][v];
+      for (int v = 0; v < V; ++v) result.at[r][v] = first ? acc[r][v] : result.at[r][v] + acc[r][v];
+  } while (k < k_size);
   return result;
 }
 

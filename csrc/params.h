@@ -85,11 +85,12 @@ struct ForwardParams {
   DType weight_type = DType::kFloat32;  // CPU only
 };
 
-template <class T, class Acc = T>
+// W and weight_type as above.
+template <class T, class Acc = T, class W = T>
 struct BackwardParams {
   bool reverse;
-  const T* w_hh;         // (4H, P)
-  const T* w_hr;         // (P, H), null without projection
+  const W* w_hh;         // (4H, P)
+  const W* w_hr;         // (P, H), null without projection
   const T* h_0;          // (B, P)
   const T* c_0;          // (B, H)
   const T* gates;        // (T, B, 4H), activated, from forward
@@ -113,6 +114,8 @@ struct BackwardParams {
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
   char* exchange = nullptr;   // of `group`, as forward
   uint32_t* arrivals = nullptr;
+
+  DType weight_type = DType::kFloat32;  // CPU only
 };
 
 // y = x W^T.

@@ -115,6 +115,13 @@ def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("case", [Case(1, 2, 9, 300), Case(1, 20, 5, 65), Case(3, 16, 5, 40, proj_size=33)], ids=str)
+def test_gradients_by_halves(case: Case, dtype: torch.dtype) -> None:
+    """Backward widens them as well: W_hh where it lies, few rows and one step, or as it is packed, and W_hr."""
+    assert_accurate(case.but(dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 def test_every_finite_half_weight(dtype: torch.dtype) -> None:
     """W_hr holds them all. With o = 1, c = c_0 and rows of c_0 that pick a unit each, h is a column of W_hr."""
     values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)

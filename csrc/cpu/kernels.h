@@ -24,6 +24,8 @@ struct Steps {
 // Weights, but not the biases, are of T or, where T is float, of a half type, which is widened as it is read.
 template <class T>
 using CpuForwardParams = ForwardParams<T, T, void>;
+template <class T>
+using CpuBackwardParams = BackwardParams<T, T, void>;
 
 // Packed: for many rows; W_hh is copied once into the order in which it is read. Direct: for few; it is read where it
 // lies, at every step. One step: T = 1 and many rows; W_hh and W_ih are read where they lie.
@@ -40,8 +42,8 @@ struct CpuKernels {
   CpuForward<T> packed, direct, one_step;
   void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
   int64_t (*backward_workspace)(const LayerShape&);
-  void (*backward)(const LayerShape&, const BackwardParams<T>* directions, int num_directions, T* workspace, CpuSplit,
-                   const Parallel&);
+  void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
+                   CpuSplit, const Parallel&);
   int64_t (*weight_gradient_workspace)(int64_t y_width, int64_t x_width, int64_t num_threads);
   void (*weight_gradient)(const WeightGradientParams<T>&, T* workspace, const Parallel&);
 };

@@ -86,6 +86,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   Tensor grad_x = empty({0}, input, type);
   for (int64_t layer = last_layer; layer >= 0; --layer) {
     const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
+    const bool needs_grad_x = layer > 0 || needs_input_grad;
     const int64_t projected_rows = stack.has_projection ? rows : 0;
     OptionalTensor mask, x;
     if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
@@ -95,13 +96,15 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       if (!stack.keeps_gates) x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
       if (mask) x = multiply(*x, *mask);
     }
-    BackwardParams<T> params[2];
+    CpuBackwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
     std::vector<GateGradients> gradients;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
-      w.convert_matrices(type);
+      // Kernels widen weights as they read them; torch's products need them wide.
+      if (!stack.keeps_gates) w.convert_matrices(type);
+      if (needs_grad_x) w.w_ih = dense(w.w_ih, type);
       const GateGradients g = {
           empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
           empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};
@@ -112,8 +115,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
       params[d] = {
           /*reverse=*/d == 1,
-          const_data<T>(w.w_hh),
-          const_data<T>(w.w_hr),
+          const_data<void>(w.w_hh),
+          const_data<void>(w.w_hr),
           const_data<T>(h_first) + h_state,
           const_data<T>(c_first) + c_state,
           stack.keeps_gates ? kept + stack.gates_begin(layer, d) : const_data<T>(g.grad_gates),
@@ -131,6 +134,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           data<T>(grad_h_0) + h_state,
           data<T>(grad_c_0) + c_state,
       };
+      params[d].weight_type = kernel_type(stack.keeps_gates ? stack.dtype : type);
       gradients.push_back(g);
     }
     kernels.backward(shape, params, static_cast<int>(directions), data<T>(workspace), schedule.split,
@@ -138,7 +142,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 
     for (const GateGradients& g : gradients)
       if (needs_weight_grads) append_weight_gradients<T>(stack, g, *x, schedule.parallel, weight_gradients[layer]);
-    if (layer == 0 && !needs_input_grad) continue;
+    if (!needs_grad_x) continue;
     const auto grad_x_of = [&](int64_t d) {
       const int64_t width = stack.layer_input_size(layer);
       const Tensor result = empty(layer > 0 ? Sizes{rows, width} : stack.by_step(width), input, type);

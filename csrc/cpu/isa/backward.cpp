@@ -28,7 +28,7 @@ struct Workspace {
 template <class T>
 class Backward {
  public:
-  Backward(const LayerShape& shape, const BackwardParams<T>& params, T* workspace)
+  Backward(const LayerShape& shape, const CpuBackwardParams<T>& params, T* workspace)
       : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
 
   int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
@@ -50,10 +50,13 @@ class Backward {
 
   void pack(int64_t block) const {
     if (block < layout.first_packed) return;
+    const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, T* panel) {
+      with_weight<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
+    };
     if (block < num_h_blocks())
-      return pack_columns(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
+      return pack(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
     block -= num_h_blocks();
-    pack_columns(p.w_hr, s.proj_width, s.hidden_size, block * kPanelWidth<T>, unit_panel(block));
+    pack(p.w_hr, s.proj_width, s.hidden_size, block * kPanelWidth<T>, unit_panel(block));
   }
 
   // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns
@@ -148,9 +151,12 @@ class Backward {
     for (int r = 0; r < R; ++r) stand_in = rows[r] != nullptr ? rows[r] : stand_in;
     for (int r = 0; r < R; ++r) rows[r] = rows[r] != nullptr ? rows[r] : stand_in;
     const int64_t block = column / kPanelWidth<T>, k_size = any ? kNumGates * s.hidden_size : 0;
-    const Accumulators<T, R, V> acc = block < layout.first_packed
-                                          ? multiply<T, R, V>(rows, k_size, p.w_hh + column, 1, s.proj_width)
-                                          : multiply<T, R, V>(rows, k_size, h_panel(block));
+    Accumulators<T, R, V> acc;
+    if (block < layout.first_packed)
+      with_weight<T>(p.w_hh, p.weight_type,
+                     [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, 1, s.proj_width); });
+    else
+      acc = multiply<T, R, V>(rows, k_size, h_panel(block));
 
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
@@ -224,7 +230,7 @@ class Backward {
   }
 
   const LayerShape& s;
-  const BackwardParams<T>& p;
+  const CpuBackwardParams<T>& p;
   const Clock clock;
   const Workspace<T> layout;
   T* const workspace;
@@ -238,7 +244,7 @@ int64_t backward_workspace(const LayerShape& shape) {
 }
 
 template <class T>
-void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
+void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
               CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d) {
     return Backward<T>(shape, directions[d], workspace + d * backward_workspace<T>(shape));
@@ -275,7 +281,7 @@ void backward(const LayerShape& shape, const BackwardParams<T>* directions, int 
 
 template int64_t backward_workspace<float>(const LayerShape&);
 template int64_t backward_workspace<double>(const LayerShape&);
-template void backward(const LayerShape&, const BackwardParams<float>*, int, float*, CpuSplit, const Parallel&);
-template void backward(const LayerShape&, const BackwardParams<double>*, int, double*, CpuSplit, const Parallel&);
+template void backward(const LayerShape&, const CpuBackwardParams<float>*, int, float*, CpuSplit, const Parallel&);
+template void backward(const LayerShape&, const CpuBackwardParams<double>*, int, double*, CpuSplit, const Parallel&);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -13,7 +13,7 @@ template <class T>
 void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
              Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
-void backward(const LayerShape& shape, const BackwardParams<T>* directions, int num_directions, T* workspace,
+void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
               CpuSplit split, const Parallel& parallel);
 template <class T>
 int64_t direct_workspace(const LayerShape& shape, int64_t input_size);

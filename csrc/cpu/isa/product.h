@@ -38,11 +38,11 @@ struct Accumulators {
   Vec<T> at[R][V];
 };
 
-// a[r][k * a_stride] is A; a panel that is part of a matrix has the distance between its rows. More vectors than a
-// panel's are those of the panels that follow, `next_panel` apart. Fetching ahead is for what comes from afar, or where
-// the rows give it time.
-template <class T, int R, int V = kTileVectors, bool fetches_ahead = true>
-LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const T* panel,
+// a[r][k * a_stride] is A; a panel that is part of a matrix, whose type it has, has the distance between its rows. More
+// vectors than a panel's are those of the panels that follow, `next_panel` apart. Fetching ahead is for what comes from
+// afar, or where the rows give it time.
+template <class T, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
+LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const W* panel,
                                                  int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>,
                                                  int64_t next_panel = kPanelWidth<T>) {
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>; };

@@ -114,6 +114,9 @@ struct BackwardParams {
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
   char* exchange = nullptr;   // of `group`, as forward
   uint32_t* arrivals = nullptr;
+  // Read by a layer below that runs at the same time.
+  const T* w_ih = nullptr;        // (4H, H)
+  const T* input_mask = nullptr;  // (T, B, H), the factor on this layer's input, null for one
 
   DType weight_type = DType::kFloat32;  // CPU only
 };

@@ -154,17 +154,28 @@ constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int6
 constexpr int64_t kGroupUnits = 16;
 constexpr int64_t kGroupWarps = kThreads / kWarp;
 constexpr int64_t kGroupCells = kGroupUnits * kTileRows;  // in one tile of rows: one each for a block's first threads
-constexpr int64_t kGroupForwardLines = 4 * kGroupUnits / 8;  // per lane; a warp has 8 groups of lanes
-constexpr int64_t kGroupBackwardLines = kGroupUnits / 8;
-// Of each warp, in registers: 128 per lane, or 64 without tensor cores, where sums need more and nvcc would spill.
-// Where layers of a stack run side by side, half of them hold W_ih.
-constexpr int64_t group_forward_chunks(bool tensor_cores, bool stacked) {
-  return (tensor_cores ? 4 : 2) / (stacked ? 2 : 1);
+struct GroupVariant {
+  DType dtype;
+  bool tensor_cores;
+  bool stacked;  // layers of a stack run side by side: a block has its units' part of W_ih, too
+  bool backward;
+};
+
+// Lines of a matrix per lane: rows of W_hh, four for a unit; backward columns, one for a unit.
+constexpr int64_t group_lines(bool backward) { return (backward ? 1 : 4) * kGroupUnits / 8; }
+// Chunks of each warp's part of K in registers, W_hh and W_ih alike: 128 per lane in all, or 64 without tensor cores,
+// where sums need more and nvcc would spill; there, 48 for stacked layers backward.
+constexpr int64_t group_chunks_held(bool tensor_cores, bool stacked, bool backward) {
+  if (!tensor_cores && stacked && backward) return 3;
+  return (tensor_cores ? 4 : 2) * (backward ? 4 : 1) / (stacked ? 2 : 1);
 }
-constexpr int64_t group_backward_chunks(bool tensor_cores) { return tensor_cores ? 16 : 8; }
 constexpr int64_t kGroupRegisters = 256;  // per thread: all of an SM's
-constexpr int64_t kGroupMostTiles = 64;   // of rows, which a group takes in turns
-constexpr int64_t kGroupMostLayers = 8;   // in one launch, each with parameters of its own
+// Of rows, which a group takes in turns: of each, a block leaves 3 KB for the next step backward in 16 bit. For 64 on
+// each of 132 SMs that is 25 MB, half of an H100's L2, from where it should come.
+constexpr int64_t kGroupMostTiles = 64;
+// In one launch: 8 of H = 256 fill an H100, deeper stacks are rare, and the parameters of 8 are half of the 4 KB that a
+// kernel may have.
+constexpr int64_t kGroupMostLayers = 8;
 // A unit's sums of 8 rows lie 10 apart: threads that read neighbouring units meet no bank twice.
 constexpr int64_t kGroupSumStride = 10;
 
@@ -172,26 +183,27 @@ constexpr int64_t group_blocks(int64_t hidden_size) { return ceil_div(hidden_siz
 constexpr int64_t group_row_tiles(int64_t batch) { return batch > kTileRows ? ceil_div(batch, kTileRows) : 1; }
 
 // Chunks of K for each warp: of h forward, of grad_gates backward.
-constexpr int64_t group_part_chunks(DType dtype, int64_t width) {
-  return ceil_div(num_chunks(dtype, width), kGroupWarps);
+constexpr int64_t group_part_chunks(DType dtype, int64_t hidden_size, bool backward) {
+  return ceil_div(num_chunks(dtype, (backward ? 4 : 1) * hidden_size), kGroupWarps);
 }
-constexpr int64_t group_weight_bytes(int64_t lines, int64_t part_chunks) {
-  return part_chunks * lines * kThreads * (kChunkBytes / 4);
+// Bytes of W_hh (and W_ih) in one block, and of these in its registers.
+constexpr int64_t group_chunk_bytes(GroupVariant variant) {
+  return (variant.stacked ? 2 : 1) * group_lines(variant.backward) * kThreads * (kChunkBytes / 4);
 }
-constexpr int64_t group_shared_weights(int64_t lines, int64_t part_chunks, int64_t in_registers) {
-  return part_chunks > in_registers ? group_weight_bytes(lines, part_chunks - in_registers) : 0;
+constexpr int64_t group_weight_bytes(GroupVariant variant, int64_t hidden_size) {
+  return group_part_chunks(variant.dtype, hidden_size, variant.backward) * group_chunk_bytes(variant);
 }
-// What the registers leave over of W_hh (and W_ih), the sums of the warps, and the number of steps of each tile of
-// rows.
-constexpr int64_t group_forward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size, bool stacked) {
-  return (stacked ? 2 : 1) * group_shared_weights(kGroupForwardLines, group_part_chunks(dtype, hidden_size),
-                                                  group_forward_chunks(tensor_cores, stacked)) +
-         kGroupWarps * 4 * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
+constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size) {
+  const int64_t chunks = group_part_chunks(variant.dtype, hidden_size, variant.backward);
+  const int64_t held = group_chunks_held(variant.tensor_cores, variant.stacked, variant.backward);
+  return (chunks < held ? chunks : held) * group_chunk_bytes(variant);
 }
-constexpr int64_t group_backward_shared_bytes(DType dtype, bool tensor_cores, int64_t hidden_size) {
-  return group_shared_weights(kGroupBackwardLines, group_part_chunks(dtype, 4 * hidden_size),
-                              group_backward_chunks(tensor_cores)) +
-         kGroupWarps * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
+// What the registers leave over of the weights; the sums of the warps, of four gates, or of grad_h, where those from
+// the layer above stay apart; and the number of steps of each tile of rows.
+constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size) {
+  const int64_t sums = !variant.backward ? 4 : variant.stacked ? 2 : 1;
+  return group_weight_bytes(variant, hidden_size) - group_register_bytes(variant, hidden_size) +
+         sums * kGroupWarps * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
 }
 
 // Global memory of one direction. For each tile of rows: h or grad_gates of 8 rows and all blocks, twice, and 8 bytes
@@ -211,15 +223,6 @@ constexpr int64_t group_above_bytes(DType dtype, int64_t hidden_size, int64_t ro
   return rows * group_row_bytes(dtype, hidden_size, false);
 }
 constexpr int64_t group_arrival_words(int64_t batch) { return group_row_tiles(batch) * kGroupArrivalWords; }
-
-// Bytes of W_hh (and W_ih) in one block, and of these in its registers.
-constexpr int64_t group_block_weights(DType dtype, int64_t hidden_size, bool stacked) {
-  return (stacked ? 2 : 1) * group_weight_bytes(kGroupForwardLines, group_part_chunks(dtype, hidden_size));
-}
-constexpr int64_t group_register_bytes(DType dtype, bool tensor_cores, int64_t hidden_size, bool stacked) {
-  const int64_t chunks = group_part_chunks(dtype, hidden_size), most = group_forward_chunks(tensor_cores, stacked);
-  return (stacked ? 2 : 1) * group_weight_bytes(kGroupForwardLines, chunks < most ? chunks : most);
-}
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
 // registers have accumulators for.

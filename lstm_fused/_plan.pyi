@@ -110,7 +110,9 @@ class Candidate:
     def threads_per_block(self) -> int: ...
     @property
     def layers_at_once(self) -> int:
-        """Layers of a stack that one launch runs side by side."""
+        """Layers of a stack that one launch runs side by side, forward."""
+    @property
+    def backward_layers_at_once(self) -> int: ...
     @property
     def fuses_input(self) -> bool:
         """Whether the kernel multiplies the first layer's input by W_ih itself; otherwise a GEMM does."""

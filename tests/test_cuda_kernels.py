@@ -68,8 +68,9 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
         assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
         plan = planned(kind, case, training=run is fused, allow_tf32=arithmetic == "tf32")
         forward = -(-case.num_layers // plan.layers_at_once)
-        one_per_layer = simulator.launches() == calls * (forward + (case.num_layers if run is not inference else 0))
-        assert one_per_layer == (kind != "step")
+        backward = -(-case.num_layers // (plan.backward_layers_at_once if run is fused else 1))
+        expected = calls * (forward + (backward if run is not inference else 0))
+        assert (simulator.launches() == expected) == (kind != "step")
 
 
 SIZES = [

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from cases import Case, draw
+from cases import Case, Problem, draw
 from numerics import assert_accurate, fused
 from simulated import Simulator, planned
-from test_cuda_kernels import ARITHMETICS, SEEDS, arguments, check, inference
+from test_cuda_kernels import ARITHMETICS, SEEDS, arguments, barriers, check, inference
+from torch import Tensor
 
 ALL = ["float16", "bfloat16", "float32", "tf32"]
 EVERYTHING = {"lengths": True, "reset": 0.3, "dropout": 0.5, "return_cells": True}
 CASES = [
     Case(2, 1, 1, 1, num_layers=2),
     Case(7, 9, 17, 1, num_layers=3, lengths=True),
-    Case(3, 5, 5, 17, num_layers=3, reset=0.3, bias=False),
+    Case(3, 5, 5, 18, num_layers=3, reset=0.3, bias=False),
     Case(2, 17, 3, 33, num_layers=2, dropout=0.5, hx=False),
     Case(3, 9, 65, 17, num_layers=4, **EVERYTHING),
     Case(2, 3, 9, 111, num_layers=2, lengths=True),
@@ -25,7 +28,8 @@ CASES = [
 @pytest.mark.parametrize("arithmetic", ALL)
 def test_accuracy(simulator: Simulator, arithmetic: str, case: Case) -> None:
     case = case.but(dtype=ARITHMETICS[arithmetic])
-    assert planned("group", case, allow_tf32=arithmetic == "tf32").layers_at_once == case.num_layers
+    plan = planned("group", case, allow_tf32=arithmetic == "tf32")
+    assert plan.layers_at_once == plan.backward_layers_at_once == case.num_layers
     check(simulator, ("group", arithmetic), case, times=10 if case.hidden_size == 1 else 1)
 
 
@@ -39,21 +43,21 @@ def test_inference(simulator: Simulator, arithmetic: str) -> None:
 def test_weights_in_shared_memory(simulator: Simulator, arithmetic: str, hidden_size: int) -> None:
     """Beyond what half of the registers hold, for W_hh and W_ih each; of the last block a single unit."""
     case = Case(2, 2, 5, hidden_size, num_layers=2, lengths=True, reset=0.3)
-    check(simulator, ("group", arithmetic), case, times=1, run=inference)
+    check(simulator, ("group", arithmetic), case, times=1)
 
 
 @pytest.mark.parametrize("arithmetic", ALL)
 def test_every_schedule_and_division_of_rows_gives_the_same_bits(simulator: Simulator, arithmetic: str) -> None:
     """On 4 SMs each layer has one group of two blocks, which takes both tiles of rows in turns."""
     problem = draw(Case(3, 9, 5, 17, num_layers=2, **EVERYTHING).but(dtype=ARITHMETICS[arithmetic]))
-    args = *arguments(problem), problem.lengths, problem.reset, problem.masks, True, True, arithmetic == "tf32"
     results = []
     for seed in range(SEEDS):
-        with simulator.running("group", seed=seed, num_sms=4 if seed % 2 else 0):
-            results.append(simulator.ops.forward(*args)[:4])
-            assert simulator.launches() == 1
+        with simulator.running("group", arithmetic == "tf32", seed, num_sms=4 if seed % 2 else 0):
+            results.append(fused(problem))
+            assert simulator.launches() == 1 + 1
     for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
+        for name, tensor in results[0].items():
+            assert torch.equal(tensor, other[name]), name
 
 
 def test_more_layers_than_fit(simulator: Simulator) -> None:
@@ -61,7 +65,7 @@ def test_more_layers_than_fit(simulator: Simulator) -> None:
     case = Case(7, 9, 5, 33, num_layers=3, **EVERYTHING)
     with simulator.running("group", num_sms=7):
         assert_accurate(case, times=1)
-        assert simulator.launches() == 2 + 3
+        assert simulator.launches() == 2 + 2
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -75,3 +79,58 @@ def test_no_room_for_all_layers(simulator: Simulator, training: bool) -> None:
         assert simulator.launches() == launches
     for name, tensor in by_step.items():
         assert torch.equal(tensor, results[name]), name
+
+
+def test_recomputed_gates(simulator: Simulator) -> None:
+    """Backward runs layer by layer: the gates of a single one are in memory."""
+    with simulator.running("group"):
+        assert_accurate(Case(3, 5, 9, 17, num_layers=3, **EVERYTHING), partial(fused, recompute_gates=True), times=1)
+        assert simulator.launches() == 1 + 3
+
+
+class Backward:
+    """The op's backward on outputs of one forward, with chosen gradients given and asked for."""
+
+    def __init__(self, simulator: Simulator, problem: Problem) -> None:
+        self.op = simulator.ops.backward
+        self.args = *arguments(problem), problem.lengths, problem.reset, problem.masks
+        self.output, h_n, c_n, cells, self.reserve = simulator.ops.forward(*self.args, True, True, False)
+        self.grads = [torch.ones_like(tensor) for tensor in (self.output, h_n, c_n, cells)]
+
+    def __call__(self, grads: list[Tensor | None], of_input: bool = True, of_weights: bool = True) -> list[Tensor]:
+        results = self.op(*grads, *self.args, self.output, self.reserve, of_input, of_weights, False)
+        return [*results[:3], *results[3]]
+
+
+def test_gradients_that_are_not_given_are_zero_and_only_what_is_wanted_is_computed(simulator: Simulator) -> None:
+    with simulator.running("group"):
+        backward = Backward(simulator, draw(Case(3, 9, 5, 17, num_layers=3, **EVERYTHING)))
+        for n in range(4):
+            zero, none = list(backward.grads), list(backward.grads)
+            zero[n], none[n] = torch.zeros_like(zero[n]), None
+            assert all(map(torch.equal, backward(zero), backward(none)))
+        everything = backward(backward.grads)
+        without_input = backward(backward.grads, of_input=False)
+        assert without_input[0].numel() == 0
+        assert all(map(torch.equal, everything[1:], without_input[1:]))
+        without_weights = backward(backward.grads, of_weights=False)
+        assert len(without_weights) == 3
+        assert all(map(torch.equal, everything[:3], without_weights))
+
+
+@pytest.mark.parametrize(
+    ("file_name", "line", "text"),
+    [barrier for barrier in barriers() if barrier[0] in ("group_exchange.cuh", "group_stack.cuh")],
+)
+def test_no_barrier_may_be_missing_backward(simulator: Simulator, file_name: str, line: int, text: str) -> None:
+    """What forward needs too, and would report before; see test_cuda_kernels.py."""
+    problem = draw(Case(3, 9, 5, 17, num_layers=2, lengths=True, dtype=torch.bfloat16))
+    with simulator.running("group"):
+        backward = Backward(simulator, problem)
+    for seed in range(SEEDS):
+        with (
+            simulator.without_barrier(file_name, line),
+            simulator.running("group", seed=seed),
+            pytest.raises(RuntimeError, match=r"race: |never written"),
+        ):
+            backward(backward.grads)

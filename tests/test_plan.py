@@ -183,6 +183,46 @@ def test_a_block_of_stacked_layers_holds_both_matrices() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sizes", "forward", "backward"),
+    [
+        ({"hidden_size": 1056, "batch": 8}, 2, 2),
+        ({"hidden_size": 1057, "batch": 8}, 1, 1),
+        ({"hidden_size": 1024, "batch": 9}, 1, 1),
+        ({"hidden_size": 768, "batch": 8}, 2, 2),
+        ({"hidden_size": 768, "batch": 9}, 2, 1),  # 2 x 8 rows of grad_gates take longer to read than to wait for
+        ({"hidden_size": 512, "batch": 16}, 2, 2),
+        ({"hidden_size": 512, "batch": 17}, 2, 1),
+        ({"hidden_size": 256, "batch": 8, "num_layers": 8}, 8, 8),
+        ({"hidden_size": 256, "batch": 25, "num_layers": 8}, 8, 4),
+        ({"hidden_size": 256, "batch": 8, "num_layers": 8, "num_directions": 2}, 1, 1),
+        ({"hidden_size": 512, "batch": 8, "dtype": "float32"}, 2, 2),  # 222 KiB of shared memory
+        ({"hidden_size": 513, "batch": 8, "dtype": "float32"}, 1, 1),
+    ],
+)
+def test_layers_side_by_side_backward(sizes: dict, forward: int, backward: int) -> None:
+    """grad_gates are four times as many bytes as h, so that fewer layers are worth it, or a smaller batch."""
+    found = candidate("H100", "group", **{"seq_len": 1024, "num_layers": 2, "training": True} | sizes)
+    assert (found.layers_at_once, found.backward_layers_at_once) == (forward, backward)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({}, "2 side by side, each a step behind the one above"),
+        ({"num_directions": 2}, "one after the other; each direction needs both of the layer above, all steps"),
+        ({"hidden_size": 1057}, "2 side by side: 134 blocks at once, this device has 132 SMs"),
+        ({"batch": 16}, "2 side by side: 2.99 us per step of a layer against 1.89 us"),
+    ],
+)
+def test_explain_says_how_layers_follow_each_other_backward(sizes: dict, says: str) -> None:
+    sizes = {"hidden_size": 1024, "batch": 8, "num_layers": 2, "seq_len": 1024, "training": True} | sizes
+    line = next(line for line in str(plan("H100", everything(), **sizes)).splitlines() if line.startswith("backward"))
+    assert says in line
+    for other in ({"num_layers": 1}, {"training": False}, {"proj_size": 8, "hidden_size": 16}):
+        assert "backward" not in str(plan("H100", everything(), **sizes | other))
+
+
+@pytest.mark.parametrize(
     ("device", "sizes", "says"),
     [
         ("H100", {}, "2 side by side, each a step behind the one below"),

@@ -9,18 +9,19 @@
 
 namespace lstm_fused {
 
-// The directions of a layer; or, in `group`, layers of a stack in one direction, from below.
+// The directions of a layer; or, in `group`, layers of a stack in one direction: forward from below, backward from
+// above.
 template <class T, int kMost = 2>
 struct ForwardArguments {
   LayerShape shape;
   int64_t units_per_block;
   ForwardParams<T, Accumulator<T>> direction[kMost];
 };
-template <class T>
+template <class T, int kMost = 2>
 struct BackwardArguments {
   LayerShape shape;
   int64_t units_per_block;
-  BackwardParams<T, Accumulator<T>> direction[2];
+  BackwardParams<T, Accumulator<T>> direction[kMost];
 };
 
 // From what a Launcher is given.

@@ -7,15 +7,12 @@
 
 namespace lstm_fused {
 
-// Chunks of a warp's weights.
+template <bool kStacked>
+constexpr int kMostSideBySide = kStacked ? static_cast<int>(kGroupMostLayers) : 2;
 template <class A, bool kStacked>
-constexpr int kForwardInRegisters = static_cast<int>(group_forward_chunks(A::kTensorCore, kStacked));
-template <class A>
-constexpr int kBackwardInRegisters = static_cast<int>(group_backward_chunks(A::kTensorCore));
-
+using GroupForwardArguments = GroupArguments<ForwardArguments<Element<A>, kMostSideBySide<kStacked>>>;
 template <class A, bool kStacked>
-using GroupForwardArguments =
-    GroupArguments<ForwardArguments<Element<A>, kStacked ? static_cast<int>(kGroupMostLayers) : 2>>;
+using GroupBackwardArguments = GroupArguments<BackwardArguments<Element<A>, kMostSideBySide<kStacked>>>;
 
 // grid: the blocks of a group side by side; groups for the rows of the batch; directions, or layers of a stack. A block
 // has 16 units.
@@ -23,8 +20,8 @@ template <class A, bool kTraining, bool kStacked>
 LSTM_FUSED_KERNEL(kThreads, 1)
 lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> arguments) {
   using T = Element<A>;
-  constexpr int kLines = static_cast<int>(kGroupForwardLines), kInRegisters = kForwardInRegisters<A, kStacked>;
-  using Stack = std::conditional_t<kStacked, StackedLayer<A, kInRegisters>, SingleLayer>;
+  constexpr int kLines = kGroupLines<false>;
+  using Stack = std::conditional_t<kStacked, StackedForward<A, GroupForwardArguments<A, kStacked>>, SingleLayer>;
   using Cells = ForwardCells<A, 1, kTraining, Input::kAtOnce>;
   using Carried = typename Cells::Carried;
   const LayerShape& s = arguments.layer.shape;
@@ -43,7 +40,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
   };
 
   const bool aligned = rows_are_aligned<A>(p.w_hh, width);
-  const GroupWeights<A, kLines, kInRegisters> weights(
+  const GroupWeights<A, kLines, kInRegisters<A, kStacked, /*kBackward=*/false>> weights(
       memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
       [&](int line, int k) { return load_line<A>(p.w_hh, width, aligned, first_unit, line, k); });
   Stack stack(arguments, turns, first_unit, weights.end());
@@ -72,7 +69,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
         cells.resume(0, load_global(exchange.template keep<Carried>(turn.tile)));
       }
       // On its way while the product runs.
-      if (!stack.has_below()) cells.prepare(time(turn.tile, turn.step));
+      if (stack.is_first()) cells.prepare(time(turn.tile, turn.step));
       stack.prepare(turn);
       if (turn.step + 1 < turns.num_steps(turn.tile)) cells.fetch(time(turn.tile, turn.step + 1));
     }
@@ -90,18 +87,19 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
-template <class A>
+template <class A, bool kStacked>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupArguments<BackwardArguments<Element<A>>> arguments) {
+lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked> arguments) {
   using T = Element<A>;
   using V = GateFactors<T>;
-  constexpr int kLines = static_cast<int>(kGroupBackwardLines);
+  constexpr int kLines = kGroupLines<true>;
+  using Stack = std::conditional_t<kStacked, StackedBackward<A, GroupBackwardArguments<A, kStacked>>, SingleLayer>;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
   const Clock clock{s, p.reverse};
 
-  const GroupSums<1> sums{shared_memory()};
-  char* const memory = shared_memory() + GroupSums<1>::kBytes;
+  const GroupSums<1> sums{shared_memory()};  // and beside them, in a stack, those from the layer above
+  char* const memory = shared_memory() + (kStacked ? 2 : 1) * GroupSums<1>::kBytes;
   Turns turns(clock, arguments.rows_per_group, 1, memory);
   const bool many = turns.num_tiles > 1;
   const Exchange<V> exchange(arguments);
@@ -111,10 +109,11 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupArguments<BackwardArguments<El
   };
   const auto is_last = [&](const Turns::Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
 
-  const GroupWeights<A, kLines, kBackwardInRegisters<A>> weights(
+  const GroupWeights<A, kLines, kInRegisters<A, kStacked, /*kBackward=*/true>> weights(
       memory + kGroupMostTiles * sizeof(int), arguments.part_chunks, [&](int line, int k) {
         return load_column<A>(p.w_hh, s.hidden_size, first_unit + line * kGroups + lane_group(), k);
       });
+  Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
   BackwardCells<A, 1, 1> cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
@@ -131,38 +130,41 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupArguments<BackwardArguments<El
       }
       // On its way while the product runs; without tensor cores, that takes all registers, and long enough by itself.
       if (A::kTensorCore && !is_last(turn)) cells.fetch(time(turn));
+      stack.prepare(turn);
     }
     Product<A, kLines> product;
     weights.multiply(exchange.rows(turn), product);
     sums.put(product);
   };
-  const auto begin = [](const Turns::Turn&) {};
-  take_turns(turns, exchange, SingleLayer{}, begin, multiply, [&](const Turns::Turn& turn) {
-    if (is_last(turn)) return cells.finish(0, 0, sums.total(0));
+  const auto begin = [&](const Turns::Turn& turn) { stack.multiply(turn); };
+  take_turns(turns, exchange, stack, begin, multiply, [&](const Turns::Turn& turn) {
+    if (is_last(turn)) return cells.finish(0, 0, sums.total(0), kStacked ? turns.num_steps(turn.tile) : 0);
     const int64_t t = time(turn);
     if (!A::kTensorCore) cells.fetch(t);
     // A row that is not yet or no longer there: its gradient waits.
     const bool steps = cells.has_unit(0) && cells.active(t, 0);
-    exchange.send(turn, steps ? cells.step(t, 0, 0, sums.total(0)) : exchange.mine(turn));
+    if (kStacked && !steps) cells.skip(t, 0, 0);  // a layer below reads grad_gates of this turn
+    exchange.send(turn, steps ? cells.step(t, 0, 0, stack.with_above(turn, sums.total(0))) : exchange.mine(turn));
     if (many) store_global(exchange.template keep<float>(turn.tile), cells.carried(0, 0));
   });
 }
 
 // ---- launchers
 
-// k_size: of the product, in elements.
-template <DType kType, class Layer>
-int launch_group(void (*kernel)(const GroupArguments<Layer>), const Layer& layer, int64_t k_size, int64_t shared_bytes,
-                 const Launch& launch, void* stream) {
-  const LayerShape& s = layer.shape;
-  const GroupArguments<Layer> arguments{layer, launch.rows_per_group, static_cast<int>(group_blocks(s.hidden_size)),
-                                        static_cast<int>(group_row_tiles(s.batch)),
-                                        static_cast<int>(group_part_chunks(kType, k_size))};
+template <class A, bool kStacked, bool kBackward, class Layer>
+int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& launch, const LayerShape& shape,
+                 const void* params, void* stream) {
+  static_assert(sizeof(GroupArguments<Layer>) <= 4096);  // any device takes as many bytes of parameters
+  constexpr GroupVariant kVariant{dtype_of<A>, A::kTensorCore, kStacked, kBackward};
+  const GroupArguments<Layer> arguments{make_arguments<Layer>(launch, shape, params), launch.rows_per_group,
+                                        static_cast<int>(group_blocks(shape.hidden_size)),
+                                        static_cast<int>(group_row_tiles(shape.batch)),
+                                        static_cast<int>(group_part_chunks(dtype_of<A>, shape.hidden_size, kBackward))};
   Grid grid;
-  grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(s.batch, launch.rows_per_group)),
+  grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(shape.batch, launch.rows_per_group)),
                  static_cast<int>(launch.num_directions * launch.num_layers)};
   grid.threads = static_cast<int>(kThreads);
-  grid.shared_bytes = shared_bytes;
+  grid.shared_bytes = group_shared_bytes(kVariant, shape.hidden_size);
   grid.together = true;
   return launch_kernel(kernel, grid, stream, arguments);
 }
@@ -170,19 +172,14 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Layer& layer
 template <class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kAtOnce>::Carried) == kGroupCarriedBytes);
-  using Layer = decltype(GroupForwardArguments<A, kStacked>::layer);
-  return launch_group<dtype_of<A>>(
+  return launch_group<A, kStacked, false>(
       launch.training ? lstm_group_forward_kernel<A, true, kStacked> : lstm_group_forward_kernel<A, false, kStacked>,
-      make_arguments<Layer>(launch, shape, params), shape.hidden_size,
-      group_forward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size, kStacked), launch, stream);
+      launch, shape, params, stream);
 }
 
-template <class A>
+template <class A, bool kStacked>
 int run_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return launch_group<dtype_of<A>>(
-      lstm_group_backward_kernel<A>, make_arguments<BackwardArguments<Element<A>>>(launch, shape, params),
-      kNumGates * shape.hidden_size, group_backward_shared_bytes(dtype_of<A>, A::kTensorCore, shape.hidden_size),
-      launch, stream);
+  return launch_group<A, kStacked, true>(lstm_group_backward_kernel<A, kStacked>, launch, shape, params, stream);
 }
 
 template <DType kType>
@@ -196,8 +193,11 @@ int group_forward(const Launch& launch, const LayerShape& shape, const void* par
 
 template <DType kType>
 int group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return with_arithmetic<kType>(
-      launch, [&](auto arithmetic) { return run_group_backward<decltype(arithmetic)>(launch, shape, params, stream); });
+  return with_arithmetic<kType>(launch, [&](auto arithmetic) {
+    using A = decltype(arithmetic);
+    return launch.num_layers > 1 ? run_group_backward<A, true>(launch, shape, params, stream)
+                                 : run_group_backward<A, false>(launch, shape, params, stream);
+  });
 }
 
 }  // namespace lstm_fused

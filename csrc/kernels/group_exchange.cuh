@@ -19,6 +19,11 @@ struct GroupArguments {
   int part_chunks;  // of K for each warp
 };
 
+template <bool kBackward>
+constexpr int kGroupLines = static_cast<int>(group_lines(kBackward));
+template <class A, bool kStacked, bool kBackward>  // chunks of a warp's weights
+constexpr int kInRegisters = static_cast<int>(group_chunks_held(A::kTensorCore, kStacked, kBackward));
+
 // The first threads of a block have a cell each; others have the time to wait.
 LSTM_FUSED_DEVICE bool has_cell() { return thread_index() < kGroupCells; }
 LSTM_FUSED_DEVICE bool waits_for_others() { return thread_index() == kThreads - 1; }
@@ -75,6 +80,14 @@ struct GroupRows {
   const char* first;
   int bytes;  // of each
   int count;
+
+  // The 16 bytes of row n at byte `at`.
+  LSTM_FUSED_DEVICE bool has(int n, int at) const { return at < bytes && n < count; }
+  LSTM_FUSED_DEVICE Vector16 load(int n, int at) const {
+    return load_global(reinterpret_cast<const Vector16*>(first + n * bytes + at));
+  }
+  // What has been loaded, as the product wants it.
+  LSTM_FUSED_DEVICE Vector16 factors(const Vector16& loaded) const { return loaded; }
 };
 
 // Whether as many have arrived at a tile of a group.
@@ -139,10 +152,10 @@ class Exchange {
   uint32_t* arrivals;
 };
 
-// Takes all turns. begin(turn): what needs the layer below alone. multiply(turn): the block's product, its sums into
+// Takes all turns. begin(turn): what needs the layer ahead alone. multiply(turn): the block's product, its sums into
 // shared memory. cells(turn): by the threads that have one, of those sums. Where the next turn is another tile's, the
 // wait for it is over before this one's arrival is on its way: what that tile's blocks did lies a round of turns back.
-// So is the wait for the layer below, which waits for nobody here.
+// So is the wait for the layer ahead, which waits for nobody here.
 template <class Exchange, class Stack, class Begin, class Multiply, class Cells>
 LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, const Stack& stack, Begin&& begin,
                                   Multiply&& multiply, Cells&& cells) {
@@ -178,8 +191,8 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, const 
 }
 
 // kLines lines of a block's part of a matrix, rows or columns, for each lane, and of them the warp's part of K: the
-// first kInRegisters chunks in registers, the others in shared memory.
-template <class A, int kLines, int kInRegisters>
+// first kHeld chunks in registers, the others in shared memory.
+template <class A, int kLines, int kHeld>
 class GroupWeights {
  public:
   // load(line, k): the 16 bytes at k. Each lane reads its own weights alone.
@@ -187,27 +200,26 @@ class GroupWeights {
   LSTM_FUSED_DEVICE GroupWeights(char* shared, int part_chunks, Load&& load)
       : part_chunks(part_chunks), shared(shared) {
 #pragma unroll
-    for (int chunk = 0; chunk < kInRegisters; ++chunk)
+    for (int chunk = 0; chunk < kHeld; ++chunk)
 #pragma unroll
       for (int line = 0; line < kLines; ++line)
         held[chunk][line] = chunk < part_chunks ? load(line, first_k(chunk)) : Vector16{};
-    for (int chunk = kInRegisters; chunk < part_chunks; ++chunk)
+    for (int chunk = kHeld; chunk < part_chunks; ++chunk)
       for (int line = 0; line < kLines; ++line) store_shared(place(chunk, line), load(line, first_k(chunk)));
   }
 
   // Where its shared memory ends.
   LSTM_FUSED_DEVICE char* end() const {
-    const int others = part_chunks > kInRegisters ? part_chunks - kInRegisters : 0;
+    const int others = part_chunks > kHeld ? part_chunks - kHeld : 0;
     return shared + others * static_cast<int>(kGroupWarps) * kLines * kWarpSize * kLaneBytes;
   }
 
-  // Adds the product with `rows`.
-  LSTM_FUSED_DEVICE void multiply(const GroupRows& rows, Product<A, kLines>& product) const {
+  // Adds the product with `rows`: GroupRows, or others that load as these do.
+  template <class Rows>
+  LSTM_FUSED_DEVICE void multiply(const Rows& rows, Product<A, kLines>& product) const {
     const auto factor = [&](int n, int chunk) {
       const int at = first_k(chunk) * static_cast<int>(sizeof(Element<A>));
-      return chunk < part_chunks && at < rows.bytes && n < rows.count
-                 ? load_global(reinterpret_cast<const Vector16*>(rows.first + n * rows.bytes + at))
-                 : Vector16{};
+      return chunk < part_chunks && rows.has(n, at) ? rows.load(n, at) : Vector16{};
     };
     if constexpr (A::kTensorCore) {
       // Factors come from L2: kBatch at once, while those before are multiplied.
@@ -221,29 +233,28 @@ class GroupWeights {
       };
       fetch(0);
 #pragma unroll
-      for (int first = 0; first < kInRegisters; first += kBatch) {
+      for (int first = 0; first < kHeld; first += kBatch) {
         fetch(first + kBatch);
 #pragma unroll
-        for (int i = 0; i < kBatch; ++i) product.add(held[first + i], [&](int) { return factors[i]; });
+        for (int i = 0; i < kBatch; ++i) product.add(held[first + i], [&](int) { return rows.factors(factors[i]); });
       }
-      for (int first = kInRegisters; first < part_chunks; first += kBatch) {
+      for (int first = kHeld; first < part_chunks; first += kBatch) {
         fetch(first + kBatch);
 #pragma unroll
         for (int i = 0; i < kBatch; ++i)
-          if (first + i < part_chunks) add_shared(product, first + i, [&](int) { return factors[i]; });
+          if (first + i < part_chunks) add_shared(product, first + i, [&](int) { return rows.factors(factors[i]); });
       }
     } else {
 #pragma unroll
-      for (int chunk = 0; chunk < kInRegisters; ++chunk)
-        product.add(held[chunk], [&](int n) { return factor(n, chunk); });
-      for (int chunk = kInRegisters; chunk < part_chunks; ++chunk)
+      for (int chunk = 0; chunk < kHeld; ++chunk) product.add(held[chunk], [&](int n) { return factor(n, chunk); });
+      for (int chunk = kHeld; chunk < part_chunks; ++chunk)
         add_shared(product, chunk, [&](int n) { return factor(n, chunk); });
     }
   }
 
  private:
   static constexpr int kBatch = kLines > 2 ? 2 : 4;
-  static_assert(kInRegisters % kBatch == 0 || !A::kTensorCore);
+  static_assert(kHeld % kBatch == 0 || !A::kTensorCore);
 
   template <class Factor>
   LSTM_FUSED_DEVICE void add_shared(Product<A, kLines>& product, int chunk, Factor&& factor) const {
@@ -256,12 +267,12 @@ class GroupWeights {
     return (warp_index() * part_chunks + chunk) * kChunkElements<A> + lane_pair() * kLaneElements<A>;
   }
   LSTM_FUSED_DEVICE Vector16* place(int chunk, int line) const {
-    const int vector = ((chunk - kInRegisters) * static_cast<int>(kGroupWarps) + warp_index()) * kLines + line;
+    const int vector = ((chunk - kHeld) * static_cast<int>(kGroupWarps) + warp_index()) * kLines + line;
     return reinterpret_cast<Vector16*>(shared) + vector * kWarpSize + lane_index();
   }
   const int part_chunks;
   char* const shared;
-  Vector16 held[kInRegisters][kLines];
+  Vector16 held[kHeld][kLines];
 };
 
 // The sums of the warps, each over its part of K: kGates of them for each cell of a block.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cell_math.cuh"
+#include "kernels/cluster_primitives.cuh"
 #include "kernels/product.cuh"
 
 namespace lstm_fused {
@@ -192,16 +193,21 @@ class BackwardCells {
     const Acc total_c = grad_c[u][n] + outer_grad_c(s, p, clock, t, row[n], unit(u));
     const CellGradient<Acc> grad = cell_backward<Math>(widen(cell.gates), cell.c_prev, cell.c, grad_h, total_c);
     const Gates<T> rounded = round_gates<T>(grad.pre);
-    store_gates(p.grad_gates + (t * s.batch + row[n]) * kNumGates * s.hidden_size + unit(u), s.hidden_size, rounded);
+    store_grad_gates(t, u, n, rounded);
     const bool flows = before[n] != Before::kNothing;
     grad_c[u][n] = flows ? grad.c_prev : 0;
     if (!flows) return {};
     return {{as_factor<A>(rounded.i), as_factor<A>(rounded.f), as_factor<A>(rounded.g), as_factor<A>(rounded.o)}};
   }
 
+  // A step that is not active.
+  LSTM_FUSED_DEVICE void skip(int64_t t, int u, int n) const {
+    if (has_unit(u) && row[n] < s.batch) store_grad_gates(t, u, n, Gates<T>{});
+  }
+
   // After the first step, what is left flows to h_0 and c_0. The h that each step started from is copied here, where
-  // nobody waits for it.
-  LSTM_FUSED_DEVICE void finish(int u, int n, Acc recurrent) const {
+  // nobody waits for it, and grad_gates of steps that are not active become zero, but for `skipped` first ones.
+  LSTM_FUSED_DEVICE void finish(int u, int n, Acc recurrent, int64_t skipped = 0) const {
     if (!has_unit(u) || row[n] >= s.batch) return;
     const int64_t state = row[n] * s.hidden_size + unit(u);
     const bool empty = length[n] == 0;
@@ -212,11 +218,19 @@ class BackwardCells {
       const bool past = t >= length[n];
       p.h_prev[at * s.hidden_size + unit(u)] =
           past ? T{} : h_before(s, p, clock, t, row[n], unit(u), clock.before(t, row[n]));
-      if (past) store_gates(p.grad_gates + at * kNumGates * s.hidden_size + unit(u), s.hidden_size, Gates<T>{});
+      if (past && t >= skipped) store_grad_gates(t, u, n, Gates<T>{});
     }
   }
 
  private:
+  LSTM_FUSED_DEVICE void store_grad_gates(int64_t t, int u, int n, const Gates<T>& values) const {
+    T* const at = p.grad_gates + (t * s.batch + row[n]) * kNumGates * s.hidden_size + unit(u);
+    store_global(at, values.i);
+    store_global(at + s.hidden_size, values.f);
+    store_global(at + 2 * s.hidden_size, values.g);
+    store_global(at + 3 * s.hidden_size, values.o);
+  }
+
   const LayerShape& s;
   const BackwardParams<T, Acc>& p;
   const Clock clock;

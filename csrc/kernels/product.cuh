@@ -114,16 +114,20 @@ LSTM_FUSED_DEVICE Vector16 load_factors(const Element<A>* row, int64_t k, int64_
   return packed;
 }
 
-// Elements k, k + 1, ... of column `unit` of W_hh (4H, H), where k counts unit by unit, gate by gate; zero outside. Out
-// of line, as it is called for every weight: inlined it is most of the kernel, and its loads crowd the registers.
-template <class A>
-LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* w_hh, int64_t width, int64_t unit, int k) {
+// In which order k counts the 4H rows of W_hh or W_ih: unit by unit, gate by gate, or as they lie.
+enum class RowOrder { kUnits, kAsTheyLie };
+
+// Elements k, k + 1, ... of column `unit` of W_hh or W_ih (4H, H); zero outside. Out of line, as it is called for every
+// weight: inlined it is most of the kernel, and its loads crowd the registers.
+template <class A, RowOrder kOrder = RowOrder::kUnits>
+LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* matrix, int64_t width, int64_t unit, int k) {
   Element<A> x[kLaneElements<A>];
 #pragma unroll
   for (int e = 0; e < kLaneElements<A>; ++e) {
-    const int64_t gate = (k + e) % kNumGates, of_unit = (k + e) / kNumGates;
-    const bool exists = of_unit < width && unit < width;
-    x[e] = exists ? as_factor<A>(w_hh[(gate * width + of_unit) * width + unit]) : Element<A>{};
+    const int64_t at = k + e;
+    const int64_t row = kOrder == RowOrder::kUnits ? at % kNumGates * width + at / kNumGates : at;
+    const bool exists = at < kNumGates * width && unit < width;
+    x[e] = exists ? as_factor<A>(matrix[row * width + unit]) : Element<A>{};
   }
   return pack_factors<A>(x);
 }

@@ -81,6 +81,8 @@ void bind_plan(py::module_& module) {
       .def_property_readonly("rows_per_group", [](const Candidate& c) { return c.launch.rows_per_group; })
       .def_property_readonly("threads_per_block", [](const Candidate& c) { return c.launch.threads_per_block; })
       .def_property_readonly("layers_at_once", [](const Candidate& c) { return c.launch.num_layers; })
+      .def_property_readonly("backward_layers_at_once",
+                             [](const Candidate& c) { return c.backward.value_or(c.launch).num_layers; })
       .def_property_readonly("fuses_input", [](const Candidate& c) { return c.launch.fuses_input; })
       .def_property_readonly("shared_bytes", [](const Candidate& c) { return c.launch.shared_bytes; });
 

@@ -86,33 +86,37 @@ double cluster_us(const Problem& problem, const DeviceInfo& device, const Launch
   return waves * (kExchangeUs[static_cast<int>(launch.kind)] + product_us(problem, device, launch));
 }
 
-// What the registers do not hold is read from shared memory once per tile of rows, while the tensor cores work. Tiles
-// of rows are taken in turns, so that what is sent has the time of the others' products.
-// Layers side by side multiply by W_ih while h is on its way; the last one ends as many steps late as there are below.
-double group_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32), stacked = launch.num_layers > 1;
-  const int64_t read = group_block_weights(problem.dtype, problem.hidden_size, stacked) -
-                       group_register_bytes(problem.dtype, tensor_cores, problem.hidden_size, stacked);
-  const double shared_us = static_cast<double>(read / (stacked ? 2 : 1) * (launch.rows_per_group / kTileRows)) /
-                           (kSharedBytesPerClock * static_cast<double>(device.clock_mhz));
-  const double product = std::max(product_us(problem, device, launch), shared_us);
+}  // namespace
+
+// What the registers do not hold is read from shared memory once per tile of rows, and h, or grad_gates of four times
+// the size, from L2, while the tensor cores work. Tiles of rows are taken in turns, so that what is sent has the time
+// of the others' products.
+// Layers side by side multiply by W_ih while h is on its way; the last one ends as many steps late as there are ahead.
+double group_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
+  const bool stacked = launch.num_layers > 1;
+  const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
+  const double clocks_per_us = static_cast<double>(device.clock_mhz);
+  const int64_t hidden = problem.hidden_size, num_tiles = launch.rows_per_group / kTileRows;
+  const int64_t read = group_weight_bytes(variant, hidden) - group_register_bytes(variant, hidden);
+  const double shared_us =
+      static_cast<double>(num_tiles * (stacked ? read / 2 : read)) / (kSharedBytesPerClock * clocks_per_us);
+  const double rows_us = static_cast<double>(launch.rows_per_group * group_row_bytes(problem.dtype, hidden, backward)) /
+                         (kL2BytesPerClock * clocks_per_us);
+  const double product = std::max({product_us(problem, device, launch), shared_us, rows_us});
   const double exchange = kExchangeUs[static_cast<int>(launch.kind)];
   if (stacked) {
     const int64_t steps = ceil_div(problem.num_layers, launch.num_layers) * (problem.seq_len + launch.num_layers - 1);
     return (product + std::max(product, exchange)) * static_cast<double>(steps) /
            static_cast<double>(problem.num_layers * problem.seq_len);
   }
-  const double launches = static_cast<double>(problem.num_directions / launch.directions_at_once);
-  return launches * (exchange + product);
+  return static_cast<double>(problem.num_directions / launch.directions_at_once) * (exchange + product);
 }
 
-}  // namespace
-
 double cuda_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const auto estimate = launch.kind == KernelKind::kStep      ? step_us
-                        : launch.kind == KernelKind::kBlock   ? block_us
-                        : launch.kind == KernelKind::kCluster ? cluster_us
-                                                              : group_us;
+  if (launch.kind == KernelKind::kGroup) return group_us_per_step(problem, device, launch, /*backward=*/false);
+  const auto estimate = launch.kind == KernelKind::kStep    ? step_us
+                        : launch.kind == KernelKind::kBlock ? block_us
+                                                            : cluster_us;
   return estimate(problem, device, launch);
 }
 

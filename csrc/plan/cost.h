@@ -11,6 +11,8 @@ namespace lstm_fused {
 
 // One time step of one layer, all its directions, forward, recurrence only.
 double cuda_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch);
+// Of kind `group`, either way.
+double group_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward);
 double cpu_us_per_step(const Problem& problem, const DeviceInfo& device, int64_t num_tasks, bool barrier);
 
 }  // namespace lstm_fused

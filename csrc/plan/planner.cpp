@@ -105,7 +105,7 @@ Launch lay_out_cluster(int64_t blocks, const Problem& problem) {
 }
 
 // Groups that run at once, as all blocks of a launch have to, each in one direction and in one of `layers`.
-Launch lay_out_group(int64_t layers, const Problem& problem, const DeviceInfo& device) {
+Launch lay_out_group(int64_t layers, bool backward, const Problem& problem, const DeviceInfo& device) {
   const int64_t hidden = problem.hidden_size, tiles = group_row_tiles(problem.batch);
   const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   Launch launch;
@@ -119,11 +119,7 @@ Launch lay_out_group(int64_t layers, const Problem& problem, const DeviceInfo& d
   const int64_t tiles_per_group = ceil_div(tiles, resident / launch.directions_at_once);
   launch.rows_per_group = tiles_per_group * kTileRows;
   launch.num_groups = layers * problem.num_directions * ceil_div(tiles, tiles_per_group);
-  launch.shared_bytes = group_forward_shared_bytes(problem.dtype, tensor_cores, hidden, layers > 1);
-  if (problem.training) {
-    launch.shared_bytes =
-        std::max(launch.shared_bytes, group_backward_shared_bytes(problem.dtype, tensor_cores, hidden));
-  }
+  launch.shared_bytes = group_shared_bytes({problem.dtype, tensor_cores, layers > 1, backward}, hidden);
   return launch;
 }
 
@@ -201,7 +197,10 @@ Candidate cluster(const Problem& problem, const DeviceInfo& device) {
     if (refusal.reason.empty()) {
       const double us = cuda_us_per_step(problem, device, launch);
       if (best.legal && us >= best.us_per_step) continue;
-      best = {launch, true, false, "", 0, 0, us, ""};
+      best = Candidate();
+      best.launch = launch;
+      best.legal = true;
+      best.us_per_step = us;
     } else if (!best.legal && (refusal.depth > depth || refusal.depth == 2)) {
       best.reason = refusal.reason;
       depth = refusal.depth;
@@ -213,26 +212,36 @@ Candidate cluster(const Problem& problem, const DeviceInfo& device) {
   return best;
 }
 
-// Lets layers of a stack run side by side where that is faster than one after the other, and tells why not elsewhere.
-void overlap_layers(Candidate& group, const Problem& problem, const DeviceInfo& device) {
+// One way of a `group` through a layer, or through several side by side where that is faster than one after the other.
+struct GroupPass {
+  Launch launch;
+  double us_per_step;
+  std::string layers;  // and why not elsewhere
+};
+
+GroupPass group_pass(bool backward, const Problem& problem, const DeviceInfo& device) {
+  GroupPass pass = {lay_out_group(1, backward, problem, device), 0, ""};
+  pass.us_per_step = group_us_per_step(problem, device, pass.launch, backward);
+  if (problem.num_layers == 1) return pass;
   const std::string alone = "one after the other; ";
   if (problem.num_directions > 1) {
-    group.layers = alone + "each direction needs both of the layer below, all steps of them";
-    return;
+    pass.layers =
+        alone + "each direction needs both of the layer " + (backward ? "above" : "below") + ", all steps of them";
+    return pass;
   }
   for (int64_t layers = 2; layers <= std::min(problem.num_layers, kGroupMostLayers); ++layers) {
-    const Launch launch = lay_out_group(layers, problem, device);
+    const Launch launch = lay_out_group(layers, backward, problem, device);
     const std::string reason = refuse_group(launch, device);
-    const double us = reason.empty() ? cuda_us_per_step(problem, device, launch) : 0;
-    if (reason.empty() && us < group.us_per_step) {
-      group.launch = launch;
-      group.us_per_step = us;
-      group.layers = std::to_string(layers) + " side by side, each a step behind the one below";
-    } else if (group.layers.empty()) {
-      const std::string slower = us_text(us) + " per step of a layer against " + us_text(group.us_per_step);
-      group.layers = alone + std::to_string(layers) + " side by side: " + (reason.empty() ? slower : reason);
+    const double us = reason.empty() ? group_us_per_step(problem, device, launch, backward) : 0;
+    if (reason.empty() && us < pass.us_per_step) {
+      pass = {launch, us,
+              std::to_string(layers) + " side by side, each a step behind the one " + (backward ? "above" : "below")};
+    } else if (pass.layers.empty()) {
+      const std::string slower = us_text(us) + " per step of a layer against " + us_text(pass.us_per_step);
+      pass.layers = alone + std::to_string(layers) + " side by side: " + (reason.empty() ? slower : reason);
     }
   }
+  return pass;
 }
 
 Candidate group(const Problem& problem, const DeviceInfo& device) {
@@ -240,15 +249,23 @@ Candidate group(const Problem& problem, const DeviceInfo& device) {
   group.launch.kind = KernelKind::kGroup;
   group.reason = refuse_kind(group.launch.kind, problem, device);
   if (group.reason.empty()) group.reason = too_few_registers(kThreads * kGroupRegisters, device);
-  if (!group.reason.empty()) return group;
-  const Launch& launch = group.launch = lay_out_group(1, problem, device);
-  group.reason = refuse_group(launch, device);
+  for (const bool backward : {false, true})
+    if (group.reason.empty() && (problem.training || !backward))
+      group.reason = refuse_group(lay_out_group(1, backward, problem, device), device);
   if (!group.reason.empty()) return group;
   group.legal = true;
-  group.us_per_step = cuda_us_per_step(problem, device, launch);
-  if (problem.num_layers > 1) overlap_layers(group, problem, device);
-  group.register_bytes = group_register_bytes(problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32),
-                                              problem.hidden_size, launch.num_layers > 1);
+  const GroupPass forward = group_pass(/*backward=*/false, problem, device);
+  const Launch& launch = group.launch = forward.launch;
+  group.us_per_step = forward.us_per_step;
+  group.layers = forward.layers;
+  if (problem.training) {
+    const GroupPass backward = group_pass(/*backward=*/true, problem, device);
+    group.backward = backward.launch;
+    group.backward_layers = backward.layers;
+  }
+  const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
+  group.register_bytes = group_register_bytes({problem.dtype, tensor_cores, launch.num_layers > 1, /*backward=*/false},
+                                              problem.hidden_size);
   // Before each, counts of arrivals are set to zero.
   const int64_t recurrences = problem.num_directions / launch.directions_at_once;
   group.launches = ceil_div(problem.num_layers, launch.num_layers) * (problem.num_directions + 1 + recurrences);
@@ -301,10 +318,13 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
     return a.legal != b.legal ? a.legal : a.legal && a.us_per_step < b.us_per_step;
   });
   for (Candidate& candidate : plan.candidates) {
-    candidate.launch.dtype = problem.dtype;
-    candidate.launch.training = problem.training;
-    candidate.launch.allow_tf32 = problem.allow_tf32;
-    candidate.launch.num_directions = problem.num_directions;
+    for (Launch* launch : {&candidate.launch, candidate.backward ? &*candidate.backward : nullptr}) {
+      if (launch == nullptr) continue;
+      launch->dtype = problem.dtype;
+      launch->training = problem.training;
+      launch->allow_tf32 = problem.allow_tf32;
+      launch->num_directions = problem.num_directions;
+    }
     candidate.built = built.count(kernel_name(candidate.launch.kind, problem.dtype, problem.training)) > 0;
     if (!candidate.legal) continue;
     if (!candidate.built) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -27,14 +28,16 @@ struct CpuPlan {
 };
 
 struct Candidate {
-  Launch launch;
+  Launch launch;                   // forward
+  std::optional<Launch> backward;  // where it has one of its own: `group`, in training
   bool legal = false;
   bool built = false;
   std::string reason;          // why it is not chosen; empty for the chosen one
   int64_t register_bytes = 0;  // of W_hh, and of W_ih where the input is fused, per block
   int64_t launches = 0;        // forward, the whole stack, input projections included
   double us_per_step = 0;      // estimated: one time step of one layer, forward, all its directions, recurrence only
-  std::string layers;          // how those of a stack follow each other, and why; empty for a single one
+  // How layers of a stack follow each other, and why; empty for a single one, and where nothing runs backward.
+  std::string layers, backward_layers;
 };
 
 struct Plan {

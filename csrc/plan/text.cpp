@@ -101,6 +101,7 @@ std::string cuda_text(const Plan& plan) {
   if (problem.num_layers > 1)
     text +=
         line("layers", shown.layers.empty() ? "one after the other; only group takes several at once" : shown.layers);
+  if (!shown.backward_layers.empty()) text += line("backward", shown.backward_layers);
   text += line("launches", std::to_string(shown.launches) + " forward, input projections included");
   text += line("estimate", estimate_text(shown)) + "candidates\n";
   for (const Candidate& candidate : plan.candidates) {

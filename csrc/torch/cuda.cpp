@@ -53,10 +53,12 @@ LayerKernel choose(const Problem& problem, int device, const std::string& kind) 
   const KernelTable table = kernel_table();
   STD_TORCH_CHECK(plan.chosen >= 0,
                   "lstm_fused: ", missing_kernel(table, KernelKind::kStep, problem.dtype, problem.training));
-  const Launch& launch = plan.candidates[plan.chosen].launch;
+  const Candidate& candidate = plan.candidates[plan.chosen];
+  const Launch& launch = candidate.launch;
   const KernelEntry* const kernel = find_kernel(table, launch.kind, launch.dtype, launch.training);
   const KernelEntry* const step = find_kernel(table, KernelKind::kStep, launch.dtype, launch.training);
-  return {launch, {kernel->forward, step->forward}, {kernel->backward, step->backward}};
+  return {{launch, kernel->forward, step->forward},
+          {candidate.backward.value_or(launch), kernel->backward, step->backward}};
 }
 
 bool same(const Problem& a, const Problem& b) {
@@ -69,8 +71,7 @@ bool same(const Problem& a, const Problem& b) {
 }  // namespace
 
 // A plan costs some microseconds, which matter at T = 1, so the last few are kept.
-LayerKernel layer_kernel(const Stack& stack, int64_t layer, int64_t num_layers, bool training, bool allow_tf32,
-                         int device) {
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device) {
   struct Entry {
     Problem problem;
     int device;
@@ -82,7 +83,6 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, int64_t num_layers, 
   constexpr size_t kMostRecent = 16;
 
   Problem problem = stack.problem(training, false, false);
-  problem.num_layers = num_layers;
   problem.input_size = stack.layer_input_size(layer);
   problem.allow_tf32 = allow_tf32;
   const std::string kind = wanted_kind();
@@ -98,7 +98,7 @@ GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool bac
     : exchange_bytes_(group_exchange_bytes(launch.dtype, shape.hidden_size, shape.batch, backward)),
       arrival_words_(group_arrival_words(shape.batch)),
       above_bytes_(group_above_bytes(launch.dtype, shape.hidden_size, shape.seq_len * shape.batch)),
-      num_above_(launch.num_layers - 1) {
+      num_above_(backward ? 0 : launch.num_layers - 1) {
   if (launch.kind != KernelKind::kGroup) return;
   const int64_t count = launch.num_directions * launch.num_layers;
   exchange_ = empty({count * exchange_bytes_}, like, ScalarType::Byte);
@@ -114,21 +114,22 @@ uint32_t* GroupMemory::arrivals(int64_t n) const {
 }
 char* GroupMemory::above(int64_t n) const { return n < num_above_ ? data<char>(above_) + n * above_bytes_ : nullptr; }
 
-void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
-         size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step) {
+void run(const LayerKernel::Pass& pass, const LayerShape& shape, const void* params, size_t params_bytes, void* stream,
+         const std::function<void(int64_t)>& for_step) {
   if (shape.batch == 0) return;
+  const Launch& launch = pass.launch;
   for (int64_t first = 0; first < launch.num_directions; first += launch.directions_at_once) {
     Launch part = launch;
     part.num_directions = std::min(launch.directions_at_once, launch.num_directions - first);
     const void* const part_params = static_cast<const char*>(params) + first * params_bytes;
-    int error = launchers.chosen(part, shape, part_params, stream);
+    int error = pass.chosen(part, shape, part_params, stream);
     if (error == kTooManyBlocks) {
       part.kind = KernelKind::kStep;
       part.num_layers = 1;
       error = 0;
       for (int64_t layer = 0; layer < launch.num_layers && error == 0; ++layer) {
         for (int64_t d = 0; d < part.num_directions; ++d) for_step(first + layer + d);
-        error = launchers.step(part, shape, static_cast<const char*>(part_params) + layer * params_bytes, stream);
+        error = pass.step(part, shape, static_cast<const char*>(part_params) + layer * params_bytes, stream);
       }
     }
     STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(part.kind, part.dtype, part.training),

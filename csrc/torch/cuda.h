@@ -8,13 +8,13 @@
 
 namespace lstm_fused {
 
+// The planner's choice. `step` runs where the device has no room for it: see kTooManyBlocks.
 struct LayerKernel {
-  // `step` runs where the device has no room for what was chosen: see kTooManyBlocks.
-  struct Launchers {
+  struct Pass {
+    Launch launch;
     Launcher chosen, step;
   };
-  Launch launch;
-  Launchers forward, backward;
+  Pass forward, backward;
 };
 
 // The global memory through which the blocks of a `group` meet, for one launch; of other kinds nothing. Its counts are
@@ -26,7 +26,7 @@ class GroupMemory {
 
   char* exchange(int64_t n) const;
   uint32_t* arrivals(int64_t n) const;
-  char* above(int64_t n) const;  // null where no layer lies above
+  char* above(int64_t n) const;  // null where no layer lies above, and backward
 
  private:
   int64_t exchange_bytes_, arrival_words_, above_bytes_;  // of each n
@@ -34,16 +34,15 @@ class GroupMemory {
   Tensor exchange_, arrivals_, above_;
 };
 
-// The planner's choice for one layer on this device, in a stack of `num_layers` like it: as many as launch.num_layers
-// says run side by side. Raises where this build has no kernel for it.
-LayerKernel layer_kernel(const Stack& stack, int64_t layer, int64_t num_layers, bool training, bool allow_tf32,
-                         int device);
+// For one layer of a stack on this device: as many as launch.num_layers says run side by side.
+// Raises where this build has no kernel for it.
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device);
 
-// Runs one layer, all its directions, or launch.num_layers layers; `params` has an element of `params_bytes` for each.
-// Where `step` runs in place of what was chosen, layer by layer, for_step(n) comes first, to complete params[n]. Raises
-// where the kernel cannot be launched.
-void run(const LayerKernel::Launchers& launchers, const Launch& launch, const LayerShape& shape, const void* params,
-         size_t params_bytes, void* stream, const std::function<void(int64_t)>& for_step);
+// Runs one layer, all its directions, or launch.num_layers layers; `params` has an element of `params_bytes` for each,
+// forward from below, backward from above. Where `step` runs in place of what was chosen, layer by layer, for_step(n)
+// comes first, to complete params[n]. Raises where the kernel cannot be launched.
+void run(const LayerKernel::Pass& pass, const LayerShape& shape, const void* params, size_t params_bytes, void* stream,
+         const std::function<void(int64_t)>& for_step);
 
 // One of four instantiations.
 template <class Function>

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "torch/cuda.h"
 #include "torch/ops.h"
 #include "torch/regenerate.h"
@@ -59,27 +61,37 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const Tensor grad_h_0 = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor grad_c_0 = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
 
+  const auto mask_of = [&](int64_t layer) {
+    return layer > 0 && dropout_mask ? OptionalTensor(stack.mask(dropout_mask, layer, type)) : std::nullopt;
+  };
+  const auto input_of = [&](int64_t layer, const OptionalTensor& mask) {
+    Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
+    if (layer == 0 && lengths) x = without_padding(stack, x, *lengths);
+    x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
+    return mask ? multiply(x, *mask) : x;
+  };
+
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
   OptionalTensor grad_layer_output = dense(grad_output, type);  // (T, B, D*P)
   Tensor grad_x = empty({0}, input, type);
-  for (int64_t layer = last_layer; layer >= 0; --layer) {
-    const LayerKernel kernel = layer_kernel(stack, layer, 1, /*training=*/true, allow_tf32, scope.device());
-    const bool steps = kernel.launch.kind == KernelKind::kStep;
-    const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
-    OptionalTensor mask, x;
-    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
-    if (needs_weight_grads || !stack.keeps_gates) {
-      x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-      if (layer == 0 && lengths) x = without_padding(stack, *x, *lengths);
-      x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
-      if (mask) x = multiply(*x, *mask);
-    }
-    const GroupMemory memory(kernel.launch, shape, /*backward=*/true, input);
-    BackwardParams<T, Cell> params[2];
+  for (int64_t top = last_layer, layers = 1; top >= 0; top -= layers) {
+    LayerKernel::Pass pass = layer_kernel(stack, top, /*training=*/true, allow_tf32, scope.device()).backward;
+    // Gates are regenerated to save memory: those of one layer at a time.
+    layers = pass.launch.num_layers = stack.keeps_gates ? std::min(pass.launch.num_layers, top + 1) : 1;
+    const bool steps = pass.launch.kind == KernelKind::kStep;
+    const GroupMemory memory(pass.launch, shape, /*backward=*/true, input);
+    std::vector<BackwardParams<T, Cell>> params(layers * directions);
     std::vector<DirectionWeights> weights;
     std::vector<GateGradients> gradients;
-    std::vector<OptionalTensor> of_step;  // what `step` needs beyond others: for c, and weights transposed
-    for (int64_t d = 0; d < directions; ++d) {
+    std::vector<OptionalTensor> masks, inputs;  // of each layer, from above
+    std::vector<OptionalTensor> of_step;        // what `step` needs beyond others, and params do not own
+    for (int64_t n = 0; n < layers * directions; ++n) {
+      const int64_t layer = top - n / directions, d = n % directions;
+      const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
+      if (d == 0) {
+        masks.push_back(mask_of(layer));
+        inputs.push_back(stack.keeps_gates ? OptionalTensor() : input_of(layer, masks.back()));
+      }
       weights.push_back(stack.weights(all_weights, layer, d));
       const DirectionWeights& w = weights.back();
       gradients.push_back({empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
@@ -88,11 +100,12 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const GateGradients& g = gradients.back();
       const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
       if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, gates);
+        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, lengths, reset, g.h_prev, gates);
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
-      const bool has_grad_cells = grad_all_cells && layer == last_layer;
-      params[d] = {
+      const bool has_grad_output = layer == top && grad_layer_output,
+                 has_grad_cells = layer == last_layer && grad_all_cells;
+      params[n] = {
           /*reverse=*/d == 1,
           const_data<T>(w.w_hh),
           const_data<T>(w.w_hr),
@@ -101,7 +114,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           const_data<T>(gates),
           const_data<Cell>(stack.cells(reserve, layer, d)),
           const_data<T>(layer_output) + d * stack.proj_width,
-          grad_layer_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
+          has_grad_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
           has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
           /*grad_cells_stride=*/directions * hidden,
           grad_h_last ? const_data<T>(grad_h_last) + h_state : nullptr,
@@ -115,34 +128,47 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           /*grad_c=*/nullptr,
           /*w_hh_t=*/nullptr,
           /*w_hr_t=*/nullptr,
-          memory.exchange(d),
-          memory.arrivals(d),
+          memory.exchange(n),
+          memory.arrivals(n),
+          const_data<T>(w.w_ih),
+          const_data<T>(masks.back()),
       };
     }
-    const auto for_step = [&](int64_t d) {
+    const auto grad_x_of = [&](int64_t nth_layer) {
+      const auto of_direction = [&](int64_t d) {
+        const int64_t n = nth_layer * directions + d;
+        const Tensor result = empty({rows, stack.layer_input_size(top - nth_layer)}, input, type);
+        mm_out(result, gradients[n].grad_gates, weights[n].w_ih);
+        return result;
+      };
+      const Tensor result = directions == 1 ? of_direction(0) : add(of_direction(0), of_direction(1));
+      return masks[nth_layer] ? multiply(result, *masks[nth_layer]) : result;
+    };
+    const auto for_step = [&](int64_t n) {
       const Tensor grad_c = empty({stack.batch, hidden}, input, stack.cell_dtype);
-      const Tensor w_hh_t = dense(transposed(weights[d].w_hh), type);
-      OptionalTensor w_hr_t;
-      if (weights[d].w_hr) w_hr_t = dense(transposed(*weights[d].w_hr), type);
-      params[d].grad_c = data<Cell>(grad_c);
-      params[d].w_hh_t = const_data<T>(w_hh_t);
-      params[d].w_hr_t = const_data<T>(w_hr_t);
-      of_step.insert(of_step.end(), {grad_c, w_hh_t, w_hr_t});
+      const Tensor w_hh_t = dense(transposed(weights[n].w_hh), type);
+      OptionalTensor w_hr_t, from_above;
+      if (weights[n].w_hr) w_hr_t = dense(transposed(*weights[n].w_hr), type);
+      params[n].grad_c = data<Cell>(grad_c);
+      params[n].w_hh_t = const_data<T>(w_hh_t);
+      params[n].w_hr_t = const_data<T>(w_hr_t);
+      if (n >= directions) {
+        from_above = grad_x_of(n / directions - 1);
+        params[n].grad_output = const_data<T>(from_above);
+      }
+      of_step.insert(of_step.end(), {grad_c, w_hh_t, w_hr_t, from_above});
     };
-    for (int64_t d = 0; steps && d < directions; ++d) for_step(d);
-    run(kernel.backward, kernel.launch, shape, params, sizeof(params[0]), scope.stream(), for_step);
+    for (int64_t n = 0; steps && n < directions; ++n) for_step(n);
+    run(pass, shape, params.data(), sizeof(params[0]), scope.stream(), for_step);
 
-    for (const GateGradients& g : gradients)
-      if (needs_weight_grads) append_weight_gradients(stack, g, *x, weight_gradients[layer]);
-    if (layer == 0 && !needs_input_grad) continue;
-    const auto grad_x_of = [&](int64_t d) {
-      const Tensor result = empty({rows, stack.layer_input_size(layer)}, input, type);
-      mm_out(result, gradients[d].grad_gates, weights[d].w_ih);
-      return result;
-    };
-    grad_x = directions == 1 ? grad_x_of(0) : add(grad_x_of(0), grad_x_of(1));
-    if (mask) grad_x = multiply(grad_x, *mask);
-    grad_layer_output = grad_x;
+    for (int64_t n = 0; needs_weight_grads && n < layers * directions; ++n) {
+      OptionalTensor& x = inputs[n / directions];
+      const int64_t layer = top - n / directions;
+      if (!x) x = input_of(layer, masks[n / directions]);
+      append_weight_gradients(stack, gradients[n], *x, weight_gradients[layer]);
+      if (n % directions == directions - 1) x.reset();
+    }
+    if (top - layers >= 0 || needs_input_grad) grad_layer_output = grad_x = grad_x_of(layers - 1);
   }
 
   std::vector<Tensor> grad_weights;

@@ -31,9 +31,9 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
 
   Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
   for (int64_t first = 0, layers = 1; first <= last_layer; first += layers) {
-    LayerKernel kernel = layer_kernel(stack, first, stack.num_layers, stack.keeps_gates, allow_tf32, scope.device());
-    layers = kernel.launch.num_layers = std::min(kernel.launch.num_layers, stack.num_layers - first);
-    const bool fuses_input = kernel.launch.fuses_input;
+    LayerKernel::Pass pass = layer_kernel(stack, first, stack.keeps_gates, allow_tf32, scope.device()).forward;
+    layers = pass.launch.num_layers = std::min(pass.launch.num_layers, stack.num_layers - first);
+    const bool fuses_input = pass.launch.fuses_input;
     if (first > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, first, type));
     // Without a reserve only the current cells are kept, unless all of the last layer's are asked for.
     const bool all_cells = !training && return_cells && first + layers > last_layer;
@@ -44,7 +44,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     const int64_t scratch_rows = all_cells && layers > 1 ? rows : stack.batch;
     const Tensor scratch = empty({training ? 0 : layers * directions, scratch_rows, hidden}, input, cell_type);
 
-    const GroupMemory memory(kernel.launch, shape, /*backward=*/false, input);
+    const GroupMemory memory(pass.launch, shape, /*backward=*/false, input);
     std::vector<ForwardParams<T, Cell>> params(layers * directions);
     std::vector<DirectionWeights> weights;
     std::vector<Tensor> gates, outputs;
@@ -101,7 +101,7 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       mm_out(gates[n], below, transposed(weights[n].w_ih));
       params[n].gates = data<T>(gates[n]);
     };
-    run(kernel.forward, kernel.launch, shape, params.data(), sizeof(params[0]), scope.stream(), for_step);
+    run(pass, shape, params.data(), sizeof(params[0]), scope.stream(), for_step);
     x = output_of(layers - 1);
   }
 

@@ -9,7 +9,8 @@ import torch
 from cases import Case, Problem, draw
 from numerics import assert_accurate, fused
 from simulated import Simulator, planned
-from test_cuda_kernels import ARITHMETICS, SEEDS, arguments, barriers, check, inference
+from test_cuda_kernels import ARITHMETICS, SEEDS, arguments, check, inference
+from test_cuda_waiting import barriers
 from torch import Tensor
 
 ALL = ["float16", "bfloat16", "float32", "tf32"]
@@ -123,7 +124,7 @@ def test_gradients_that_are_not_given_are_zero_and_only_what_is_wanted_is_comput
     [barrier for barrier in barriers() if barrier[0] in ("group_exchange.cuh", "group_stack.cuh")],
 )
 def test_no_barrier_may_be_missing_backward(simulator: Simulator, file_name: str, line: int, text: str) -> None:
-    """What forward needs too, and would report before; see test_cuda_kernels.py."""
+    """What forward needs too, and would report before; see test_cuda_waiting.py."""
     problem = draw(Case(3, 9, 5, 17, num_layers=2, lengths=True, dtype=torch.bfloat16))
     with simulator.running("group"):
         backward = Backward(simulator, problem)

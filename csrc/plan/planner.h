@@ -24,7 +24,7 @@ struct CpuPlan {
   int64_t num_tasks;  // worth running at once: the caller uses no more threads than this
   bool one_step;      // T = 1 and many rows: all weights are read where they lie, once, many rows at a time
   bool direct_w_hh;   // otherwise: read where it lies at every step, rather than packed once per call
-  bool direct_w_ih;   // read where it lies by our own product, rather than x W_ih^T by torch's
+  bool direct_w_ih;   // read where it lies at every step, rather than x W_ih^T by a product of panels or torch's
 };
 
 struct Candidate {

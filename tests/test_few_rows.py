@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from cases import Case, draw
+from instruction_sets import INSTRUCTION_SETS, run_again
 from numerics import assert_accurate, fused
 
 import lstm_fused
@@ -67,51 +63,44 @@ HALF_CASES = [
 ]
 
 
-def is_direct(case: Case) -> bool:
+def cpu_plan(case: Case) -> _plan.CpuPlan:
     names = ("seq_len", "batch", "hidden_size", "proj_size")
-    return _plan.plan_cpu(_plan.Problem(**{name: getattr(case, name) for name in names}), 1).direct_w_hh
+    return _plan.plan_cpu(_plan.Problem(**{name: getattr(case, name) for name in names}), 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_accuracy(case: Case, dtype: torch.dtype) -> None:
-    assert is_direct(case)
+    assert cpu_plan(case).direct_w_hh
     assert_accurate(case.but(dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", PACKED_CASES, ids=str)
 def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
-    assert not is_direct(case)
+    assert not cpu_plan(case).direct_w_hh
     assert_accurate(case.but(dtype=dtype))
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_instruction_sets(isa: str) -> None:
-    """A process runs one of them: some of the tests above once more, in a process for each of the others."""
-    if isa == torch.ops.lstm_fused.cpu_isa():
-        pytest.skip(f"test_accuracy has run {isa}")
-    environment = os.environ | {"LSTM_FUSED_CPU_ISA": isa}
-    ask = "import torch, lstm_fused; print(torch.ops.lstm_fused.cpu_isa())"
-    found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
-    if found.stdout.strip() != isa:
-        pytest.skip(f"this machine has no {isa}")
     some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", some, __file__]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    assert ran.returncode == 0, ran.stdout
-    assert f"{12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1)} passed" in ran.stdout
+    run_again(isa, __file__, some, 12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1))
 
 
-@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
-@pytest.mark.parametrize("case", HALF_CASES, ids=str)
-def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dtype) -> None:
+def check_half_weights(case: Case, dtype: torch.dtype) -> None:
     """Forward kernels widen them as they read: all is computed in float, and rounded at the end."""
     problem = draw(case.but(dtype=dtype))
     half, wide = fused(problem), fused(problem.to(torch.float32))
     for name in half:
         if not name.startswith("grad"):  # backward starts from what has been rounded
             assert torch.equal(half[name], wide[name].to(dtype)), name
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("case", HALF_CASES, ids=str)
+def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dtype) -> None:
+    check_half_weights(case, dtype)
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)

@@ -218,7 +218,7 @@ void fill_in_states(OptionalTensor& h_0, OptionalTensor& c_0, const Tensor& inpu
     if (result.is_cpu())
       std::memset(result.mutable_data_ptr(), 0, result.numel() * result.element_size());
     else
-      STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(result.get()));
+      TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(result.get()));
     return result;
   };
   const bool are_alike = !h_0 && !c_0 && width == hidden;

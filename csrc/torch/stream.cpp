@@ -29,7 +29,7 @@ DeviceScope::DeviceScope(const Tensor& tensor) : device_(tensor.get_device_index
   static const GetStream get_stream = find_get_stream();
   STD_TORCH_CHECK(get_stream != nullptr, "lstm_fused: this torch has no CUDA streams");
   guard_.reset(new Guard{torch::stable::accelerator::DeviceGuard(device_)});
-  STABLE_TORCH_ERROR_CODE_CHECK(get_stream(device_, &stream_));
+  TORCH_ERROR_CODE_CHECK(get_stream(device_, &stream_));
 }
 
 DeviceScope::~DeviceScope() = default;

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <array>
 #include <cstdint>
@@ -21,13 +22,15 @@ using ScalarType = torch::headeronly::ScalarType;
 using Sizes = std::vector<int64_t>;
 using SizeList = torch::headeronly::IntHeaderOnlyArrayRef;  // as an argument: takes no memory
 
+// Calls of torch's C functions stand in TORCH_ERROR_CODE_CHECK: the same macro with STABLE_ before it is of 2.13 only.
+
 // torch's own number of a type.
 inline int32_t code(ScalarType dtype) { return torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)); }
 
 // Not by scalar_type(), which asks torch for the number of one type after the other.
 inline bool has_type(const Tensor& tensor, ScalarType dtype) {
   int32_t type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &type));
   return type == code(dtype);
 }
 
@@ -37,12 +40,11 @@ inline Tensor empty(SizeList sizes, const Tensor& like, ScalarType dtype) {
   int64_t stride = 1;
   for (size_t n = sizes.size(); n-- > 0; stride *= sizes[n] > 1 ? sizes[n] : 1) strides[n] = stride;
   int32_t device_type = 0, device_index = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), code(dtype), device_type, device_index,
-                                                         &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  code(dtype), device_type, device_index, &handle));
   return Tensor(handle);
 }
 
@@ -94,7 +96,7 @@ Tensor matrix(const T* p, int64_t rows, int64_t columns, bool transposed = false
   const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
   const int64_t swapped_sizes[] = {columns, rows}, swapped_strides[] = {1, columns};
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
       const_cast<T*>(p), 2, transposed ? swapped_sizes : sizes, transposed ? swapped_strides : strides, 0,
       std::is_same_v<T, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(),
       0, &handle));
@@ -105,7 +107,7 @@ Tensor matrix(const T* p, int64_t rows, int64_t columns, bool transposed = false
 template <class... Arguments>
 Tensor call_operator(const char* name, const char* overload, const Arguments&... arguments) {
   std::array<StableIValue, sizeof...(Arguments)> stack{torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 

@@ -30,6 +30,15 @@ class Layout(NamedTuple):
     num_directions: int
 
 
+def check_construction(input_size: int, bias: bool, batch_first: bool) -> None:
+    """What torch.nn.LSTM has refused since torch 2.11; an older one fails in its call, or has no column to multiply."""
+    for name, value in (("bias", bias), ("batch_first", batch_first)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    if input_size <= 0:
+        raise ValueError("input_size must be greater than zero")
+
+
 def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidirectional: bool) -> Layout:
     """Weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, of one dtype and device."""
     num_directions = 2 if bidirectional else 1
@@ -45,6 +54,8 @@ def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidire
         raise ValueError(f"weights: expected 2-D w_ih and w_hh, got {first.dim()}-D and {recurrent.dim()}-D tensors")
     (rows, input_size), (_, width) = first.shape, recurrent.shape
     hidden = weights[count].size(1) if projected else rows // 4
+    if input_size < 1 or hidden < 1:
+        raise ValueError(f"weights[0] (w_ih): expected size (4H, I) with H and I above 0, got {tuple(first.shape)}")
     gates, dtype, device = 4 * hidden, first.dtype, first.device
     names = _NAMES[bias, projected]
     for state in range(states):

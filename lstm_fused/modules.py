@@ -53,6 +53,7 @@ class LSTM(RNNBase):
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__("LSTM", input_size, hidden_size, *options)
+        checks.check_construction(input_size, bias, batch_first)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read each parameter where it lies."""

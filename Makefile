@@ -1,16 +1,19 @@
 # Every target sets up .venv and builds what it needs; a second run takes seconds. `make help` lists them.
 PYTHON ?= python3
 TEST_JOBS ?= 2
+# A release of torch, or `installed`: the one that $(PYTHON) has. Any but the usual gets an environment of its own.
+USUAL_TORCH := 2.13.0
+TORCH ?= $(USUAL_TORCH)
 
-VENV := .venv
+VENV := .venv$(addprefix -,$(filter-out $(USUAL_TORCH),$(TORCH)))
 PY := $(VENV)/bin/python
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all bench gpu lint format wheel build clean
+.PHONY: help demo test test-slow test-all test-torches bench gpu lint format wheel build clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: build ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM side by side
 	$(PY) examples/char_lm.py
@@ -22,6 +25,9 @@ test-slow: build ## The tests marked slow
 	$(PY) -m pytest -n $(TEST_JOBS) -m slow
 
 test-all: test test-slow ## All tests
+
+test-torches: ## The tests with the oldest torch and others, each in an environment of up to 8 GB
+	for torch in 2.10.0 2.11.0 2.12.1 2.14.1; do $(MAKE) test TORCH=$$torch || exit; done
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
@@ -60,6 +66,11 @@ $(VENV)/editable.stamp: $(VENV)/requirements.stamp pyproject.toml
 $(VENV)/requirements.stamp: requirements-dev.txt requirements-cuda.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),installed)
+	$(PYTHON) -c 'import sys; print(*sys.path[1:], sep="\n")' >"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+else
+	$(PY) -m pip install torch==$(TORCH)
+endif
 	$(PY) -m pip install --requirement requirements-dev.txt
 	@$(PY) tools/toolchain.py || $(PY) -m pip install --requirement requirements-cuda.txt
 	@touch $@

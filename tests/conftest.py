@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
-import hypothesis
 import pytest
 import torch
 from simulated import Simulator
@@ -15,17 +15,19 @@ from lstm_fused.explain import built_kernels
 # Tests about threads set their own number and put this one back.
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 
-hypothesis.settings.register_profile(
-    "lstm_fused",
-    deadline=None,  # the first call of an op or a dtype warms caches, and machines for CI are noisy
-    derandomize=True,  # the same examples on every machine and every run: a failure is always reproducible
-    print_blob=True,
-    phases=[
-        p for p in hypothesis.Phase if p is not hypothesis.Phase.explain
-    ],  # explaining reruns a failure for minutes
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
-hypothesis.settings.load_profile("lstm_fused")
+if importlib.util.find_spec("hypothesis"):  # what runs on a GPU does without
+    import hypothesis
+
+    hypothesis.settings.register_profile(
+        "lstm_fused",
+        deadline=None,  # the first call of an op or a dtype warms caches, and machines for CI are noisy
+        derandomize=True,  # the same examples on every machine and every run: a failure is always reproducible
+        print_blob=True,
+        # explaining reruns a failure for minutes
+        phases=[p for p in hypothesis.Phase if p is not hypothesis.Phase.explain],
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("lstm_fused")
 
 
 def pytest_configure(config: pytest.Config) -> None:

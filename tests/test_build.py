@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -299,3 +300,29 @@ def test_resource_report_is_kept_and_the_rest_is_shown(
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (exit_code, said)
     assert (tmp_path / "x.o.resources").read_text() == report
+
+
+# A GPU machine: what `make gpu` runs there needs few packages, as often no other can be installed.
+
+ABSENT = ("hypothesis", "expecttest", "onnx", "onnxruntime", "onnxscript", "ziglang", "ruff", "mypy")
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "import pytest; code = pytest.main([*{tests}, '-q', '--collect-only', '-m', 'gpu'])",
+        "import bench.__main__, bench.constants, bench.plot; code = 0",
+        "import lstm_fused.__main__, toolchain, sys; sys.path.append('tests/gpu'); import sanitize; code = 0",
+    ],
+    ids=["tests", "bench", "self-check"],
+)
+def test_gpu_script_does_without_other_packages(run: str) -> None:
+    script = (ROOT / "tools" / "gpu.sh").read_text()
+    tests = sorted(set(re.findall(r"tests/\w+/?\w+\.py", script)) - {"tests/gpu/sanitize.py"})
+    assert "tests/gpu/test_cuda_accuracy.py" in tests and "tests/test_compile.py" in tests
+    hide = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
+    code = f"{hide}\n{run.format(tests=tests)}\nsys.exit(code)"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))
+    environment = os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

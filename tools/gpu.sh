@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, most valuable first, in under ten minutes and without a network:
 #     tools/gpu.sh FOLDER          or     make gpu OUT=FOLDER
-# Needs a CUDA toolkit, and a python3 ($PYTHON) with torch, ninja, pybind11, pytest, pytest-xdist, hypothesis, rich and
-# matplotlib. Builds in place. Each part has a time limit of its own and a log in FOLDER, so that one that hangs or fails
-# takes nothing from the rest; a table of all comes last. Parts may be named to run these alone. Exit code 1 if one
-# failed.
+# Needs a CUDA toolkit, and a python3 ($PYTHON) with torch 2.10 or later, ninja, pybind11, pytest, pytest-xdist, numpy,
+# rich and matplotlib. Builds in place. Each part has a time limit of its own and a log in FOLDER, so that one that hangs
+# or fails takes nothing from the rest; a table of all comes last. Parts may be named to run these alone. Exit code 1 if
+# one failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

@@ -42,7 +42,8 @@ def lstm(
         return _by_reference(*options, *differentiable)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     if torch.compiler.is_compiling() or _functionalizes():
-        keep = needs_grad and not torch.compiler.is_exporting()  # an exported program is most often only run
+        # An exported program is most often only run. (Up to torch 2.11 a compiler takes is_exporting() for true.)
+        keep = needs_grad and not torch.compiler._is_exporting_flag
         args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
         results = ops.forward(*args, recompute_gates=recompute_gates)
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level

@@ -182,3 +182,15 @@ def test_a_cell(device: str) -> None:
         torch.testing.assert_close(compiled(input), states)
         torch.testing.assert_close(compiled(input, states), cell(input, states))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # without states, with them
+
+
+@pytest.mark.parametrize("form", ["plain", "everything"])
+def test_a_training_step_computes_forward_once(form: str) -> None:
+    """It keeps what backward needs, unlike an exported program, which is seldom trained: torch may confuse the two."""
+    compiled = torch.compile(Model(**FORMS[form]), fullgraph=True, backend="aot_eager")
+    args, kwargs = call(form, 9, 6, "cpu")
+    compiled(*args, **kwargs)
+    with torch.autograd.profiler.profile() as profile:
+        compiled(*args, **kwargs)[0].sum().backward()
+    names = [event.name for event in profile.function_events]
+    assert [names.count(f"lstm_fused::{op}") for op in ("forward", "backward")] == [1, 1]

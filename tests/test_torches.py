@@ -37,7 +37,8 @@ def headers(release: str) -> Path:
         pip += [f"--platform=macosx_{version}_0_arm64" for version in (11, 14)]
         done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode != 0:
-            reason = f"the wheel of torch {release} cannot be downloaded: {done.stderr.strip().splitlines()[-1]}"
+            error = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr)
+            reason = f"the wheel of torch {release} cannot be downloaded: {error}"
             pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as file:

@@ -1,0 +1,76 @@
+"""torch.nn.LSTM's list of its weights, for code that hands weights over in it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.rnn import RNNBase
+
+
+class FlatWeights(RNNBase):
+    """``_flat_weights`` as torch.nn.LSTM has it, made when it is first asked for.
+
+    There the list is what computes, until a weight is another one under its name than when the list was made; then it
+    is made anew. Meta-learning and adapters assign it, or its elements. A module whose list nobody has touched has
+    none, so that nothing has to be compared in a call, and nothing that was computed (a parametrized weight) is kept.
+    """
+
+    _flat_weight_refs: list[Any]  # weak, to what had the weights' names when the list was made; None for nothing
+
+    @property
+    def _flat_weights(self) -> list[Any]:
+        if "_flat_weights" not in vars(self):
+            vars(self)["_flat_weights"] = self._remember()
+        return vars(self)["_flat_weights"]
+
+    @_flat_weights.setter
+    def _flat_weights(self, weights: list[Any]) -> None:
+        if "_flat_weights" not in vars(self):
+            self._remember()
+        vars(self)["_flat_weights"] = weights
+
+    def _remember(self) -> list[Any]:
+        named = [getattr(self, name, None) for name in self._flat_weights_names]
+        self._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in named]
+        return named
+
+    def _init_flat_weights(self) -> None:
+        vars(self).pop("_flat_weights", None)
+
+    def _update_flat_weights(self) -> None:
+        if "_flat_weights" in vars(self):
+            self._handed_weights()
+
+    def _handed_weights(self) -> list[Tensor]:
+        """What computes where there is a list: it, or the weights that have changed under their names."""
+        weights = self._flat_weights
+        named = [getattr(self, name, None) for name in self._flat_weights_names]
+        for weight, ref in zip(named, self._flat_weight_refs):
+            if weight is not None and (ref is None or ref() is not weight):
+                self._init_flat_weights()
+                weights = named
+                break
+        for weight, name in zip(weights, self._flat_weights_names):
+            if weight is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return weights
+
+    def list_for_torch(self) -> None:
+        """Makes the list that torch.nn.LSTM wants. A computed weight is not computed for it: any other tensor does."""
+        if "_flat_weights" not in vars(self):
+            own = vars(self) | self._parameters
+            weights = [own.get(name, torch.empty(0)) for name in self._flat_weights_names]
+            vars(self)["_flat_weights"] = weights
+            self._flat_weight_refs = [weakref.ref(weight) for weight in weights]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_flat_weights", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._init_flat_weights()

@@ -52,10 +52,7 @@ def revert(module: Module) -> Module:
     """The inverse of :func:`convert`, whatever it was called with."""
     _check_module(module)
     for part in module.modules():
-        cls = torch_class(_class_of(part))
-        if isinstance(part, FlatWeights) and cls is not _class_of(part):
-            part.list_for_torch()
-        _become(part, cls)
+        _become(part, torch_class(_class_of(part)))
     return module
 
 
@@ -85,7 +82,11 @@ def _class_of(part: nn.Module) -> type:
 def _become(part: nn.Module, cls: type) -> None:
     if cls is _class_of(part):
         return
+    if isinstance(part, FlatWeights):
+        part.list_for_torch()
     part.__class__ = _parametrized(type(part), cls) if parametrize.is_parametrized(part) else cls
+    if isinstance(part, FlatWeights):
+        part.list_from_torch()
 
 
 def _parametrized(cls: type, base: type) -> type:

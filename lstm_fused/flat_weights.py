@@ -14,40 +14,45 @@ class FlatWeights(RNNBase):
     """``_flat_weights`` as torch.nn.LSTM has it, made when it is first asked for.
 
     There the list is what computes, until a weight is another one under its name than when the list was made; then it
-    is made anew. Meta-learning and adapters assign it, or its elements. A module whose list nobody has touched has
+    is made anew. Meta-learning and adapters assign it, or its elements. A module whose list nobody has asked for has
     none, so that nothing has to be compared in a call, and nothing that was computed (a parametrized weight) is kept.
     """
 
-    _flat_weight_refs: list[Any]  # weak, to what had the weights' names when the list was made; None for nothing
+    # Weak, to what had the weights' names when the list was made; None for nothing. Empty while there is no list.
+    _flat_weight_refs: list[Any]
 
     @property
     def _flat_weights(self) -> list[Any]:
-        if "_flat_weights" not in vars(self):
+        if not self._flat_weight_refs:
             vars(self)["_flat_weights"] = self._remember()
         return vars(self)["_flat_weights"]
 
     @_flat_weights.setter
     def _flat_weights(self, weights: list[Any]) -> None:
-        if "_flat_weights" not in vars(self):
+        if not self._flat_weight_refs:
             self._remember()
         vars(self)["_flat_weights"] = weights
 
+    def _named(self) -> list[Any]:
+        own = self._parameters  # where __getattr__ looks in the end
+        return [own[name] if name in own else getattr(self, name, None) for name in self._flat_weights_names]
+
     def _remember(self) -> list[Any]:
-        named = [getattr(self, name, None) for name in self._flat_weights_names]
+        named = self._named()
         self._flat_weight_refs = [None if weight is None else weakref.ref(weight) for weight in named]
         return named
 
     def _init_flat_weights(self) -> None:
         vars(self).pop("_flat_weights", None)
+        self._flat_weight_refs = []
 
     def _update_flat_weights(self) -> None:
-        if "_flat_weights" in vars(self):
+        if self._flat_weight_refs:
             self._handed_weights()
 
     def _handed_weights(self) -> list[Tensor]:
         """What computes where there is a list: it, or the weights that have changed under their names."""
-        weights = self._flat_weights
-        named = [getattr(self, name, None) for name in self._flat_weights_names]
+        weights, named = self._flat_weights, self._named()
         for weight, ref in zip(named, self._flat_weight_refs):
             if weight is not None and (ref is None or ref() is not weight):
                 self._init_flat_weights()
@@ -58,9 +63,15 @@ class FlatWeights(RNNBase):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return weights
 
+    def list_from_torch(self) -> None:
+        """Of a converted module: lets go of torch.nn.LSTM's list if it holds what has the weights' names."""
+        own = vars(self) | self._parameters
+        if all(own.get(name) is weight for name, weight in zip(self._flat_weights_names, self._flat_weights)):
+            self._init_flat_weights()
+
     def list_for_torch(self) -> None:
         """Makes the list that torch.nn.LSTM wants. A computed weight is not computed for it: any other tensor does."""
-        if "_flat_weights" not in vars(self):
+        if not self._flat_weight_refs:
             own = vars(self) | self._parameters
             weights = [own.get(name, torch.empty(0)) for name in self._flat_weights_names]
             vars(self)["_flat_weights"] = weights
@@ -72,5 +83,6 @@ class FlatWeights(RNNBase):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._flat_weight_refs = []
         super().__setstate__(state)
         self._init_flat_weights()

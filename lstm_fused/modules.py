@@ -76,7 +76,7 @@ class LSTM(FlatWeights):
 
         Arguments, shapes and errors: :func:`lstm_fused.functional.lstm`.
         """
-        if "_flat_weights" in self.__dict__:  # somebody has asked for torch.nn.LSTM's list
+        if self._flat_weight_refs:  # somebody has asked for torch.nn.LSTM's list
             weights = self._handed_weights()
         else:
             # Where __getattr__ would look in the end. What is not there is parametrized, or replaced by a plain tensor.

@@ -82,7 +82,7 @@ class FlatWeights(RNNBase):
         state.pop("_flat_weights", None)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, d: dict[str, Any]) -> None:
         self._flat_weight_refs = []
-        super().__setstate__(state)
+        super().__setstate__(d)
         self._init_flat_weights()

@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, functional
 from .flat_weights import FlatWeights
+from .tooling import ToolSupport
 
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class LSTM(FlatWeights):
+class LSTM(ToolSupport, FlatWeights):
     """Drop-in replacement for :class:`torch.nn.LSTM`.
 
     Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors
@@ -76,6 +78,8 @@ class LSTM(FlatWeights):
 
         Arguments, shapes and errors: :func:`lstm_fused.functional.lstm`.
         """
+        if isinstance(input, Proxy):
+            return self.node(input, hx, lengths=lengths, reset=reset, return_cells=return_cells)
         if self._flat_weight_refs:  # somebody has asked for torch.nn.LSTM's list
             weights = self._handed_weights()
         else:
@@ -99,7 +103,7 @@ class LSTM(FlatWeights):
         )
 
 
-class LSTMCell(RNNCellBase):
+class LSTMCell(ToolSupport, RNNCellBase):
     """Drop-in replacement for :class:`torch.nn.LSTMCell`: one step of an LSTM.
 
     Args:
@@ -128,6 +132,8 @@ class LSTMCell(RNNCellBase):
         Raises:
             ValueError, RuntimeError: as torch.nn.LSTMCell, for sizes and dtypes that do not fit.
         """
+        if isinstance(input, Proxy):
+            return self.node(input, hx)
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .flat_weights import FlatWeights
-from .subclasses import TORCH, our_class, torch_class
+from .subclasses import OURS, TORCH, our_class, torch_class
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -37,22 +37,25 @@ def convert(module: Module, *, subclass: bool = False) -> Module:
         TypeError: if ``module`` is no ``torch.nn.Module``.
     """
     _check_module(module)
-    left = []
+    left: list[tuple[str, str]] = []
     for name, part in module.named_modules():
         try:
             become_ours(part, subclass=subclass)
         except TypeError as error:
-            left.append(f"{name or 'the module itself'} ({error})")
-    if left:
-        warnings.warn(f"lstm_fused.convert: left as they are: {', '.join(left)}", stacklevel=2)
+            left.append((name, str(error)))
+    _name("convert", left)
     return module
 
 
 def revert(module: Module) -> Module:
-    """The inverse of :func:`convert`, whatever it was called with."""
+    """The inverse of :func:`convert`, whatever it was called with. Named in a warning: classes derived from ours."""
     _check_module(module)
-    for part in module.modules():
+    left = []
+    for name, part in module.named_modules():
         _become(part, torch_class(_class_of(part)))
+        if isinstance(part, OURS):
+            left.append((name, f"{type(part).__qualname__} is a subclass of ours"))
+    _name("revert", left)
     return module
 
 
@@ -72,6 +75,12 @@ def become_ours(part: nn.Module, *, subclass: bool) -> None:
 def _check_module(module: object) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+
+
+def _name(function: str, left: list[tuple[str, str]]) -> None:
+    if left:
+        parts = ", ".join(f"{name or 'the module itself'} ({reason})" for name, reason in left)
+        warnings.warn(f"lstm_fused.{function}: left as they are: {parts}", stacklevel=3)
 
 
 def _class_of(part: nn.Module) -> type:

@@ -46,6 +46,15 @@ class FlatWeights(RNNBase):
         vars(self).pop("_flat_weights", None)
         self._flat_weight_refs = []
 
+    def _weights_have_changed(self) -> bool:
+        return self._are_new(self._named())
+
+    def _are_new(self, named: list[Any]) -> bool:
+        for weight, ref in zip(named, self._flat_weight_refs):
+            if weight is not None and (ref is None or ref() is not weight):
+                return True
+        return False
+
     def _update_flat_weights(self) -> None:
         if self._flat_weight_refs:
             self._handed_weights()
@@ -53,11 +62,9 @@ class FlatWeights(RNNBase):
     def _handed_weights(self) -> list[Tensor]:
         """What computes where there is a list: it, or the weights that have changed under their names."""
         weights, named = self._flat_weights, self._named()
-        for weight, ref in zip(named, self._flat_weight_refs):
-            if weight is not None and (ref is None or ref() is not weight):
-                self._init_flat_weights()
-                weights = named
-                break
+        if self._are_new(named):
+            self._init_flat_weights()
+            weights = named
         for weight, name in zip(weights, self._flat_weights_names):
             if weight is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

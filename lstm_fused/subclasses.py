@@ -14,6 +14,7 @@ from torch import nn
 from . import modules
 
 TORCH = (nn.LSTM, nn.LSTMCell)
+OURS = (modules.LSTM, modules.LSTMCell)
 
 
 class _Pickled(nn.Module):
@@ -61,7 +62,7 @@ def our_class(cls: type, *, subclass: bool) -> type:
     theirs = torch_class(cls)
     if theirs in _PLAIN:
         return (_SUBCLASS if subclass else _PLAIN)[theirs]
-    if not issubclass(theirs, TORCH) or issubclass(theirs, (modules.LSTM, modules.LSTMCell)):
+    if not issubclass(theirs, TORCH) or issubclass(theirs, OURS):
         return cls
     return _made.get(theirs) or _made.setdefault(theirs, _make(theirs))
 

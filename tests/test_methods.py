@@ -181,6 +181,10 @@ def test_names_and_weights(options: dict):
             assert all(weight is getattr(module, name) for weight, name in zip(row, names, strict=True))
         assert module.extra_repr() == theirs.extra_repr() and module.mode == theirs.mode == "LSTM"
         assert module.flatten_parameters() is None
+        for changed in (False, True):
+            assert module._weights_have_changed() is theirs._weights_have_changed() is changed
+            for m in (module, theirs):
+                m.weight_hh_l0 = nn.Parameter(m.weight_hh_l0.detach())
 
 
 @pytest.mark.parametrize("ours", [lstm_fused.LSTM, type(lstm_fused.convert(nn.LSTM(4, 5), subclass=True))])

@@ -259,6 +259,21 @@ def test_what_cannot_be_converted_is_named_once():
         convert(Own(4, 5))
 
 
+class OnOurs(lstm_fused.LSTM):
+    """Someone's subclass of ours."""
+
+
+def test_subclasses_of_ours_stay():
+    model = nn.Sequential(nn.LSTM(4, 5), OnOurs(4, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert(model, subclass=True)
+    assert type(model[1]) is OnOurs
+    with pytest.warns(UserWarning, match=r"revert: left as they are: 1 \(OnOurs is a subclass of ours\)") as caught:
+        revert(model)
+    assert type(model[0]) is nn.LSTM and type(model[1]) is OnOurs and caught[0].filename == __file__
+
+
 def test_classes_are_let_go_of():
     """A class made on the spot, as in a function, lives as long as its instances."""
     cls = type("Local", (nn.LSTM,), {})

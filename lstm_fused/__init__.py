@@ -3,8 +3,9 @@
 from . import functional, reference
 from .convert import convert, revert
 from .explain import explain
+from .in_place import in_place_of_torch
 from .modules import LSTM, LSTMCell
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "convert", "explain", "functional", "reference", "revert"]
+__all__ = ["LSTM", "LSTMCell", "convert", "explain", "functional", "in_place_of_torch", "reference", "revert"]

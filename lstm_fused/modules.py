@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, functional
+from .flat_weights import FlatWeights
+from .tooling import ToolSupport
 
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class LSTM(RNNBase):
+class LSTM(ToolSupport, FlatWeights):
     """Drop-in replacement for :class:`torch.nn.LSTM`.
 
     Constructor, parameters (names, order, shapes, initial values for a seed), ``state_dict``, input forms and errors
@@ -52,8 +55,13 @@ class LSTM(RNNBase):
         dtype: torch.dtype | None = None,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        super().__init__("LSTM", input_size, hidden_size, *options)
+        # By name: in a subclass of both, super() is torch.nn.LSTM.
+        RNNBase.__init__(self, "LSTM", input_size, hidden_size, *options)
         checks.check_construction(input_size, bias, batch_first)
+
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read each parameter where it lies."""
@@ -71,12 +79,18 @@ class LSTM(RNNBase):
 
         Arguments, shapes and errors: :func:`lstm_fused.functional.lstm`.
         """
-        # Where __getattr__ would look in the end. What is not there is parametrized, or replaced by a plain tensor.
-        own: dict[str, Any] = self._parameters
+        if isinstance(input, Proxy):
+            return self.node(input, hx, lengths=lengths, reset=reset, return_cells=return_cells)
+        if self._flat_weight_refs:  # somebody has asked for torch.nn.LSTM's list
+            weights = self._handed_weights()
+        else:
+            # Where __getattr__ would look in the end. What is not there is parametrized, or replaced by a plain tensor.
+            own: dict[str, Any] = self._parameters
+            weights = [own[name] if name in own else getattr(self, name) for name in self._flat_weights_names]
         return functional.lstm(
             input,
             hx,
-            [own[name] if name in own else getattr(self, name) for name in self._flat_weights_names],
+            weights,
             num_layers=self.num_layers,
             bias=self.bias,
             bidirectional=self.bidirectional,
@@ -90,7 +104,7 @@ class LSTM(RNNBase):
         )
 
 
-class LSTMCell(RNNCellBase):
+class LSTMCell(ToolSupport, RNNCellBase):
     """Drop-in replacement for :class:`torch.nn.LSTMCell`: one step of an LSTM.
 
     Args:
@@ -107,7 +121,7 @@ class LSTMCell(RNNCellBase):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+        RNNCellBase.__init__(self, input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, ...] | None = None) -> tuple[Tensor, Tensor]:
         """Returns h and c after the step.
@@ -119,6 +133,8 @@ class LSTMCell(RNNCellBase):
         Raises:
             ValueError, RuntimeError: as torch.nn.LSTMCell, for sizes and dtypes that do not fit.
         """
+        if isinstance(input, Proxy):
+            return self.node(input, hx)
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")

@@ -41,8 +41,9 @@ def lstm(
     if in_forward_mode() or (torch.compiler.is_compiling() and transforms_are_active()):
         return _by_reference(*options, *differentiable)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
-    if torch.compiler.is_compiling() or _functionalizes():
-        keep = needs_grad and not torch.compiler.is_exporting()  # an exported program is most often only run
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _functionalizes():
+        is_program = torch.compiler.is_exporting() or torch.jit.is_tracing()  # which is most often only run
+        keep = needs_grad and not is_program
         args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
         results = ops.forward(*args, recompute_gates=recompute_gates)
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _library, batching, ops, packing, reference
+from . import _library, batching, ops, packing, reference, tracing
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -42,6 +42,7 @@ def lstm(
         return _by_reference(*options, *differentiable)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _functionalizes():
+        tracing.refuse_onnx()
         is_program = torch.compiler.is_exporting() or torch.jit.is_tracing()  # which is most often only run
         keep = needs_grad and not is_program
         args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
@@ -236,7 +237,9 @@ def _by_reference(
         assert lengths is not None
         places = packing.places_of_lengths(lengths, primals[0].size(0))
         primals = places.pad(primals[0]), *primals[1:]
-        dropout_mask = None if dropout_mask is None else torch.stack([places.pad(layer) for layer in dropout_mask])
+        dropout_mask = (
+            None if dropout_mask is None else torch.stack([places.pad(layer) for layer in dropout_mask.unbind()])
+        )
     dtype, device_type = primals[0].dtype, primals[0].device.type
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     input, h_0, c_0, *weights = (t.to(wide) for t in primals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,7 +117,7 @@ def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, layout: Layout, batch: in
 
 
 @tracing.untraced
-def check_packed(data: Tensor, batch_sizes: Tensor, has_hx: bool) -> tuple[int, int | None]:
+def check_packed(data: Tensor, batch_sizes: Tensor, has_hx: bool) -> tuple[int, Any]:
     """Of a PackedSequence; returns T and B, which is None where the values of batch_sizes are not known."""
     if not isinstance(batch_sizes, Tensor):
         raise TypeError(f"PackedSequence: expected a tensor of batch_sizes, got {type(batch_sizes).__name__}")

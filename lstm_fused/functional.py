@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from . import autograd, checks, ops, packing, tracing
+from . import autograd, checks, ops, packing
 
 State = tuple[Tensor, Tensor]
 
@@ -174,17 +174,15 @@ def _packed(
     if sorted_indices is not None and hx is not None:
         hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
     recorded = batch is None or torch.jit.is_tracing()
-    if batch is None:
-        batch = _batch_of_others(packed, hx, reset, batch_first)
+    if recorded:
+        batch = _recorded_batch(packed, hx, reset, batch_first)
+        batch_sizes = _asserted(batch_sizes, data, batch)
     if reset is not None:
         checks.check_reset(reset, data, (batch, seq_len) if batch_first else (seq_len, batch))
         reset = reset.t() if batch_first else reset
         reset = reset if sorted_indices is None else reset.index_select(1, sorted_indices)
     if hx is not None:
         checks.check_hx(hx, data, layout, batch)
-    if recorded:
-        _assert_packed(data, batch_sizes, batch)
-        batch = batch_sizes[0] if torch.jit.is_tracing() else batch  # sizes are tensors there
 
     lengths = places = None
     steps, device = data.size(0), data.device
@@ -210,7 +208,7 @@ def _packed(
 
     mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
-        mask = torch.stack([unpacked(layer) for layer in mask])
+        mask = torch.stack([unpacked(layer) for layer in mask.unbind()])
     options = (lengths, reset, mask, return_cells, recompute_gates)
     output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, *options)
     if unsorted_indices is not None:
@@ -219,22 +217,28 @@ def _packed(
     return (*result, repacked(cells)) if return_cells else result
 
 
-def _batch_of_others(packed: PackedSequence, hx: State | None, reset: Tensor | None, batch_first: bool) -> Any:
-    """The batch where batch_sizes cannot be read: it stands in the size of another tensor, if there is one."""
+def _recorded_batch(packed: PackedSequence, hx: State | None, reset: Tensor | None, batch_first: bool) -> Any:
+    """The batch in a graph: the size of a tensor, if there is one that has it, or else what batch_sizes will say."""
     if hx is not None:
         return hx[0].size(1)
     if reset is not None:
         return reset.size(0 if batch_first else 1)
     if packed.sorted_indices is not None:
         return packed.sorted_indices.size(0)
-    return packed.batch_sizes[0].item()  # not int(): to torch.export that would be one number for good
+    batch = packed.batch_sizes[0]
+    # To torch.jit.trace all sizes are tensors. To torch.export, int() of one would be one number for good.
+    return batch if torch.jit.is_tracing() else batch.item()
 
 
-def _assert_packed(data: Tensor, batch_sizes: Tensor, batch: Any) -> None:
+def _asserted(batch_sizes: Tensor, data: Tensor, batch: Any) -> Tensor:
     """What checks.check_packed says of values, as operators in a graph."""
     fits = (batch_sizes.cummin(0).values == batch_sizes).all() & (batch_sizes[-1] > 0)
     fits = fits & (batch_sizes.sum() == data.size(0)) & (batch_sizes[0] == batch)
-    torch._assert_async(fits, "PackedSequence: batch_sizes do not fit data, or hx, reset or sorted_indices")
+    message = "PackedSequence: batch_sizes do not fit data, or hx, reset or sorted_indices"
+    if torch.jit.is_tracing():  # which drops assertions whose result is not used
+        return torch._functional_assert_async(fits, message, batch_sizes)
+    torch._assert_async(fits, message)
+    return batch_sizes
 
 
 def _dropout_mask(like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float) -> Tensor | None:

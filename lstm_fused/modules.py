@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, functional
+from . import checks, functional, tracing
 
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -56,6 +56,11 @@ class LSTM(RNNBase):
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read each parameter where it lies."""
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The call in a trace. torch.onnx would have it fail earlier, by passing keyword-only arguments by position."""
+        tracing.refuse_onnx()
+        return super()._slow_forward(*args, **kwargs)
 
     def forward(
         self,
@@ -138,6 +143,7 @@ class LSTMCell(RNNCellBase):
         h, c = h.squeeze(0), c.squeeze(0)
         return (h, c) if dim == 2 else (h.squeeze(0), c.squeeze(0))
 
+    @tracing.untraced
     def _check(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> None:
         """Raises torch.nn.LSTMCell's own error, for arguments that it refuses."""
         for n, state in enumerate(hx or ()):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+_set_tracing_state: Any = getattr(torch._C, "_set_tracing_state")  # noqa: B009 (mypy does not know it)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -36,13 +37,21 @@ def untraced(check: _Function) -> _Function:
 
     @functools.wraps(check)
     def checked(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or not torch.jit.is_tracing():
-            return check(*args)
         state = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)
+        if state is None:
+            return check(*args)
+        _set_tracing_state(None)
         try:
             return check(*args)
         finally:
-            torch._C._set_tracing_state(state)
+            _set_tracing_state(state)
 
     return checked  # type: ignore[return-value]
+
+
+def refuse_onnx() -> None:
+    """In torch.onnx.export(dynamo=False), which makes a trace that it then has no words for."""
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            "torch.onnx.export(dynamo=False) cannot translate the operators of lstm_fused: use lstm_fused.onnx.export"
+        )

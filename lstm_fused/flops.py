@@ -1,0 +1,62 @@
+"""The matrix products of a call, for :class:`torch.utils.flop_counter.FlopCounterMode`, as torch counts its own.
+
+A product of (m, k) and (k, n) is 2 m k n operations. With N steps of all rows, T * B or the N of packed input, forward
+multiplies each of them by each matrix of each layer and direction, w_ih, w_hh and w_hr: 2 N times its elements.
+Backward multiplies gradients by the same matrices, but by the first layer's w_ih only where the input's are wanted,
+and for gradients of weights by what these were multiplied by: as much for each. Where the reserve has no gates, w_ih
+and w_hh are multiplied once more. Steps past a row's length count: the sizes do not tell them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from . import _library  # noqa: F401 (the operators)
+
+Shape = Sequence[int]
+
+
+def _elements(weights: Sequence[Shape]) -> int:
+    """Of the matrices among the weights."""
+    return sum(math.prod(shape) for shape in weights if len(shape) == 2)
+
+
+@register_flop_formula([torch.ops.lstm_fused.forward, torch.ops.lstm_fused.infer])
+def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:
+    return 2 * math.prod(input[:-1]) * _elements(weights)
+
+
+@register_flop_formula(torch.ops.lstm_fused.backward)
+def _backward(
+    grad_output: Shape | None,
+    grad_h_n: Shape | None,
+    grad_c_n: Shape | None,
+    grad_cells: Shape | None,
+    input: Shape,
+    h_0: Shape,
+    c_0: Shape,
+    weights: Sequence[Shape],
+    bidirectional: bool,
+    lengths: Shape | None,
+    reset: Shape | None,
+    dropout_mask: Shape | None,
+    output: Shape,
+    reserve: Shape,
+    needs_input_grad: bool,
+    needs_weight_grads: bool,
+    *args: Any,
+    out_shape: Any = None,
+) -> int:
+    (states, _, _), hidden_size, steps = h_0, c_0[2], math.prod(input[:-1])
+    per_state, gates = len(weights) // states, 4 * hidden_size
+    elements = _elements(weights) * (2 if needs_weight_grads else 1)
+    if not needs_input_grad:
+        elements -= (2 if bidirectional else 1) * gates * input[-1]
+    if reserve[0] < steps * states * gates:
+        elements += sum(_elements(weights[n : n + 2]) for n in range(0, len(weights), per_state))
+    return 2 * steps * elements

@@ -33,7 +33,7 @@ def counted(function: Callable[[], Any]) -> int:
 
 
 def training_step(run: Callable[..., tuple[Tensor, ...]], leaves: dict[str, Tensor], frozen: set[str]) -> int:
-    """Forward and backward, with `input` or `weights` frozen. States always want the gradient, which the operator forms."""
+    """Forward and backward, with `input` or `weights` frozen. States always want the gradient that it forms."""
     leaves = {
         n: t.clone().requires_grad_((n if n in ("input", "h_0", "c_0") else "weights") not in frozen)
         for n, t in leaves.items()

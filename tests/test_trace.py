@@ -133,6 +133,15 @@ def test_dropout_is_drawn_anew() -> None:
     assert not torch.equal(results[2][0], results[1][0])
 
 
+def test_under_another_default_device() -> None:
+    options, extras = FORMS["packed, rich"]
+    model = Model(extras, options)
+    args = arguments(model, 6, 4)
+    with torch.device("meta"):
+        traced = torch.jit.trace(model, tuple(arg.clone() for arg in args))
+        torch.testing.assert_close(traced(*args), model(*args))
+
+
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_cell(batched: bool, grad: bool) -> None:

@@ -32,31 +32,14 @@ def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *ar
 
 
 @register_flop_formula(torch.ops.lstm_fused.backward)
-def _backward(
-    grad_output: Shape | None,
-    grad_h_n: Shape | None,
-    grad_c_n: Shape | None,
-    grad_cells: Shape | None,
-    input: Shape,
-    h_0: Shape,
-    c_0: Shape,
-    weights: Sequence[Shape],
-    bidirectional: bool,
-    lengths: Shape | None,
-    reset: Shape | None,
-    dropout_mask: Shape | None,
-    output: Shape,
-    reserve: Shape,
-    needs_input_grad: bool,
-    needs_weight_grads: bool,
-    *args: Any,
-    out_shape: Any = None,
-) -> int:
-    (states, _, _), hidden_size, steps = h_0, c_0[2], math.prod(input[:-1])
-    per_state, gates = len(weights) // states, 4 * hidden_size
-    elements = _elements(weights) * (2 if needs_weight_grads else 1)
-    if not needs_input_grad:
-        elements -= (2 if bidirectional else 1) * gates * input[-1]
-    if reserve[0] < steps * states * gates:
-        elements += sum(_elements(weights[n : n + 2]) for n in range(0, len(weights), per_state))
+def _backward(*args: Any, out_shape: Any = None) -> int:
+    names = [argument.name for argument in torch.ops.lstm_fused.backward.default._schema.arguments]
+    given = dict(zip(names, args))
+    steps, input_size = math.prod(given["input"][:-1]), given["input"][-1]
+    states, gates, weights = given["h_0"][0], 4 * given["c_0"][2], given["weights"]
+    elements = _elements(weights) * (2 if given["needs_weight_grads"] else 1)
+    if not given["needs_input_grad"]:
+        elements -= (2 if given["bidirectional"] else 1) * gates * input_size
+    if given["reserve"][0] < steps * states * gates:
+        elements += sum(_elements(weights[n : n + 2]) for n in range(0, len(weights), len(weights) // states))
     return 2 * steps * elements

@@ -1,6 +1,6 @@
 """A drop-in replacement for torch.nn.LSTM whose forward and backward run in fused kernels of its own."""
 
-from . import functional, reference
+from . import flops, functional, reference  # noqa: F401 (flops registers itself)
 from .convert import convert, revert
 from .explain import explain
 from .in_place import in_place_of_torch

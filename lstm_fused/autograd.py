@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _library, batching, ops, packing, reference
+from . import _library, batching, ops, packing, reference, tracing
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -41,9 +41,11 @@ def lstm(
     if in_forward_mode() or (torch.compiler.is_compiling() and transforms_are_active()):
         return _by_reference(*options, *differentiable)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
-    if torch.compiler.is_compiling() or _functionalizes():
-        # An exported program is most often only run. (Up to torch 2.11 a compiler takes is_exporting() for true.)
-        keep = needs_grad and not torch.compiler._is_exporting_flag
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _functionalizes():
+        tracing.refuse_onnx()
+        # A program is most often only run. (Up to torch 2.11 a compiler takes is_exporting() for true.)
+        is_program = torch.compiler._is_exporting_flag or torch.jit.is_tracing()
+        keep = needs_grad and not is_program
         args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
         results = ops.forward(*args, recompute_gates=recompute_gates)
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level
@@ -236,7 +238,9 @@ def _by_reference(
         assert lengths is not None
         places = packing.places_of_lengths(lengths, primals[0].size(0))
         primals = places.pad(primals[0]), *primals[1:]
-        dropout_mask = None if dropout_mask is None else torch.stack([places.pad(layer) for layer in dropout_mask])
+        dropout_mask = (
+            None if dropout_mask is None else torch.stack([places.pad(layer) for layer in dropout_mask.unbind()])
+        )
     dtype, device_type = primals[0].dtype, primals[0].device.type
     wide = torch.float32 if dtype.itemsize == 2 else dtype
     input, h_0, c_0, *weights = (t.to(wide) for t in primals)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import ops
+from . import ops, tracing
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BIASES = ("b_ih", "b_hh")
@@ -39,6 +39,7 @@ def check_construction(input_size: int, bias: bool, batch_first: bool) -> None:
         raise ValueError("input_size must be greater than zero")
 
 
+@tracing.untraced
 def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidirectional: bool) -> Layout:
     """Weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr] for each layer and direction, of one dtype and device."""
     num_directions = 2 if bidirectional else 1
@@ -77,6 +78,7 @@ def check_weights(weights: Sequence[Tensor], num_layers: int, bias: bool, bidire
     return Layout(input_size, hidden, width, num_layers, num_directions)
 
 
+@tracing.untraced
 def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: type[Exception] = ValueError) -> None:
     if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
         raise dtype_error(
@@ -98,14 +100,22 @@ def check_input(input: Tensor, weight: Tensor, expected_dim: int, dtype_error: t
     device = input.device
     if device.type not in ops.DEVICE_TYPES:
         raise NotImplementedError(f"lstm_fused has no kernels for {device.type} tensors in this build, got {device}")
+    if expected_dim == 3 and input.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
 
 
-def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, batch: int, layout: Layout) -> None:
-    """Of batched h_0 and c_0."""
+@tracing.untraced
+def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, layout: Layout, batch: int | None = None) -> None:
+    """Of batched h_0 and c_0, for padded input, or for packed of a batch that is given."""
+    batch = input.shape[1] if batch is None else batch
+    if not isinstance(hx, tuple | list):
+        raise TypeError(f"hx: expected a tuple of two tensors, got {type(hx).__name__}")
     if len(hx) != 2:
         raise RuntimeError("lstm expects two hidden states")
     states = layout.num_layers * layout.num_directions
     for n, width in enumerate((layout.proj_width, layout.hidden_size)):
+        if not isinstance(hx[n], Tensor):
+            raise TypeError(f"hx[{n}]: expected a tensor, got {type(hx[n]).__name__}")
         if hx[n].shape != (states, batch, width):
             raise RuntimeError(f"Expected hidden[{n}] size {(states, batch, width)}, got {list(hx[n].size())}")
         if hx[n].device != input.device:
@@ -117,24 +127,51 @@ def check_hx(hx: tuple[Tensor, Tensor], input: Tensor, batch: int, layout: Layou
             raise RuntimeError(f"hx[{n}]: expected dtype {input.dtype} like the input, got {hx[n].dtype}")
 
 
-def check_lengths(lengths: Tensor, shape: tuple[int, ...], seq_len: int) -> None:
-    """An integer tensor (B,); its values are read only where that costs no synchronisation."""
+@tracing.untraced
+def check_packed(data: Tensor, batch_sizes: Tensor, has_hx: bool) -> tuple[int, Any]:
+    """Of a PackedSequence; returns T and B, which is None where the values of batch_sizes are not known."""
+    if not isinstance(batch_sizes, Tensor):
+        raise TypeError(f"PackedSequence: expected a tensor of batch_sizes, got {type(batch_sizes).__name__}")
+    if batch_sizes.dim() == 0 or batch_sizes.shape[0] == 0:
+        raise IndexError("PackedSequence: expected batch_sizes of at least one step, got none")
+    if batch_sizes.dim() != 1 or batch_sizes.is_floating_point():  # torch's states of zeros have no such size
+        error = RuntimeError if has_hx else TypeError
+        raise error(f"PackedSequence: expected int64 batch_sizes (T,), got {_kind(batch_sizes)}")
+    if batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"PackedSequence: expected int64 batch_sizes on the CPU, got {_kind(batch_sizes)}")
+    sizes = tracing.values(batch_sizes)
+    if sizes is None:
+        return batch_sizes.shape[0], None
+    if sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
+        raise RuntimeError("PackedSequence: expected batch_sizes that are positive and do not grow")
+    if sum(sizes) != data.shape[0]:
+        raise RuntimeError(f"PackedSequence: batch_sizes add up to {sum(sizes)}, but data has {data.shape[0]} rows")
+    return len(sizes), sizes[0]
+
+
+@tracing.untraced
+def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool) -> None:
+    """An integer tensor (B,), () for unbatched input; its values are read only where that costs no synchronisation."""
+    batched = input.dim() == 3
+    shape = (input.size(0 if batch_first else 1),) if batched else ()
+    seq_len = input.size(1 if batch_first and batched else 0)
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths: expected an integer tensor of size {shape}, got {type(lengths).__name__}")
     if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
         raise TypeError(f"lengths: expected an integer tensor, got dtype {lengths.dtype}")
     if lengths.shape != shape:
         raise ValueError(f"lengths: expected size {shape}, got {tuple(lengths.shape)}")
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and lengths.numel() > 0:
-        while torch._C._functorch.is_functorch_wrapped_tensor(lengths):  # all members of a vmap at once
-            lengths = torch._C._functorch.get_unwrapped(lengths)
-        low, high = (int(bound) for bound in lengths.aminmax())
-        if low < 1 or high > seq_len:
-            raise ValueError(f"lengths: expected values from 1 to {seq_len}, got values from {low} to {high}")
+    values = tracing.values(lengths)
+    if values and not 1 <= min(values) <= max(values) <= seq_len:
+        raise ValueError(
+            f"lengths: expected values from 1 to {seq_len}, got values from {min(values)} to {max(values)}"
+        )
 
 
-def check_reset(reset: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
-    """A bool tensor (T, B); (B, T) with batch_first; (T,) unbatched."""
+@tracing.untraced
+def check_reset(reset: Tensor, input: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """A bool tensor (T, B); (B, T) with batch_first; (T,) unbatched. The shape is given for packed input."""
+    shape, device = tuple(input.shape[:-1]) if shape is None else shape, input.device
     if not isinstance(reset, Tensor):
         raise TypeError(f"reset: expected a bool tensor of size {shape}, got {type(reset).__name__}")
     if reset.dtype != torch.bool:
@@ -143,3 +180,7 @@ def check_reset(reset: Tensor, shape: tuple[int, ...], device: torch.device) -> 
         raise ValueError(f"reset: expected size {shape}, got {tuple(reset.shape)}")
     if reset.device != device:
         raise ValueError(f"reset: expected a tensor on {device} like the input, got one on {reset.device}")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"

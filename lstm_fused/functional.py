@@ -86,10 +86,9 @@ def lstm(
             f"{dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
         )
     if lengths is not None:
-        batch = input.size(0 if batch_first else 1)
-        checks.check_lengths(lengths, (batch,) if batched else (), input.size(1 if batch_first and batched else 0))
+        checks.check_lengths(lengths, input, batch_first)
     if reset is not None:
-        checks.check_reset(reset, tuple(input.shape[:-1]), input.device)
+        checks.check_reset(reset, input)
 
     # From here on time comes first and there is a batch.
     if not batched:
@@ -101,10 +100,8 @@ def lstm(
         input = input.transpose(0, 1)
         reset = None if reset is None else reset.t()
     checks.check_input(input, weights[0], 3)
-    if input.shape[0] == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if hx is not None:
-        checks.check_hx(hx, input, input.shape[1], layout)
+        checks.check_hx(hx, input, layout)
     if refusal is not None:
         raise refusal
     mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
@@ -134,9 +131,16 @@ def _bare(
     """
     if type(input) is not Tensor or input.dim() != 3:
         return None
-    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state():  # a trace may be trained later
+    # A graph may be trained later. Modes that look at operators make most of them.
+    if torch._C._is_any_autocast_enabled() or torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0:
         return None
-    h_0, c_0 = (None, None) if hx is None else hx
+    h_0 = c_0 = None
+    if hx is not None:
+        if not isinstance(hx, tuple | list) or len(hx) != 2:
+            return None
+        h_0, c_0 = hx
+        if h_0 is None or c_0 is None:  # the operator would take that
+            return None
     if autograd.in_forward_mode() or autograd.transforms_are_active() or has_torch_function((h_0, c_0, *weights)):
         return None
     states, count = num_layers * (2 if bidirectional else 1), 4 if bias else 2
@@ -160,38 +164,34 @@ def _packed(
     return_cells: bool,
     recompute_gates: bool,
 ) -> Any:
-    """The CPU's operator takes packed steps as they are; elsewhere, and for compilers and transforms, they are padded.
+    """The CPU's operator takes packed steps as they are; elsewhere, and in a graph or a transform, they are padded.
 
     Rows stay in the order in which they are packed.
     """
     data, batch_sizes, sorted_indices, unsorted_indices = packed
     checks.check_input(data, weights[0], 2, RuntimeError)
-    seq_len, steps, device = batch_sizes.numel(), data.size(0), data.device
-    batch: Any = batch_sizes[0].item()  # not int(): to torch.export that would be one number for good
-    torch._assert_async(batch_sizes.sum() == steps, "PackedSequence: batch_sizes do not add up to the size of data")
-    compiling = torch.compiler.is_compiling()
-    if compiling:
-        rows = [] if hx is None else [hx[0].size(1)]
-        rows += [] if reset is None else [reset.size(0 if batch_first else 1)]
-        for known in rows:
-            torch._check(batch == known)  # the tracer takes it for granted from here on, and drops this check, so:
-            torch._assert_async(batch_sizes[0] == known, "hx, reset: expected the batch of the PackedSequence")
+    seq_len, batch = checks.check_packed(data, batch_sizes, hx is not None)
+    if sorted_indices is not None and hx is not None:
+        hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
+    recorded = batch is None or torch.jit.is_tracing()
+    if recorded:
+        batch = _recorded_batch(packed, hx, reset, batch_first)
+        batch_sizes = _asserted(batch_sizes, data, batch)
     if reset is not None:
-        checks.check_reset(reset, (batch, seq_len) if batch_first else (seq_len, batch), device)
+        checks.check_reset(reset, data, (batch, seq_len) if batch_first else (seq_len, batch))
         reset = reset.t() if batch_first else reset
+        reset = reset if sorted_indices is None else reset.index_select(1, sorted_indices)
     if hx is not None:
-        checks.check_hx(hx, data, batch, layout)
-    if sorted_indices is not None:
-        if hx is not None:
-            hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
-        reset = None if reset is None else reset.index_select(1, sorted_indices)
+        checks.check_hx(hx, data, layout, batch)
 
     lengths = places = None
-    even = not compiling and steps == seq_len * batch  # all rows are of one length
+    steps, device = data.size(0), data.device
+    even = not recorded and steps == seq_len * batch  # all rows are of one length
     if not even:
-        valid = torch.arange(batch, device=device) < batch_sizes.to(device, non_blocking=True).unsqueeze(1)  # (T, B)
+        rows = torch.arange(batch, dtype=torch.int64, device=device)
+        valid = rows < batch_sizes.to(device, non_blocking=True).unsqueeze(1)  # (T, B)
         lengths = valid.sum(0)
-        if compiling or device.type != "cpu" or autograd.transforms_are_active():
+        if recorded or device.type != "cpu" or autograd.transforms_are_active():
             places = packing.places(valid, steps)
 
     def unpacked(data: Tensor) -> Tensor:
@@ -208,13 +208,37 @@ def _packed(
 
     mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
     if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
-        mask = torch.stack([unpacked(layer) for layer in mask])
+        mask = torch.stack([unpacked(layer) for layer in mask.unbind()])
     options = (lengths, reset, mask, return_cells, recompute_gates)
     output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, *options)
     if unsorted_indices is not None:
         h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
     result = repacked(output), (h_n, c_n)
     return (*result, repacked(cells)) if return_cells else result
+
+
+def _recorded_batch(packed: PackedSequence, hx: State | None, reset: Tensor | None, batch_first: bool) -> Any:
+    """The batch in a graph: the size of a tensor, if there is one that has it, or else what batch_sizes will say."""
+    if hx is not None:
+        return hx[0].size(1)
+    if reset is not None:
+        return reset.size(0 if batch_first else 1)
+    if packed.sorted_indices is not None:
+        return packed.sorted_indices.size(0)
+    batch = packed.batch_sizes[0]
+    # To torch.jit.trace all sizes are tensors. To torch.export, int() of one would be one number for good.
+    return batch if torch.jit.is_tracing() else batch.item()
+
+
+def _asserted(batch_sizes: Tensor, data: Tensor, batch: Any) -> Tensor:
+    """What checks.check_packed says of values, as operators in a graph."""
+    fits = (batch_sizes.cummin(0).values == batch_sizes).all() & (batch_sizes[-1] > 0)
+    fits = fits & (batch_sizes.sum() == data.size(0)) & (batch_sizes[0] == batch)
+    message = "PackedSequence: batch_sizes do not fit data, or hx, reset or sorted_indices"
+    if torch.jit.is_tracing():  # which drops assertions whose result is not used
+        return torch._functional_assert_async(fits, message, batch_sizes)
+    torch._assert_async(fits, message)
+    return batch_sizes
 
 
 def _dropout_mask(like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, functional
+from . import checks, functional, tracing
 from .flat_weights import FlatWeights
 from .tooling import ToolSupport
 
@@ -65,6 +65,11 @@ class LSTM(ToolSupport, FlatWeights):
 
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read each parameter where it lies."""
+
+    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The call in a trace. torch.onnx would have it fail earlier, by passing keyword-only arguments by position."""
+        tracing.refuse_onnx()
+        return super()._slow_forward(*args, **kwargs)
 
     def forward(
         self,
@@ -155,6 +160,7 @@ class LSTMCell(ToolSupport, RNNCellBase):
         h, c = h.squeeze(0), c.squeeze(0)
         return (h, c) if dim == 2 else (h.squeeze(0), c.squeeze(0))
 
+    @tracing.untraced
     def _check(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> None:
         """Raises torch.nn.LSTMCell's own error, for arguments that it refuses."""
         for n, state in enumerate(hx or ()):

@@ -38,4 +38,5 @@ def places(valid: Tensor, steps: int) -> Places:
 
 def places_of_lengths(lengths: Tensor, steps: int) -> Places:
     """Of rows in the order in which they are packed, the longest first; ``lengths`` are on the CPU."""
-    return places(torch.arange(int(lengths[0])).unsqueeze(1) < lengths, steps)
+    times = torch.arange(int(lengths[0]), dtype=torch.int64, device=lengths.device)
+    return places(times.unsqueeze(1) < lengths, steps)

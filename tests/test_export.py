@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,8 @@ def test_cpp_program(tmp_path: Path) -> None:
     model = Model().eval()
     exported_model = torch.export.export(model, inputs(*SIZES[0], "cpu")[:1], dynamic_shapes=({0: T, 1: B},))
     package = torch._inductor.aoti_compile_and_package(exported_model, package_path=str(tmp_path / "model.pt2"))
+    trace = str(tmp_path / "model.pt")
+    torch.jit.trace(model, inputs(*SIZES[0], "cpu")[:1]).save(trace)
 
     torch_root, program = toolchain.find_torch().root, tmp_path / "run_packaged"
     build = [*toolchain.find_compiler(), "-std=c++20", ROOT / "examples/cpp/run_packaged.cpp", "-o", program]
@@ -148,9 +151,9 @@ def test_cpp_program(tmp_path: Path) -> None:
     build += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
     subprocess.run(build, check=True)
     assert "libpython" not in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    for steps, batch in SIZES:
+    for file, (steps, batch) in itertools.product((package, trace), SIZES):
         input = torch.randn(steps, batch, 5)
-        command = [program, package, _library.PATH, *map(str, input.shape)]
+        command = [program, file, _library.PATH, *map(str, input.shape)]
         done = subprocess.run(command, input=input.numpy().tobytes(), capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         expected = torch.cat([result.detach().flatten() for result in model(input)])

@@ -111,8 +111,23 @@ Tensor call_operator(const char* name, const char* overload, const Arguments&...
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// Without a graph, for as long as it lives: where no formula is registered, autograd still looks at what an operator
+// calls, and refuses out= for weights that are trained.
+class NoGrad {
+ public:
+  NoGrad() : was_enabled_(aoti_torch_grad_mode_is_enabled()) { aoti_torch_grad_mode_set_enabled(false); }
+  ~NoGrad() { aoti_torch_grad_mode_set_enabled(was_enabled_); }
+  NoGrad(const NoGrad&) = delete;
+
+ private:
+  bool was_enabled_;
+};
+
 // out = a b. The out= form, because autocast leaves it alone.
-inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) { call_operator("aten::mm", "out", a, b, out); }
+inline void mm_out(const Tensor& out, const Tensor& a, const Tensor& b) {
+  const NoGrad no_grad;
+  call_operator("aten::mm", "out", a, b, out);
+}
 
 // The stable ABI has a difference with a factor, and no sum.
 inline Tensor add(const Tensor& a, const Tensor& b) { return torch::stable::subtract(a, b, -1.0); }

@@ -1,0 +1,45 @@
+"""The matrix products of a call, for :class:`torch.utils.flop_counter.FlopCounterMode`, as torch counts its own.
+
+A product of (m, k) and (k, n) is 2 m k n operations. With N steps of all rows, T * B or the N of packed input, forward
+multiplies each of them by each matrix of each layer and direction, w_ih, w_hh and w_hr: 2 N times its elements.
+Backward multiplies gradients by the same matrices, but by the first layer's w_ih only where the input's are wanted,
+and for gradients of weights by what these were multiplied by: as much for each. Where the reserve has no gates, w_ih
+and w_hh are multiplied once more. Steps past a row's length count: the sizes do not tell them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from . import _library  # noqa: F401 (the operators)
+
+Shape = Sequence[int]
+
+
+def _elements(weights: Sequence[Shape]) -> int:
+    """Of the matrices among the weights."""
+    return sum(math.prod(shape) for shape in weights if len(shape) == 2)
+
+
+@register_flop_formula([torch.ops.lstm_fused.forward, torch.ops.lstm_fused.infer])
+def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:
+    return 2 * math.prod(input[:-1]) * _elements(weights)
+
+
+@register_flop_formula(torch.ops.lstm_fused.backward)
+def _backward(*args: Any, out_shape: Any = None) -> int:
+    names = [argument.name for argument in torch.ops.lstm_fused.backward.default._schema.arguments]
+    given = dict(zip(names, args))
+    steps, input_size = math.prod(given["input"][:-1]), given["input"][-1]
+    states, gates, weights = given["h_0"][0], 4 * given["c_0"][2], given["weights"]
+    elements = _elements(weights) * (2 if given["needs_weight_grads"] else 1)
+    if not given["needs_input_grad"]:
+        elements -= (2 if given["bidirectional"] else 1) * gates * input_size
+    if given["reserve"][0] < steps * states * gates:
+        elements += sum(_elements(weights[n : n + 2]) for n in range(0, len(weights), len(weights) // states))
+    return 2 * steps * elements

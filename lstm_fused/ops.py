@@ -93,9 +93,10 @@ def _fake_forward(
     directions = 2 if bidirectional else 1
     output = input.new_empty((*steps, directions * proj_width))
     cells = input.new_empty((*steps, directions * hidden) if return_cells else (0,))
-    # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32.
+    # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32, and the outputs always.
     cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
-    reserve_width = states * hidden * ((0 if recompute_gates else 4) + cell_width) + (states - directions) * proj_width
+    keeps_outputs = input.is_cuda or recompute_gates or proj_width != hidden
+    reserve_width = states * (hidden * ((0 if recompute_gates else 4) + cell_width) + keeps_outputs * proj_width)
     reserve = input.new_empty(math.prod(steps) * reserve_width if training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
@@ -134,7 +135,6 @@ def _fake_backward(
     lengths: Tensor | None,
     reset: Tensor | None,
     dropout_mask: Tensor | None,
-    output: Tensor,
     reserve: Tensor,
     needs_input_grad: bool,
     needs_weight_grads: bool,

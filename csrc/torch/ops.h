@@ -20,7 +20,7 @@ constexpr const char* kInferSchema =
 constexpr const char* kBackwardSchema =
     "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
     "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
-    "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
+    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
     "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
 // output (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), cells (T, B, D*H) or (0,), reserve (N,) or (0,)
@@ -39,7 +39,7 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                                 OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                                 std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                                OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
+                                OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
                                 bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
 
 Forward forward_cpu, forward_cuda;

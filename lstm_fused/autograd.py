@@ -108,8 +108,11 @@ class _Forward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.bidirectional = bidirectional
         ctx.needs_weight_grads = any(ctx.needs_input_grad[10:])
-        switches = (bidirectional, recompute_gates, ctx.needs_input_grad[7], ctx.needs_weight_grads)
-        keeping.save(ctx, (*masks, reserve, c_0), input, h_0, inputs[10:], *switches)
+        weights, others = inputs[10:], ()
+        if not recompute_gates:  # which takes all of them
+            others = keeping.other_weights(len(weights), h_0.size(0), bidirectional, ctx.needs_input_grad[7])
+        needs_all = recompute_gates or ctx.needs_weight_grads
+        keeping.save(ctx, (*masks, reserve, c_0), input, h_0, weights, others, needs_all)
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
@@ -119,7 +122,7 @@ class _Forward(torch.autograd.Function):
         return *[None] * 7, grad_input, grad_h_0, grad_c_0, *grad_weights
 
 
-class _Backward(torch.autograd.Function):
+class Backward(torch.autograd.Function):
     """Gradients that can be differentiated again: the kernels forward, the reference's own gradients backward."""
 
     @staticmethod
@@ -129,7 +132,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
-        return batching.backward(_Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
+        return batching.backward(Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -161,7 +164,7 @@ class _Backward(torch.autograd.Function):
 
 
 # Function.apply asks inspect for it in every call, which takes longer than a short one's kernels.
-for _function in (_Forward, _Backward):
+for _function in (_Forward, Backward):
     setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010 (mypy)
 
 
@@ -178,7 +181,7 @@ def _gradients(ctx: Any, grads: Sequence[MaybeTensor], needs_input: bool) -> tup
             ctx.bidirectional, *masks, grads, primals
         )
     elif again:
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _Backward.apply(*args)
+        grad_input, grad_h_0, grad_c_0, *grad_weights = Backward.apply(*args)
     else:
         grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
     return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights

@@ -10,6 +10,7 @@ the members if it was a loop, and none if it was folded.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,8 +105,13 @@ def _unfold(num_members: int, tensor: Tensor) -> Tensor:
     return tensor.unflatten(1, (num_members, tensor.size(1) // num_members))
 
 
-def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator for ``torch.autograd.grad(is_grads_batched=True)``, whose batches are of an older kind."""
+def register_batched_grads(name: str) -> None:
+    """Of a backward operator, for ``torch.autograd.grad(is_grads_batched=True)``, whose batches are of an older kind."""
+    function = functools.partial(_backward_of_batched_grads, getattr(torch.ops.lstm_fused, name).default)
+    _library.IMPLEMENTATIONS.impl(name, function, "Batched")
+
+
+def _backward_of_batched_grads(op: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
 
@@ -118,7 +124,7 @@ def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list
     num_members = next(arg.size(0) for arg, dim in zip(plain, dims, strict=True) if dim == 0)
 
     def flat(*args: Any) -> list[Tensor]:
-        *grads, grad_weights = torch.ops.lstm_fused.backward.default(*args)
+        *grads, grad_weights = op(*args)
         return [*grads, *grad_weights]
 
     results, _ = _one_by_one(flat, num_members, dims, plain)
@@ -126,4 +132,4 @@ def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list
     return batched[0], batched[1], batched[2], batched[3:]
 
 
-_library.IMPLEMENTATIONS.impl("backward", _backward_of_batched_grads, "Batched")
+register_batched_grads("backward")

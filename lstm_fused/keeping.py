@@ -35,26 +35,19 @@ def save(
     input: Tensor,
     h_0: MaybeTensor,
     weights: Sequence[Tensor],
-    bidirectional: bool,
-    needs_all: bool,
-    needs_input: bool,
-    needs_weights: bool,
+    others: Sequence[int],
+    needs_input_and_h_0: bool,
 ) -> None:
-    """``always`` ends with c_0, which may be None only where there is one state."""
-    c_0 = always[-1]
-    ctx.others = ()
-    if not needs_all:
-        num_states = 1 if c_0 is None else c_0.size(0)
-        numbers = other_weights(len(weights), num_states, bidirectional, needs_input)
-        ctx.others = [(n, weights[n], weights[n]._version) for n in numbers]
-        weights = [*weights]
-        for n in numbers:
-            weights[n] = None
+    """Keeps all of that for a first backward but the weights with the numbers ``others`` and, maybe, input and h_0."""
+    ctx.others = [(n, weights[n], weights[n]._version) for n in others]
+    kept: list[MaybeTensor] = [*weights]
+    for n in others:
+        kept[n] = None
     ctx.versions = None
-    if not (needs_all or needs_weights or torch._C._are_functorch_transforms_active()):
+    if not needs_input_and_h_0 and not torch._C._are_functorch_transforms_active():
         ctx.versions = [None if t is None else t._version for t in (input, h_0)]
     ctx.num_always = len(always)
-    ctx.save_for_backward(*always, input, h_0, *weights)
+    ctx.save_for_backward(*always, input, h_0, *kept)
 
 
 def stop_checks(node: Any) -> None:

@@ -38,7 +38,7 @@ _library.IMPLEMENTATIONS.impl("infer", torch.library.fallthrough_kernel, "Autogr
 
 
 def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:
-    return _FORWARD(input, *args, _uses_tf32(input), recompute_gates)
+    return _FORWARD(input, *args, uses_tf32(input), recompute_gates)
 
 
 def infer(
@@ -49,11 +49,11 @@ def infer(
     num_layers: int,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, _uses_tf32(input))
+    return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, uses_tf32(input))
 
 
 def backward(*args: Any) -> Any:
-    return _BACKWARD(*args, _uses_tf32(args[4]))
+    return _BACKWARD(*args, uses_tf32(args[4]))
 
 
 def allows_tf32() -> bool:
@@ -61,7 +61,7 @@ def allows_tf32() -> bool:
     return str(getattr(torch.backends.cudnn, "rnn").fp32_precision) == "tf32"  # noqa: B009 (mypy sees a module)
 
 
-def _uses_tf32(input: Tensor) -> bool:
+def uses_tf32(input: Tensor) -> bool:
     return input.is_cuda and input.dtype == torch.float32 and allows_tf32()
 
 

@@ -23,6 +23,14 @@ constexpr const char* kBackwardSchema =
     "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
     "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
+constexpr const char* kCellSchema =
+    "cell(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, bool training, bool allow_tf32) -> "
+    "(Tensor h, Tensor c, Tensor reserve)";
+constexpr const char* kCellBackwardSchema =
+    "cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
+    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
+    "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
+
 // output (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), cells (T, B, D*H) or (0,), reserve (N,) or (0,)
 using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 using Forward = ForwardResult(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
@@ -42,8 +50,19 @@ using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_
                                 OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
                                 bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
 
+// One step, of input (B, I) or (I,): h and c, (B, H) or (H,), and the reserve.
+using CellResult = std::tuple<Tensor, Tensor, Tensor>;
+using Cell = CellResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
+                        bool training, bool allow_tf32);
+using CellBackwardResult = BackwardResult;
+using CellBackward = CellBackwardResult(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
+                                        OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
+                                        bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
+
 Forward forward_cpu, forward_cuda;
 Infer infer_cpu, infer_cuda;
 Backward backward_cpu, backward_cuda;
+Cell cell_cpu, cell_cuda;
+CellBackward cell_backward_cpu, cell_backward_cuda;
 
 }  // namespace lstm_fused

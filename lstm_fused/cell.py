@@ -56,7 +56,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, h_0: MaybeTensor, c_0: MaybeTensor, *weights: Tensor) -> tuple[Tensor, ...]:
         needs = ctx.needs_input_grad
-        ctx.needs = needs_input, needs_weights = needs[0], True in needs[3:]
+        ctx.needs = needs_input, needs_weights, _ = needs[0], True in needs[3:], needs[1] or needs[2]
         ctx.set_materialize_grads(False)
         h, c, reserve = _CELL(input, h_0, c_0, weights, True in needs, ops.uses_tf32(input))
         others = keeping.other_weights(len(weights), 1, False, needs_input)
@@ -71,11 +71,7 @@ class _Step(torch.autograd.Function):
             return _differentiable(grad_h, grad_c, input, h_0, c_0, weights, reserve, *ctx.needs)
         args = (grad_h, grad_c, input, h_0, c_0, weights, reserve, *ctx.needs, ops.uses_tf32(input))
         grad_input, grad_h_0, grad_c_0, grad_weights = _BACKWARD(*args)
-        if h_0 is None:
-            grad_h_0 = grad_c_0 = None
-        if not ctx.needs[1]:
-            grad_weights = [None] * len(weights)
-        return grad_input if ctx.needs[0] else None, grad_h_0, grad_c_0, *grad_weights
+        return _wanted(grad_input, grad_h_0, grad_c_0, grad_weights or [None] * len(weights), *ctx.needs)
 
 
 def _differentiable(
@@ -88,6 +84,7 @@ def _differentiable(
     reserve: Tensor,
     needs_input: bool,
     needs_weights: bool,
+    needs_states: bool,
 ) -> tuple[MaybeTensor, ...]:
     """The gradients by the operator for a stack, which knows how to differentiate them again."""
     batched = input.dim() == 2
@@ -107,9 +104,21 @@ def _differentiable(
     grad_input, grad_h_0, grad_c_0 = [
         grad.squeeze(0) if batched else grad.flatten() for grad in results[:3]
     ]
-    of_states = (None, None) if h_0 is None else (grad_h_0, grad_c_0)
     of_weights = results[3:] if needs_weights else [None] * len(weights)
-    return grad_input if needs_input else None, *of_states, *of_weights
+    return _wanted(grad_input, grad_h_0, grad_c_0, of_weights, needs_input, needs_weights, needs_states)
+
+
+def _wanted(
+    grad_input: Tensor,
+    grad_h_0: Tensor,
+    grad_c_0: Tensor,
+    grad_weights: Sequence[MaybeTensor],
+    needs_input: bool,
+    needs_weights: bool,
+    needs_states: bool,
+) -> tuple[MaybeTensor, ...]:
+    of_states = (grad_h_0, grad_c_0) if needs_states else (None, None)
+    return grad_input if needs_input else None, *of_states, *grad_weights
 
 
 batching.register_batched_grads("cell_backward")
@@ -141,9 +150,10 @@ def _fake_cell_backward(
     reserve: Tensor,
     needs_input_grad: bool,
     needs_weight_grads: bool,
+    needs_state_grads: bool,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    size = (*input.shape[:-1], weights[1].size(1))
+    size = (*input.shape[:-1], weights[1].size(1)) if needs_state_grads else (0,)
     grad_input = input.new_empty(input.shape if needs_input_grad else (0,))
     grad_weights = [w.new_empty(w.shape) for w in weights] if needs_weight_grads else []
     return grad_input, input.new_empty(size), input.new_empty(size), grad_weights

@@ -139,7 +139,9 @@ def _fake_backward(
     needs_input_grad: bool,
     needs_weight_grads: bool,
     allow_tf32: bool,
+    needs_state_grads: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     grad_input = input.new_empty(input.shape if needs_input_grad else (0,))
     grad_weights = [w.new_empty(w.shape) for w in weights] if needs_weight_grads else []
-    return grad_input, h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape), grad_weights
+    grad_h_0, grad_c_0 = (t.new_empty(t.shape if needs_state_grads else (0,)) for t in (h_0, c_0))
+    return grad_input, grad_h_0, grad_c_0, grad_weights

@@ -63,7 +63,7 @@ struct CpuBackwardParams {
   T* h_prev;  // null where nobody asks
   T* hidden;
   T* grad_h;
-  T* grad_h_0;
+  T* grad_h_0;  // null where nobody asks
   T* grad_c_0;
 };
 

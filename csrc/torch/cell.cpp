@@ -54,7 +54,7 @@ CellResult cell(Forward* forward, const Tensor& input, const OptionalTensor& h_0
 CellBackwardResult cell_backward(Backward* backward, const OptionalTensor& grad_h, const OptionalTensor& grad_c,
                                  const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                  const std::vector<Tensor>& weights, const Tensor& reserve, bool needs_input_grad,
-                                 bool needs_weight_grads, bool allow_tf32) {
+                                 bool needs_weight_grads, bool needs_state_grads, bool allow_tf32) {
   check_state(h_0, input), check_state(c_0, input);
   const bool batched = input.dim() == 2;
   const Tensor step = as_step(input);
@@ -62,7 +62,7 @@ CellBackwardResult cell_backward(Backward* backward, const OptionalTensor& grad_
   fill_in_states(h_first, c_first, step, weights, 1);
   const auto [grad_input, grad_h_0, grad_c_0, grad_weights] =
       backward({}, as_step(grad_h), as_step(grad_c), {}, step, *h_first, *c_first, weights, /*bidirectional=*/false,
-               {}, {}, {}, reserve, needs_input_grad, needs_weight_grads, allow_tf32);
+               {}, {}, {}, reserve, needs_input_grad, needs_weight_grads, allow_tf32, needs_state_grads);
   return {of_cell(grad_input, batched), of_cell(grad_h_0, batched), of_cell(grad_c_0, batched), grad_weights};
 }
 
@@ -75,9 +75,10 @@ CellResult cell_cpu(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::v
 
 CellBackwardResult cell_backward_cpu(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
                                      OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
-                                     bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
+                                     bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
+                                     bool allow_tf32) {
   return cell_backward(backward_cpu, grad_h, grad_c, input, h_0, c_0, weights, reserve, needs_input_grad,
-                       needs_weight_grads, allow_tf32);
+                       needs_weight_grads, needs_state_grads, allow_tf32);
 }
 
 #ifdef LSTM_FUSED_CUDA
@@ -88,9 +89,10 @@ CellResult cell_cuda(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::
 
 CellBackwardResult cell_backward_cuda(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
                                      OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
-                                     bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
+                                     bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
+                                     bool allow_tf32) {
   return cell_backward(backward_cuda, grad_h, grad_c, input, h_0, c_0, weights, reserve, needs_input_grad,
-                       needs_weight_grads, allow_tf32);
+                       needs_weight_grads, needs_state_grads, allow_tf32);
 }
 #endif
 

@@ -150,7 +150,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads) {
+                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads) {
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, width = stack.proj_width;
   const int64_t directions = stack.num_directions, last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
@@ -165,7 +165,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
   const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
   const OptionalTensor grad_all_cells = dense(grad_cells, stack.dtype);
-  const Tensor grad_h_0 = empty({stack.num_layers * directions, stack.batch, width}, input, type);
+  const Tensor grad_h_0 = needs_state_grads ? empty({stack.num_layers * directions, stack.batch, width}, input, type)
+                                            : empty({0}, input, type);
   const Tensor grad_c_0 = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
 
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
@@ -227,7 +228,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       p.h_prev = take(h_size);
       p.hidden = take(hidden_size);
       p.grad_h = take(grad_h_size);
-      p.grad_h_0 = data<T>(grad_h_0) + state * width;
+      p.grad_h_0 = needs_state_grads ? data<T>(grad_h_0) + state * width : nullptr;
       p.grad_c_0 = data<T>(grad_c_0) + state * hidden;
       p.gates = stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type)
                                   : static_cast<void*>(p.grad_gates);
@@ -282,7 +283,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   for (const auto& of_layer : weight_gradients)
     grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
   if (!needs_input_grad) grad_x = empty({0}, input, type);
-  return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype), dense(grad_c_0, stack.dtype), grad_weights};
+  return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype),
+          needs_state_grads ? dense(grad_c_0, stack.dtype) : empty({0}, input, stack.dtype), grad_weights};
 }
 
 }  // namespace
@@ -291,14 +293,14 @@ BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n,
                             OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
-                            bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/) {
+                            bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/, bool needs_state_grads) {
   Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
   const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;
   return run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths, reset, dropout_mask,
-             reserve, needs_input_grad, needs_weight_grads);
+             reserve, needs_input_grad, needs_weight_grads, needs_state_grads);
 }
 
 }  // namespace lstm_fused

@@ -31,11 +31,12 @@ bool multiplies_input(const Stack& stack, int64_t input_size) {
 }
 
 // Otherwise, how many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when
-// the recurrence reads it, and the product should have a few hundred rows to be worth its own packing.
-int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
-  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512;
+// the recurrence reads it, and the product should have a few hundred rows to be worth its own packing. Where only x is
+// widened, a range need not be long.
+int64_t steps_per_range(const Stack& stack, int64_t element_bytes, bool fuses_input) {
+  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512, kFusedRows = 128;
   const int64_t cached_rows = kCacheBytes / (kNumGates * stack.hidden_size * element_bytes);
-  const int64_t rows = cached_rows > kRows ? cached_rows : kRows;
+  const int64_t rows = fuses_input ? kFusedRows : cached_rows > kRows ? cached_rows : kRows;
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
 }
 
@@ -74,6 +75,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   };
 
   Tensor x = dense(input, stack.dtype), layer_output = x;
+  OptionalTensor scratch;  // of every layer: torch would find other places for others
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
     const int64_t input_size = stack.layer_input_size(layer);
     OptionalTensor mask;
@@ -96,7 +98,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const bool torch_projects = !fuses_input && !schedule.direct_w_ih && !multiplies_input(stack, input_size);
     const int64_t fused_size = fuses_input ? input_size : 0;
     const bool whole = fuses_input && !rounds;
-    const int64_t range = whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T)), stack.seq_len);
+    const int64_t range = whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
     const int64_t range_rows = std::min(range * stack.batch, rows);
     // Scratch, one behind the other: the recurrence's, then of each direction gates, x and the last two steps' h.
     const bool keeps_in_place = stack.keeps_gates && !rounds;
@@ -106,8 +108,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const int64_t x_size = rounds ? whole_lines<T>(range_rows * input_size) : 0;
     const int64_t h_size = rounds ? 2 * stack.batch * stack.proj_width : 0;
     const int64_t scratch_size = directions * (whole_lines<T>(recurrence_size) + gates_size + x_size + h_size);
-    OptionalTensor scratch;
-    if (scratch_size > 0) scratch = empty({scratch_size}, input, type);
+    if (scratch_size > (scratch ? scratch->numel() : 0)) scratch = empty({scratch_size}, input, type);
     T* const workspace = data<T>(scratch);
     T* free = workspace + whole_lines<T>(directions * recurrence_size);
     const auto take = [&free](int64_t size) { return std::exchange(free, free + size); };

@@ -187,14 +187,16 @@ BackwardResult backward_cuda(OptionalTensor grad_output, OptionalTensor grad_h_n
                              OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                              std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                              OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
-                             bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
+                             bool needs_input_grad, bool needs_weight_grads, bool allow_tf32, bool needs_state_grads) {
   Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
   stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
   const auto run = by_type(stack.dtype, backward<float16>, backward<bfloat16>, backward<float>, backward<double>);
-  return run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths, reset, dropout_mask,
-             reserve, needs_input_grad, needs_weight_grads, allow_tf32);
+  BackwardResult result = run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths,
+                              reset, dropout_mask, reserve, needs_input_grad, needs_weight_grads, allow_tf32);
+  if (!needs_state_grads) std::get<1>(result) = std::get<2>(result) = empty({0}, input, stack.dtype);
+  return result;
 }
 
 }  // namespace lstm_fused

@@ -8,9 +8,10 @@ namespace {
 
 constexpr int64_t kMaxSlice = 64;  // a panel of it stays in the first-level cache while all of grad_y passes by
 
-// About the root of the number of rows: the sums within a slice are then as long as the sum of the slices.
+// About the root of the number of rows: the sums within a slice are then as long as the sum of the slices. Shorter ones
+// would spend their time on the result, which each of them reads and writes.
 int64_t slice_rows(int64_t num_rows) {
-  int64_t slice = 8;
+  int64_t slice = 32;
   while (slice * slice < num_rows && slice < kMaxSlice) slice += 8;
   return slice;
 }

@@ -21,8 +21,9 @@ MODES = ("inference", "training")
 
 @dataclass(frozen=True)
 class Case:
-    """One shape, dtype and mode. The input is (seq_len, batch, hidden_size): input_size equals hidden_size. In the group
-    `cell` it is an LSTMCell that goes through the steps in a loop.
+    """One shape, dtype and mode. The input is (seq_len, batch, hidden_size): input_size equals hidden_size.
+
+    In the group `cell` it is an LSTMCell that goes through the steps in a loop.
     """
 
     group: str

@@ -128,8 +128,7 @@ def _build_cells(case: Case, device: torch.device) -> tuple[Side, Side]:
         return forward
 
     ours, theirs = (
-        Side(looped(cell), input.clone().requires_grad_(), grad_output, list(cell.named_parameters()))
-        for cell in cells
+        Side(looped(cell), input.clone().requires_grad_(), grad_output, list(cell.named_parameters())) for cell in cells
     )
     return ours, theirs
 

@@ -108,7 +108,8 @@ class _Forward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.bidirectional = bidirectional
         ctx.needs_weight_grads = any(ctx.needs_input_grad[10:])
-        weights, others = inputs[10:], ()
+        weights: Sequence[Tensor] = inputs[10:]
+        others: Sequence[int] = ()
         if not recompute_gates:  # which takes all of them
             others = keeping.other_weights(len(weights), h_0.size(0), bidirectional, ctx.needs_input_grad[7])
         needs_all = recompute_gates or ctx.needs_weight_grads
@@ -172,15 +173,13 @@ def _gradients(ctx: Any, grads: Sequence[MaybeTensor], needs_input: bool) -> tup
     """Of input, h_0, c_0 and the list of weights, from what was kept; input's is None where it is not needed."""
     again = torch.is_grad_enabled() or transforms_are_active() or in_forward_mode()  # may be differentiated
     (lengths, reset, dropout_mask, reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
-    masks = lengths, reset, dropout_mask
-    needs = needs_input, ctx.needs_weight_grads
-    args = (ctx.bidirectional, *needs, *masks, *grads, input, h_0, c_0, reserve, *weights)
+    options = (ctx.bidirectional, lengths, reset, dropout_mask)
     if in_forward_mode():
         primals = (input, h_0, c_0, *weights)
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(
-            ctx.bidirectional, *masks, grads, primals
-        )
-    elif again:
+        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(*options, grads, primals)
+        return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights
+    args = (options[0], needs_input, ctx.needs_weight_grads, *options[1:], *grads, input, h_0, c_0, reserve, *weights)
+    if again:
         grad_input, grad_h_0, grad_c_0, *grad_weights = Backward.apply(*args)
     else:
         grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)

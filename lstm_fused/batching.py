@@ -106,7 +106,7 @@ def _unfold(num_members: int, tensor: Tensor) -> Tensor:
 
 
 def register_batched_grads(name: str) -> None:
-    """Of a backward operator, for ``torch.autograd.grad(is_grads_batched=True)``, whose batches are of an older kind."""
+    """Of a backward operator, for ``torch.autograd.grad(is_grads_batched=True)``: batches of an older kind."""
     function = functools.partial(_backward_of_batched_grads, getattr(torch.ops.lstm_fused, name).default)
     _library.IMPLEMENTATIONS.impl(name, function, "Batched")
 

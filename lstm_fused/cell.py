@@ -41,7 +41,8 @@ def step(input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]) 
         device_type = input.device.type
         if torch.is_autocast_enabled(device_type):
             dtype = torch.get_autocast_dtype(device_type)
-            input, h_0, c_0, *weights = [None if t is None else t.to(dtype) for t in (input, h_0, c_0, *weights)]
+            h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
+            input, *weights = [t.to(dtype) for t in (input, *weights)]
     if torch.is_grad_enabled():
         h, c = _Step.apply(input, h_0, c_0, *weights)
         keeping.stop_checks(h.grad_fn)
@@ -68,13 +69,22 @@ class _Step(torch.autograd.Function):
         again = torch.is_grad_enabled() or autograd.transforms_are_active()
         (reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
         if again:
-            return _differentiable(grad_h, grad_c, input, h_0, c_0, weights, reserve, *ctx.needs)
+            return _wanted(ctx, *_differentiable(ctx, grad_h, grad_c, input, h_0, c_0, weights, reserve))
         args = (grad_h, grad_c, input, h_0, c_0, weights, reserve, *ctx.needs, ops.uses_tf32(input))
         grad_input, grad_h_0, grad_c_0, grad_weights = _BACKWARD(*args)
-        return _wanted(grad_input, grad_h_0, grad_c_0, grad_weights or [None] * len(weights), *ctx.needs)
+        return _wanted(ctx, grad_input, grad_h_0, grad_c_0, grad_weights or [None] * len(weights))
+
+
+def _wanted(
+    ctx: Any, grad_input: Tensor, grad_h_0: Tensor, grad_c_0: Tensor, grad_weights: Sequence[MaybeTensor]
+) -> tuple[MaybeTensor, ...]:
+    needs_input, _, needs_states = ctx.needs
+    of_states = (grad_h_0, grad_c_0) if needs_states else (None, None)
+    return grad_input if needs_input else None, *of_states, *grad_weights
 
 
 def _differentiable(
+    ctx: Any,
     grad_h: MaybeTensor,
     grad_c: MaybeTensor,
     input: Tensor,
@@ -82,10 +92,7 @@ def _differentiable(
     c_0: MaybeTensor,
     weights: Sequence[Tensor],
     reserve: Tensor,
-    needs_input: bool,
-    needs_weights: bool,
-    needs_states: bool,
-) -> tuple[MaybeTensor, ...]:
+) -> tuple[Tensor, Tensor, Tensor, Sequence[MaybeTensor]]:
     """The gradients by the operator for a stack, which knows how to differentiate them again."""
     batched = input.dim() == 2
 
@@ -93,32 +100,17 @@ def _differentiable(
         return None if tensor is None else tensor.unsqueeze(0) if batched else tensor.view(1, 1, -1)
 
     if h_0 is None or c_0 is None:
-        zeros = input.new_zeros((*input.shape[:-1], weights[1].size(1)))
-        states = zeros, zeros
-    else:
-        states = h_0, c_0
+        h_0 = c_0 = input.new_zeros((*input.shape[:-1], weights[1].size(1)))
+    needs_input, needs_weights, _ = ctx.needs
     options = False, needs_input, needs_weights, None, None, None
     grads = None, as_step(grad_h), as_step(grad_c), None
-    tensors = as_step(input), *(as_step(state) for state in states), reserve, *weights
-    results = autograd.Backward.apply(*options, *grads, *tensors)
-    grad_input, grad_h_0, grad_c_0 = [
-        grad.squeeze(0) if batched else grad.flatten() for grad in results[:3]
-    ]
-    of_weights = results[3:] if needs_weights else [None] * len(weights)
-    return _wanted(grad_input, grad_h_0, grad_c_0, of_weights, needs_input, needs_weights, needs_states)
-
-
-def _wanted(
-    grad_input: Tensor,
-    grad_h_0: Tensor,
-    grad_c_0: Tensor,
-    grad_weights: Sequence[MaybeTensor],
-    needs_input: bool,
-    needs_weights: bool,
-    needs_states: bool,
-) -> tuple[MaybeTensor, ...]:
-    of_states = (grad_h_0, grad_c_0) if needs_states else (None, None)
-    return grad_input if needs_input else None, *of_states, *grad_weights
+    tensors = as_step(input), as_step(h_0), as_step(c_0), reserve, *weights
+    grad_input, grad_h_0, grad_c_0, *grad_weights = autograd.Backward.apply(*options, *grads, *tensors)
+    if needs_input:
+        grad_input = grad_input.view_as(input)
+    if not needs_weights:
+        grad_weights = [None] * len(weights)
+    return grad_input, grad_h_0.view_as(h_0), grad_c_0.view_as(c_0), grad_weights
 
 
 batching.register_batched_grads("cell_backward")

@@ -24,9 +24,7 @@ def other_weights(count: int, num_states: int, bidirectional: bool, needs_input:
     per = count // num_states
     first_layer = per * (2 if bidirectional else 1)
     biases = (2, 3) if per >= 4 else ()
-    return tuple(
-        n for n in range(count) if n % per in biases or (n % per == 0 and n < first_layer and not needs_input)
-    )
+    return tuple(n for n in range(count) if n % per in biases or (n % per == 0 and n < first_layer and not needs_input))
 
 
 def save(
@@ -66,7 +64,7 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def saved(ctx: Any, check: bool) -> tuple[tuple[MaybeTensor, ...], Tensor, MaybeTensor, list[Tensor]]:
+def saved(ctx: Any, check: bool) -> tuple[tuple[Any, ...], Tensor, Any, list[Tensor]]:
     """What :func:`save` was given. ``check`` raises where a tensor that it did not have to keep has changed."""
     count = ctx.num_always
     tensors = ctx.saved_tensors

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lstm_fused
 
-T, B, I, H = 7, 5, 9, 17
+T, B, SIZE, H = 7, 5, 9, 17
 STACK = {"num_layers": 3, "bidirectional": True}
 OPTIONS: list[dict] = [
     {},
@@ -42,24 +42,20 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 }
 
 
-def called(module: nn.Module, input: Tensor, form: str) -> list[Tensor]:
-    """Every result of a call; torch.nn.LSTM has the forms that it knows."""
-    lengths = torch.tensor([3, 7, 1, 5, 7])
+def called(module: nn.Module, input: Tensor, form: str, return_cells: bool = True) -> list[Tensor]:
+    """Every result of a call."""
+    lengths, keywords = torch.tensor([3, 7, 1, 5, 7]), {"return_cells": True} if return_cells else {}
     if form == "unbatched":
-        output, states = module(input[:, 0])
+        input = input[:, 0]
     elif form.startswith("packed"):
-        rows = input.transpose(0, 1) if module.batch_first else input
         steps = lengths if form == "packed" else torch.full((B,), T)
-        output, states = module(pack_padded_sequence(rows, steps, module.batch_first, enforce_sorted=False))
-    elif isinstance(module, nn.LSTM):
-        output, states = module(input)
-    else:
-        extras = {"lengths": {"lengths": lengths}, "reset": {"reset": torch.arange(T * B).view(T, B) % 4 == 0}}
-        if module.batch_first:
-            extras["reset"]["reset"] = extras["reset"]["reset"].t()
-        output, states, cells = module(input, **extras.get(form, {}), return_cells=True)
-        return [output, *states, cells]
-    return [output.data if isinstance(output, PackedSequence) else output, *states]
+        input = pack_padded_sequence(input, steps, module.batch_first, enforce_sorted=False)
+    elif form == "lengths":
+        keywords["lengths"] = lengths
+    elif form == "reset":
+        keywords["reset"] = torch.arange(T * B).view(input.shape[:2]) % 4 == 0
+    output, states, *cells = module(input, **keywords)
+    return [r.data if isinstance(r, PackedSequence) else r for r in (output, *states, *cells)]
 
 
 def gradients(module: nn.Module, input: Tensor, form: str, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -71,7 +67,7 @@ def gradients(module: nn.Module, input: Tensor, form: str, change: Callable[[Ten
 
 def drawn(options: dict) -> Tensor:
     torch.manual_seed(1)
-    shape = (B, T, I) if options.get("batch_first") else (T, B, I)
+    shape = (B, T, SIZE) if options.get("batch_first") else (T, B, SIZE)
     return torch.randn(shape, dtype=options.get("dtype")).requires_grad_()
 
 
@@ -80,7 +76,7 @@ def drawn(options: dict) -> Tensor:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_results_may_be_changed(options: dict, form: str, change: str):
     """Output, h_n, c_n and cells: to the bit the gradients of the same out of place."""
-    module, input = lstm_fused.LSTM(I, H, **options), drawn(options)
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
     for recompute_gates in (False, True):
         module.recompute_gates = recompute_gates
         in_place, out_of_place = (gradients(module, input, form, each) for each in CHANGES[change])
@@ -91,7 +87,7 @@ def test_results_may_be_changed(options: dict, form: str, change: str):
 @pytest.mark.parametrize("options", [{}, STACK, {"proj_size": 5}], ids=str)
 def test_every_dtype(options: dict, dtype: torch.dtype):
     options = options | {"dtype": dtype}
-    module, input = lstm_fused.LSTM(I, H, **options), drawn(options)
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
     in_place, out_of_place = (gradients(module, input, "padded", each) for each in CHANGES["relu"])
     assert all(map(torch.equal, in_place, out_of_place))
 
@@ -101,27 +97,18 @@ def test_every_dtype(options: dict, dtype: torch.dtype):
 def test_against_torch(options: dict, form: str):
     """Gradients of torch.nn.LSTM on the out-of-place equivalent; it has no cells to change."""
     options = options | {"dropout": 0.0}
-    ours, theirs = lstm_fused.LSTM(I, H, **options), nn.LSTM(I, H, **options)
+    ours, theirs = lstm_fused.LSTM(SIZE, H, **options), nn.LSTM(SIZE, H, **options)
     ours.load_state_dict(theirs.state_dict())
 
-    class Plain(nn.Module):
-        """Ours without the cells."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.batch_first = ours, ours.batch_first
-
-        def forward(self, input, return_cells=True):
-            return (*self.lstm(input), torch.zeros(())) if return_cells else self.lstm(input)
-
     input = drawn(options)
-    torch.manual_seed(3)
-    results = called(Plain(), input, form)[:3]
-    loss = sum((r.relu_() * torch.linspace(0.5, 1, r.size(-1))).sum() for r in results)
-    exact = sum((r.relu() * torch.linspace(0.5, 1, r.size(-1))).sum() for r in called(theirs, input, form))
+
+    def loss(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        results = [change(result) for result in called(module, input, form, return_cells=False)]
+        return sum((r * torch.linspace(0.5, 1, r.size(-1))).sum() for r in results)
+
     pairs = zip(
-        torch.autograd.grad(loss, [input, *ours.parameters()]),
-        torch.autograd.grad(exact, [input, *theirs.parameters()]),
+        torch.autograd.grad(loss(ours, lambda t: t.relu_()), [input, *ours.parameters()]),
+        torch.autograd.grad(loss(theirs, lambda t: t.relu()), [input, *theirs.parameters()]),
         strict=True,
     )
     for a, b in pairs:
@@ -131,7 +118,7 @@ def test_against_torch(options: dict, form: str):
 @pytest.mark.parametrize("options", [{}, STACK | {"proj_size": 5}], ids=str)
 @pytest.mark.parametrize("kind", ["step", "block"])
 def test_of_the_cuda_kernels(simulator: Simulator, kind: str, options: dict):
-    module, input = lstm_fused.LSTM(I, H, **options), drawn(options)
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
     with simulator.running(kind):
         in_place, out_of_place = (gradients(module, input, "lengths", each) for each in CHANGES["mask"])
     assert all(map(torch.equal, in_place, out_of_place))
@@ -146,7 +133,7 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def test_input_and_state_of_frozen_weights():
     """Only gradients of weights would need them."""
-    module, leaf = frozen(lstm_fused.LSTM(I, H, num_layers=2)), drawn({})
+    module, leaf = frozen(lstm_fused.LSTM(SIZE, H, num_layers=2)), drawn({})
     h_0, c_0 = torch.randn(2, B, H), torch.randn(2, B, H)
     exact = torch.autograd.grad(module(leaf, (h_0, c_0))[0].sum(), leaf)[0]
     input = leaf * 1
@@ -158,8 +145,8 @@ def test_input_and_state_of_frozen_weights():
 @pytest.mark.parametrize("cell", [False, True])
 def test_weights_that_backward_does_not_read(cell: bool):
     """Biases, and W_ih where input wants no gradient, in a training loop that changes them early."""
-    module = lstm_fused.LSTMCell(I, H) if cell else lstm_fused.LSTM(I, H)
-    input = torch.randn(B, I) if cell else torch.randn(T, B, I)
+    module = lstm_fused.LSTMCell(SIZE, H) if cell else lstm_fused.LSTM(SIZE, H)
+    input = torch.randn(B, SIZE) if cell else torch.randn(T, B, SIZE)
     names = ["weight_ih", "bias_ih", "bias_hh"]
     exact = torch.autograd.grad(module(input)[0].sum(), list(module.parameters()))
     output = module(input)[0]
@@ -172,7 +159,7 @@ def test_weights_that_backward_does_not_read(cell: bool):
 
 @pytest.mark.parametrize("what", ["input", "weight_hh_l0", "c_0"])
 def test_what_backward_reads_may_not_change(what: str):
-    module, input, c_0 = lstm_fused.LSTM(I, H), drawn({}) * 1, torch.randn(1, B, H)
+    module, input, c_0 = lstm_fused.LSTM(SIZE, H), drawn({}) * 1, torch.randn(1, B, H)
     output, _ = module(input, (torch.zeros(1, B, H), c_0))
     with torch.no_grad():
         {"input": input, "weight_hh_l0": module.weight_hh_l0, "c_0": c_0}[what].add_(1)
@@ -184,9 +171,9 @@ def test_what_backward_reads_may_not_change(what: str):
 @pytest.mark.parametrize("cell", [False, True])
 def test_a_second_derivative_reads_everything(cell: bool, what: str):
     """What a first one has no use for is looked at there."""
-    module = lstm_fused.LSTMCell(I, H) if cell else lstm_fused.LSTM(I, H)
+    module = lstm_fused.LSTMCell(SIZE, H) if cell else lstm_fused.LSTM(SIZE, H)
     frozen(module)
-    leaf = torch.randn((B, I) if cell else (T, B, I), requires_grad=True)
+    leaf = torch.randn((B, SIZE) if cell else (T, B, SIZE), requires_grad=True)
     input = leaf * 1
     output = module(input)[0]
     bias = dict(module.named_parameters())["bias_ih" if cell else "bias_ih_l0"]
@@ -213,7 +200,7 @@ def test_no_cycle_keeps_a_changed_input_alive():
 
 def test_compiled():
     """The registered formula keeps the same."""
-    module = lstm_fused.LSTM(I, H, num_layers=2)
+    module = lstm_fused.LSTM(SIZE, H, num_layers=2)
     compiled = torch.compile(lambda input: module(input)[0].relu_(), fullgraph=True, backend="aot_eager")
     input = drawn({})
     wanted = [input, *module.parameters()]
@@ -226,7 +213,7 @@ def test_compiled():
 
 def test_the_operator_by_hand():
     """Its formula reads no input and no bias for frozen weights, so that they may change."""
-    module, input = frozen(lstm_fused.LSTM(I, H)), drawn({}) * 1
+    module, input = frozen(lstm_fused.LSTM(SIZE, H)), drawn({}) * 1
     zeros = torch.zeros(1, B, H)
     output, *_ = torch.ops.lstm_fused.forward(
         input, zeros, zeros, list(module.parameters()), False, None, None, None, True, False, False

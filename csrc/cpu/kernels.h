@@ -37,8 +37,8 @@ struct CpuForwardParams : ForwardParams<T, T, void> {
   DType kept_type = DType::kFloat32;
 };
 
-// As BackwardParams, but of a range of steps: the four results (T', B, ...) begin at first_time. They have the step that
-// was the last of the range before, too, of which grad_gates are read.
+// As BackwardParams, but of a range of steps: the four results (T', B, ...) begin at first_time. They have the step
+// that was the last of the range before, too, of which grad_gates are read.
 template <class T>
 struct CpuBackwardParams {
   bool reverse;
@@ -82,7 +82,7 @@ struct WidenParams {
 template <class T>
 struct HiddenParams {
   int64_t begin, end, hidden_size, output_stride;
-  const void* gates;  // (N, 4H), of `type`
+  const void* gates;   // (N, 4H), of `type`
   const void* cells;   // (N, H)
   const void* factor;  // as output; null for one
   DType type;

@@ -35,7 +35,8 @@ Tensor of_cell(const Tensor& result, bool batched) {
 }
 
 void check_state(const OptionalTensor& state, const Tensor& input) {
-  STD_TORCH_CHECK(!state || state->dim() == input.dim(), "lstm_fused: states of a cell must be as many-dimensional as input");
+  STD_TORCH_CHECK(!state || state->dim() == input.dim(),
+                  "lstm_fused: states of a cell must be as many-dimensional as input");
 }
 
 CellResult cell(Forward* forward, const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
@@ -61,8 +62,8 @@ CellBackwardResult cell_backward(Backward* backward, const OptionalTensor& grad_
   OptionalTensor h_first = as_step(h_0), c_first = as_step(c_0);
   fill_in_states(h_first, c_first, step, weights, 1);
   const auto [grad_input, grad_h_0, grad_c_0, grad_weights] =
-      backward({}, as_step(grad_h), as_step(grad_c), {}, step, *h_first, *c_first, weights, /*bidirectional=*/false,
-               {}, {}, {}, reserve, needs_input_grad, needs_weight_grads, allow_tf32, needs_state_grads);
+      backward({}, as_step(grad_h), as_step(grad_c), {}, step, *h_first, *c_first, weights, /*bidirectional=*/false, {},
+               {}, {}, reserve, needs_input_grad, needs_weight_grads, allow_tf32, needs_state_grads);
   return {of_cell(grad_input, batched), of_cell(grad_h_0, batched), of_cell(grad_c_0, batched), grad_weights};
 }
 
@@ -83,14 +84,14 @@ CellBackwardResult cell_backward_cpu(OptionalTensor grad_h, OptionalTensor grad_
 
 #ifdef LSTM_FUSED_CUDA
 CellResult cell_cuda(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights, bool training,
-                    bool allow_tf32) {
+                     bool allow_tf32) {
   return cell(forward_cuda, input, h_0, c_0, weights, training, allow_tf32);
 }
 
 CellBackwardResult cell_backward_cuda(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
-                                     OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
-                                     bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
-                                     bool allow_tf32) {
+                                      OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
+                                      bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
+                                      bool allow_tf32) {
   return cell_backward(backward_cuda, grad_h, grad_c, input, h_0, c_0, weights, reserve, needs_input_grad,
                        needs_weight_grads, needs_state_grads, allow_tf32);
 }

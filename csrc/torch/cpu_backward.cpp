@@ -123,10 +123,10 @@ class LayerInput {
     if (from_) kernels.widen({count, at(from_, begin * width_), at(mask_, begin * width_), type, scratch}, parallel_);
     for (int64_t d = 0; d < stack_.num_directions && reserve_; ++d) {
       const int64_t column = d * stack_.hidden_size;
-      kernels.hidden({begin, end, stack_.hidden_size, width_, at(reserve_, stack_.gates_begin(layer_ - 1, d)),
-                      at(reserve_, stack_.cells_begin(layer_ - 1, d)), at(mask_, begin * width_ + column), type,
-                      scratch + column},
-                     parallel_);
+      kernels.hidden(
+          {begin, end, stack_.hidden_size, width_, at(reserve_, stack_.gates_begin(layer_ - 1, d)),
+           at(reserve_, stack_.cells_begin(layer_ - 1, d)), at(mask_, begin * width_ + column), type, scratch + column},
+          parallel_);
     }
     if (lengths_) cut(begin, end, scratch);
     return scratch;
@@ -188,8 +188,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                   hidden_size = per_row(stack.has_projection, hidden),
                   grad_h_size = per_row(stack.has_projection, width),
                   x_size = per_row(keeps_h_prev && layer_input.needs_scratch(), input_size);
-    const Tensor scratch = empty(
-        {kernel_size + directions * (gates_size + h_size + hidden_size + grad_h_size) + x_size}, input, type);
+    const Tensor scratch =
+        empty({kernel_size + directions * (gates_size + h_size + hidden_size + grad_h_size) + x_size}, input, type);
     T* free = data<T>(scratch) + kernel_size;
     const auto take = [&free](int64_t size) { return size == 0 ? nullptr : std::exchange(free, free + size); };
     T* const x_scratch = take(x_size);
@@ -230,8 +230,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       p.grad_h = take(grad_h_size);
       p.grad_h_0 = needs_state_grads ? data<T>(grad_h_0) + state * width : nullptr;
       p.grad_c_0 = data<T>(grad_c_0) + state * hidden;
-      p.gates = stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type)
-                                  : static_cast<void*>(p.grad_gates);
+      p.gates =
+          stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : static_cast<void*>(p.grad_gates);
       p.gates_type = p.weight_type;
       if (stack.keeps_gates) continue;
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
@@ -292,8 +292,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                             OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
-                            bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/, bool needs_state_grads) {
+                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
+                            bool needs_weight_grads, bool /*allow_tf32*/, bool needs_state_grads) {
   Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);

@@ -98,7 +98,8 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const bool torch_projects = !fuses_input && !schedule.direct_w_ih && !multiplies_input(stack, input_size);
     const int64_t fused_size = fuses_input ? input_size : 0;
     const bool whole = fuses_input && !rounds;
-    const int64_t range = whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
+    const int64_t range =
+        whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
     const int64_t range_rows = std::min(range * stack.batch, rows);
     // Scratch, one behind the other: the recurrence's, then of each direction gates, x and the last two steps' h.
     const bool keeps_in_place = stack.keeps_gates && !rounds;

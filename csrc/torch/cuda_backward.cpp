@@ -46,8 +46,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads,
-                        bool allow_tf32) {
+                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
   using Cell = Accumulator<T>;
   const DeviceScope scope(input);
   const ScalarType type = stack.dtype;
@@ -186,8 +185,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 BackwardResult backward_cuda(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                              OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                              std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
-                             bool needs_input_grad, bool needs_weight_grads, bool allow_tf32, bool needs_state_grads) {
+                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
+                             bool needs_weight_grads, bool allow_tf32, bool needs_state_grads) {
   Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);

@@ -133,7 +133,8 @@ class Backward {
     for (int64_t b = b_begin; b < b_end;) {
       for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b) {
         const bool initial = chunk.t == clock.previous(clock.first(b));
-        if (initial ? with_initial && p.grad_h_0 != nullptr : chunk.t >= 0 && chunk.t < clock.length(b)) add(chunk, b, initial);
+        if (initial ? with_initial && p.grad_h_0 != nullptr : chunk.t >= 0 && chunk.t < clock.length(b))
+          add(chunk, b, initial);
       }
       if (chunk.count > 0) f(chunk);
     }

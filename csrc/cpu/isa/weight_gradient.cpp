@@ -11,7 +11,7 @@ constexpr int64_t kMaxSlice = 64;  // a panel of it stays in the first-level cac
 // About the root of the number of rows: the sums within a slice are then as long as the sum of the slices. Shorter ones
 // would spend their time on the result, which each of them reads and writes.
 int64_t slice_rows(int64_t num_rows) {
-  int64_t slice = 32;
+  int64_t slice = 16;
   while (slice * slice < num_rows && slice < kMaxSlice) slice += 8;
   return slice;
 }

@@ -75,7 +75,13 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   };
 
   Tensor x = dense(input, stack.dtype), layer_output = x;
-  OptionalTensor scratch;  // of every layer: torch would find other places for others
+  // What several layers use, one after the other: for tensors of their own, the allocator may find other places.
+  OptionalTensor scratch, outputs[2];
+  const auto between = [&](int64_t layer) {
+    OptionalTensor& own = outputs[layer % 2];
+    if (!own) own = empty({rows, stack.output_width()}, input, stack.dtype);
+    return *own;
+  };
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
     const int64_t input_size = stack.layer_input_size(layer);
     OptionalTensor mask;
@@ -84,7 +90,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const bool stays = training && stack.keeps_outputs();
     layer_output = layer == last_layer ? empty(stack.by_step(stack.output_width()), input, stack.dtype)
                    : stays             ? stack.layer_output(*reserve, layer)
-                                       : empty({rows, stack.output_width()}, input, stack.dtype);
+                                       : between(layer);
     // Without a reserve only the current cells are kept, in c_n, unless all of the last layer's are asked for.
     const bool all_cells = !training && return_cells && layer == last_layer;
     const int64_t cells_stride = all_cells ? directions * hidden : hidden;

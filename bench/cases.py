@@ -21,7 +21,10 @@ MODES = ("inference", "training")
 
 @dataclass(frozen=True)
 class Case:
-    """One shape, dtype and mode. The input is (seq_len, batch, hidden_size): input_size equals hidden_size."""
+    """One shape, dtype and mode. The input is (seq_len, batch, hidden_size): input_size equals hidden_size.
+
+    In the group `cell` it is an LSTMCell that goes through the steps in a loop.
+    """
 
     group: str
     mode: str  # inference: forward only; training: forward and backward, the gradient of the input included
@@ -146,9 +149,14 @@ def _product(seq_lens: Sequence[int], batches: Sequence[int], hidden_sizes: Sequ
 # The quick sizes of the CPU are one of each regime: call overhead, bandwidth, small and large products.
 CPU_GRID = Grid(
     dtypes=("float32", "bfloat16"),
-    sizes={"sizes": _product((1, 32, 256), (1, 8, 64), (64, 256, 1024))},
+    sizes={
+        "sizes": _product((1, 32, 256), (1, 8, 64), (64, 256, 1024)),
+        "cell": _product((1, 20), (1, 8, 32, 128), (8, 64, 128, 512)),
+    },
     variant_sizes=((32, 8, 256), (256, 32, 256)),
-    quick_sizes=frozenset({(1, 1, 64), (1, 1, 1024), (32, 1, 256), (32, 8, 64), (32, 8, 256), (256, 8, 64)}),
+    quick_sizes=frozenset(
+        {(1, 1, 64), (1, 1, 1024), (32, 1, 256), (32, 8, 64), (32, 8, 256), (256, 8, 64), (20, 8, 64)}
+    ),
 )
 # Groups by the kind of kernel that H calls for: W_hh within one thread block, or beyond it.
 CUDA_GRID = Grid(

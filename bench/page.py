@@ -21,6 +21,8 @@ REGIMES: dict[str, Callable[[Case], bool]] = {
     "one row (B = 1)": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 1,
     "8 rows": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 8,
     "64 rows": lambda c: c.group == "sizes" and c.seq_len > 1 and c.batch == 64,
+    "LSTMCell, one step": lambda c: c.group == "cell" and c.seq_len == 1,
+    "LSTMCell, a loop of 20": lambda c: c.group == "cell" and c.seq_len > 1,
     "several layers": lambda c: c.group == "layers",
     "two directions": lambda c: c.group == "directions",
     "rows that end early": lambda c: c.group == "lengths",

@@ -47,7 +47,7 @@ class Side:
     """One of the two modules with an input and an output gradient of its own."""
 
     forward: Forward
-    input: Tensor  # (T, B, I), a leaf that requires a gradient, as the output of an embedding does
+    input: Tensor  # (T, B, I), a leaf that requires a gradient, as the output of an embedding does; of a cell see build
     grad_output: Tensor  # (T, B, D*H)
     parameters: list[tuple[str, torch.nn.Parameter]]
 
@@ -78,9 +78,11 @@ def build(case: Case, device: torch.device, seed: int = 0) -> tuple[Side, Side]:
     """Returns (ours, theirs) with equal weights and inputs.
 
     Ragged rows reach lstm_fused.LSTM as `lengths` on the device, and torch.nn.LSTM as pack -> LSTM -> pad, with the
-    rows already sorted so that no time goes into sorting them.
+    rows already sorted so that no time goes into sorting them. One step of a cell takes (B, I) and gives (B, H).
     """
     torch.manual_seed(seed)
+    if case.group == "cell":
+        return _build_cells(case, device)
     size, layers, both, dtype = case.hidden_size, case.num_layers, case.num_directions == 2, DTYPES[case.dtype]
     theirs = torch.nn.LSTM(size, size, layers, bidirectional=both).to(device, dtype)
     ours = lstm_fused.LSTM(size, size, layers, bidirectional=both).to(device, dtype)
@@ -103,6 +105,32 @@ def build(case: Case, device: torch.device, seed: int = 0) -> tuple[Side, Side]:
         return pad_packed_sequence(output)[0], state
 
     return side(ours, lambda input: ours(input, lengths=lengths_on_device)), side(theirs, packed)
+
+
+def _build_cells(case: Case, device: torch.device) -> tuple[Side, Side]:
+    dtype, size = DTYPES[case.dtype], case.hidden_size
+    cells = [cls(size, size).to(device, dtype) for cls in (lstm_fused.LSTMCell, torch.nn.LSTMCell)]
+    cells[0].load_state_dict(cells[1].state_dict())
+    steps = (case.seq_len,) if case.seq_len > 1 else ()
+    input, grad_output = (torch.randn(*steps, case.batch, size).to(device, dtype) for _ in range(2))
+
+    def looped(cell: torch.nn.Module) -> Forward:
+        def forward(input: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            if not steps:
+                h, c = cell(input)
+                return h, (h, c)
+            state, outputs = None, []
+            for step in input.unbind():
+                state = cell(step, state)
+                outputs.append(state[0])
+            return torch.stack(outputs), state
+
+        return forward
+
+    ours, theirs = (
+        Side(looped(cell), input.clone().requires_grad_(), grad_output, list(cell.named_parameters())) for cell in cells
+    )
+    return ours, theirs
 
 
 class Comparable(Protocol):

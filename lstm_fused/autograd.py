@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import _library, batching, ops, packing, reference, tracing
+from . import _library, batching, keeping, ops, packing, reference, tracing
 
 MaybeTensor = Tensor | None
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -51,6 +51,7 @@ def lstm(
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level
         switches = (return_cells, recompute_gates)
         results = _Forward.apply(torch.is_grad_enabled(), *options, *switches, *differentiable)
+        keeping.stop_checks(results[0].grad_fn)
     else:
         results = _forward(False, *options, return_cells, False, *differentiable)
     output, h_n, c_n, cells, _ = results
@@ -104,11 +105,18 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, bidirectional, lengths, reset, dropout_mask, return_cells, _, input, h_0, c_0, *weights = inputs
-        _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
+        _, bidirectional, *masks, return_cells, recompute_gates, input, h_0, c_0 = inputs[:10]
         cells, reserve = output[3:]
         ctx.mark_non_differentiable(*([reserve] if return_cells else [cells, reserve]))
+        ctx.set_materialize_grads(False)
+        ctx.bidirectional = bidirectional
         ctx.needs_weight_grads = any(ctx.needs_input_grad[10:])
+        weights: Sequence[Tensor] = inputs[10:]
+        others: Sequence[int] = ()
+        if not recompute_gates:  # which takes all of them
+            others = keeping.other_weights(len(weights), h_0.size(0), bidirectional, ctx.needs_input_grad[7])
+        needs_all = recompute_gates or ctx.needs_weight_grads
+        keeping.save(ctx, (*masks, reserve, c_0), input, h_0, weights, others, needs_all)
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
@@ -118,7 +126,7 @@ class _Forward(torch.autograd.Function):
         return *[None] * 7, grad_input, grad_h_0, grad_c_0, *grad_weights
 
 
-class _Backward(torch.autograd.Function):
+class Backward(torch.autograd.Function):
     """Gradients that can be differentiated again: the kernels forward, the reference's own gradients backward."""
 
     @staticmethod
@@ -128,12 +136,12 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
-        return batching.backward(_Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
+        return batching.backward(Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.bidirectional, _, _, *masks_and_grads, input, h_0, c_0, _, _ = inputs[:15]
-        ctx.save_for_backward(*masks_and_grads, input, h_0, c_0, *inputs[15:])
+        ctx.bidirectional, _, _, *masks_and_grads, input, h_0, c_0, _ = inputs[:14]
+        ctx.save_for_backward(*masks_and_grads, input, h_0, c_0, *inputs[14:])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -156,42 +164,26 @@ class _Backward(torch.autograd.Function):
         of_grads: list[MaybeTensor] = [None] * 4
         for n, grad in zip(given, of_given, strict=True):
             of_grads[n] = grad
-        return *[None] * 6, *of_grads, *of_primals[:3], None, None, *of_primals[3:]
+        return *[None] * 6, *of_grads, *of_primals[:3], None, *of_primals[3:]
 
 
 # Function.apply asks inspect for it in every call, which takes longer than a short one's kernels.
-for _function in (_Forward, _Backward):
+for _function in (_Forward, Backward):
     setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010 (mypy)
 
 
-def _save(
-    ctx: Any,
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    bidirectional: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
-    output: tuple[Tensor, ...],
-) -> None:
-    ctx.save_for_backward(lengths, reset, dropout_mask, input, h_0, c_0, output[0], output[4], *weights)
-    ctx.set_materialize_grads(False)
-    ctx.bidirectional = bidirectional
-
-
 def _gradients(ctx: Any, grads: Sequence[MaybeTensor], needs_input: bool) -> tuple[Any, Any, Any, list[Any]]:
-    """Of input, h_0, c_0 and the list of weights, from what _save kept; input's is None where it is not needed."""
-    lengths, reset, dropout_mask, *tensors = ctx.saved_tensors
-    args = (ctx.bidirectional, needs_input, ctx.needs_weight_grads, lengths, reset, dropout_mask, *grads, *tensors)
+    """Of input, h_0, c_0 and the list of weights, from what was kept; input's is None where it is not needed."""
+    again = torch.is_grad_enabled() or transforms_are_active() or in_forward_mode()  # may be differentiated
+    (lengths, reset, dropout_mask, reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
+    options = (ctx.bidirectional, lengths, reset, dropout_mask)
     if in_forward_mode():
-        primals = (*tensors[:3], *tensors[5:])
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(
-            ctx.bidirectional, lengths, reset, dropout_mask, grads, primals
-        )
-    elif torch.is_grad_enabled() or transforms_are_active():
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _Backward.apply(*args)
+        primals = (input, h_0, c_0, *weights)
+        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(*options, grads, primals)
+        return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights
+    args = (options[0], needs_input, ctx.needs_weight_grads, *options[1:], *grads, input, h_0, c_0, reserve, *weights)
+    if again:
+        grad_input, grad_h_0, grad_c_0, *grad_weights = Backward.apply(*args)
     else:
         grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
     return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights
@@ -211,7 +203,6 @@ def _backward(
     input: Tensor,
     h_0: Tensor,
     c_0: Tensor,
-    output: Tensor,
     reserve: Tensor,
     *weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -219,7 +210,7 @@ def _backward(
     masks = (lengths, reset, dropout_mask)
     needs = (needs_input, needs_weights)
     with torch._C._AutoDispatchBelowAutograd():
-        return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, output, reserve, *needs)
+        return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, reserve, *needs)
 
 
 def _by_reference(
@@ -279,21 +270,40 @@ def _gradients_by_reference(
 
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, training, return_cells, *_ = inputs
-    ctx.training, ctx.return_cells = training, return_cells
-    _save(ctx, input, h_0, c_0, weights, bidirectional, lengths, reset, dropout_mask, output)
+    """Keeps what :mod:`.keeping` says, but nothing for a second derivative, of which this formula has none."""
+    input, h_0, c_0, weights, ctx.bidirectional, *masks, training, ctx.return_cells = inputs[:10]
+    recompute_gates = len(inputs) > 11 and inputs[11]
+    ctx.training = training
+    ctx.set_materialize_grads(False)
     ctx.needs_weight_grads = any(w.requires_grad for w in weights)
+    ctx.sizes = input.shape, h_0.shape, [w.shape for w in weights]
+    kept = [True] * len(weights)
+    if training and not recompute_gates:
+        needs_input = ctx.needs_input_grad[0]
+        if not ctx.needs_weight_grads:
+            input = h_0 = None
+        for n in keeping.other_weights(len(weights), c_0.size(0), ctx.bidirectional, needs_input):
+            kept[n] = False
+    saved = [w if keep else None for w, keep in zip(weights, kept, strict=True)]
+    ctx.save_for_backward(*masks, output[4], c_0, input, h_0, *saved)
 
 
 def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-    lengths, reset, dropout_mask, input, h_0, c_0, output, reserve, *weights = ctx.saved_tensors
-    masks = (lengths, reset, dropout_mask)
+    *masks, reserve, c_0, input, h_0 = ctx.saved_tensors[:7]
+
+    def or_stand_in(tensor: MaybeTensor, size: Sequence[Any]) -> Tensor:
+        """Something of that size, to be looked at by nobody, where nothing was kept."""
+        return c_0.new_zeros(()).expand(size) if tensor is None else tensor
+
+    of_input, of_h_0, of_weights = ctx.sizes
+    input, h_0 = or_stand_in(input, of_input), or_stand_in(h_0, of_h_0)
+    weights = [or_stand_in(w, size) for w, size in zip(ctx.saved_tensors[7:], of_weights, strict=True)]
     if not ctx.training:  # forward kept nothing: so once more
         *_, reserve = ops.forward(input, h_0, c_0, weights, ctx.bidirectional, *masks, True, False)
     needs = (ctx.needs_input_grad[0], ctx.needs_weight_grads)
     grads = (*grads[:3], grads[3] if ctx.return_cells else None)
     grad_input, grad_h_0, grad_c_0, grad_weights = ops.backward(
-        *grads, input, h_0, c_0, weights, ctx.bidirectional, *masks, output, reserve, *needs
+        *grads, input, h_0, c_0, weights, ctx.bidirectional, *masks, reserve, *needs
     )
     if not needs[1]:
         grad_weights = [None] * len(weights)

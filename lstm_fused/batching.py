@@ -3,13 +3,14 @@
 Members that share their weights are more rows of one batch: N joins B and the kernels run once. Members with weights
 of their own (an ensemble) run one after the other, as do gradients of which each member wants its own.
 
-The reserve is opaque, so a batched call returns it as it is: of the folded batch, and not batched to ``vmap``. What
-the forward call was, its backward sees by ``output`` and ``reserve``: neither is batched if the call was not, both if
-it was a loop, ``output`` alone if it was folded.
+The reserve is opaque, so a batched call returns it as it is, of the folded batch, N times over (``expand``). What the
+forward call was, its backward sees by ``reserve``: it is not batched if the call was not, has a stride of its own for
+the members if it was a loop, and none if it was folded.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,9 +26,9 @@ Batched = tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]  # results, a
 # recompute_gates, input, h_0, c_0.
 _FORWARD_BATCH_DIMS = (None, None, 0, 1, 2, None, None, 1, 1, 1)
 # And of backward: bidirectional, needs_input, needs_weights, lengths, reset, dropout_mask, the gradients of output,
-# h_n, c_n, cells, then input, h_0, c_0, output, reserve.
-_BACKWARD_BATCH_DIMS = (None, None, None, 0, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, None)
-_RETURN_CELLS, _NEEDS_INPUT, _NEEDS_WEIGHTS, _OUTPUT, _RESERVE = 5, 1, 2, 13, 14
+# h_n, c_n, cells, then input, h_0, c_0. The reserve follows.
+_BACKWARD_BATCH_DIMS = (None, None, None, 0, 1, 2, 1, 1, 1, 1, 1, 1, 1)
+_RETURN_CELLS, _NEEDS_INPUT, _NEEDS_WEIGHTS, _RESERVE = 5, 1, 2, 13
 
 
 def forward(apply: Callable[..., Sequence[Tensor]], num_members: int, dims: Dims, args: Sequence[Any]) -> Batched:
@@ -38,9 +39,10 @@ def forward(apply: Callable[..., Sequence[Tensor]], num_members: int, dims: Dims
     folded = _fold(num_members, dims, args, _FORWARD_BATCH_DIMS)
     output, h_n, c_n, cells, reserve = apply(*folded, *args[count:])
     results = [_unfold(num_members, t) for t in (output, h_n, c_n)]
+    reserve = reserve.expand(num_members, *reserve.shape)
     if args[_RETURN_CELLS]:
-        return (*results, _unfold(num_members, cells), reserve), (1, 1, 1, 1, None)
-    return (*results, cells, reserve), (1, 1, 1, None, None)
+        return (*results, _unfold(num_members, cells), reserve), (1, 1, 1, 1, 0)
+    return (*results, cells, reserve), (1, 1, 1, None, 0)
 
 
 def backward(
@@ -51,12 +53,12 @@ def backward(
     args: Sequence[Any],
 ) -> Batched:
     """As :func:`forward`; ``apply_forward`` keeps a reserve for each member where there is one of all of them."""
-    if dims[_OUTPUT] is None or dims[_RESERVE] is not None:
+    reserve, dim = args[_RESERVE], dims[_RESERVE]
+    if dim is None or num_members == 1 or reserve.stride(dim) != 0:
         return _one_by_one(apply, num_members, dims, args)
     if not args[_NEEDS_WEIGHTS]:
-        count = len(_BACKWARD_BATCH_DIMS)
         folded = _fold(num_members, dims, args, _BACKWARD_BATCH_DIMS)
-        grad_input, grad_h_0, grad_c_0 = apply(*folded, *args[count:])
+        grad_input, grad_h_0, grad_c_0 = apply(*folded, reserve.select(dim, 0), *args[_RESERVE + 1 :])
         grad_states = _unfold(num_members, grad_h_0), _unfold(num_members, grad_c_0)
         if args[_NEEDS_INPUT]:
             return (_unfold(num_members, grad_input), *grad_states), (1, 1, 1)
@@ -64,7 +66,7 @@ def backward(
 
     def backward_of_member(*member: Any) -> Sequence[Tensor]:
         bidirectional, _, _, lengths, reset, dropout_mask, *_ = member
-        input, h_0, c_0, _, _, *weights = member[10:]
+        input, h_0, c_0, _, *weights = member[10:]
         options = (True, bidirectional, lengths, reset, dropout_mask, False, False)
         results = apply_forward(*options, input, h_0, c_0, *weights)
         return apply(*member[:_RESERVE], results[-1], *weights)
@@ -103,8 +105,13 @@ def _unfold(num_members: int, tensor: Tensor) -> Tensor:
     return tensor.unflatten(1, (num_members, tensor.size(1) // num_members))
 
 
-def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """The operator for ``torch.autograd.grad(is_grads_batched=True)``, whose batches are of an older kind."""
+def register_batched_grads(name: str) -> None:
+    """Of a backward operator, for ``torch.autograd.grad(is_grads_batched=True)``: batches of an older kind."""
+    function = functools.partial(_backward_of_batched_grads, getattr(torch.ops.lstm_fused, name).default)
+    _library.IMPLEMENTATIONS.impl(name, function, "Batched")
+
+
+def _backward_of_batched_grads(op: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
 
@@ -117,7 +124,7 @@ def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list
     num_members = next(arg.size(0) for arg, dim in zip(plain, dims, strict=True) if dim == 0)
 
     def flat(*args: Any) -> list[Tensor]:
-        *grads, grad_weights = torch.ops.lstm_fused.backward.default(*args)
+        *grads, grad_weights = op(*args)
         return [*grads, *grad_weights]
 
     results, _ = _one_by_one(flat, num_members, dims, plain)
@@ -125,4 +132,4 @@ def _backward_of_batched_grads(*args: Any) -> tuple[Tensor, Tensor, Tensor, list
     return batched[0], batched[1], batched[2], batched[3:]
 
 
-_library.IMPLEMENTATIONS.impl("backward", _backward_of_batched_grads, "Batched")
+register_batched_grads("backward")

@@ -10,7 +10,7 @@ from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, functional, tracing
+from . import cell, checks, functional, tracing
 from .flat_weights import FlatWeights
 from .tooling import ToolSupport
 
@@ -145,6 +145,13 @@ class LSTMCell(ToolSupport, RNNCellBase):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")
         own: dict[str, Any] = self._parameters  # as in LSTM.forward
         weights = [own[name] if name in own else getattr(self, name) for name in _CELL_WEIGHTS[: 4 if self.bias else 2]]
+        try:
+            result = cell.step(input, hx, weights)
+        except (RuntimeError, TypeError, ValueError):
+            self._check(input, hx)  # says it better, if it is about the arguments; as may what follows
+            result = None
+        if result is not None:
+            return result
         step, states = input.unsqueeze(0), None
         try:
             if hx is not None:

@@ -38,7 +38,7 @@ _library.IMPLEMENTATIONS.impl("infer", torch.library.fallthrough_kernel, "Autogr
 
 
 def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:
-    return _FORWARD(input, *args, _uses_tf32(input), recompute_gates)
+    return _FORWARD(input, *args, uses_tf32(input), recompute_gates)
 
 
 def infer(
@@ -49,11 +49,11 @@ def infer(
     num_layers: int,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, _uses_tf32(input))
+    return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, uses_tf32(input))
 
 
 def backward(*args: Any) -> Any:
-    return _BACKWARD(*args, _uses_tf32(args[4]))
+    return _BACKWARD(*args, uses_tf32(args[4]))
 
 
 def allows_tf32() -> bool:
@@ -61,7 +61,7 @@ def allows_tf32() -> bool:
     return str(getattr(torch.backends.cudnn, "rnn").fp32_precision) == "tf32"  # noqa: B009 (mypy sees a module)
 
 
-def _uses_tf32(input: Tensor) -> bool:
+def uses_tf32(input: Tensor) -> bool:
     return input.is_cuda and input.dtype == torch.float32 and allows_tf32()
 
 
@@ -93,9 +93,10 @@ def _fake_forward(
     directions = 2 if bidirectional else 1
     output = input.new_empty((*steps, directions * proj_width))
     cells = input.new_empty((*steps, directions * hidden) if return_cells else (0,))
-    # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32.
+    # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32, and the outputs always.
     cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
-    reserve_width = states * hidden * ((0 if recompute_gates else 4) + cell_width) + (states - directions) * proj_width
+    keeps_outputs = input.is_cuda or recompute_gates or proj_width != hidden
+    reserve_width = states * (hidden * ((0 if recompute_gates else 4) + cell_width) + keeps_outputs * proj_width)
     reserve = input.new_empty(math.prod(steps) * reserve_width if training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
@@ -134,12 +135,13 @@ def _fake_backward(
     lengths: Tensor | None,
     reset: Tensor | None,
     dropout_mask: Tensor | None,
-    output: Tensor,
     reserve: Tensor,
     needs_input_grad: bool,
     needs_weight_grads: bool,
     allow_tf32: bool,
+    needs_state_grads: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     grad_input = input.new_empty(input.shape if needs_input_grad else (0,))
     grad_weights = [w.new_empty(w.shape) for w in weights] if needs_weight_grads else []
-    return grad_input, h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape), grad_weights
+    grad_h_0, grad_c_0 = (t.new_empty(t.shape if needs_state_grads else (0,)) for t in (h_0, c_0))
+    return grad_input, grad_h_0, grad_c_0, grad_weights

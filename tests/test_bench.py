@@ -65,7 +65,7 @@ def test_grid_holds_every_group_and_mode_once(grid: Grid):
 def test_a_part_of_the_grid():
     sizes = CPU_GRID.cases(["sizes"])
     assert len(sizes) == 2 * 2 * 3 * 3 * 3  # modes, dtypes, T, B, H
-    (only,) = CPU_GRID.cases(pattern="training float32 T1 B8 H64$")
+    (only,) = CPU_GRID.cases(pattern="sizes training float32 T1 B8 H64$")
     assert only.name == "sizes training float32 T1 B8 H64"
     assert CUDA_GRID.cases(["sizes"]) == []
 

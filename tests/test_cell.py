@@ -82,6 +82,67 @@ def test_gradcheck():
     assert torch.autograd.gradgradcheck(lambda x, h, c: cell(x, (h, c)), inputs, fast_mode=True)
 
 
+def test_results_are_no_views():
+    """They may be changed, and cut off from their graph, in place."""
+    ours, theirs = pair(4, 5)
+    gradients = []
+    for cell in (ours, theirs):
+        input, state = torch.ones(3, 4, requires_grad=True), None
+        for _ in range(3):
+            h, c = cell(input, state)
+            h = torch.nn.functional.dropout(h.mul_(2).relu_(), 0.0, inplace=True)
+            c[:, 0] = 0
+            state = h, c
+        h, c = cell(input, state)
+        gradients.append(torch.autograd.grad(h.sum() + c.sum(), [input, *cell.parameters()]))
+    for results in (ours(input), ours(input[0])):
+        assert not any(result._is_view() or not result.detach_().is_leaf for result in results)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("wanted", ["input", "h", "c", "bias_hh", "weight_ih"])
+def test_gradients_of_some_tensors_only(wanted: str):
+    results = []
+    for cell in pair(9, 17):
+        torch.manual_seed(1)
+        tensors = {"input": torch.randn(5, 9), "h": torch.randn(5, 17), "c": torch.randn(5, 17)}
+        leaf = (tensors | dict(cell.named_parameters()))[wanted]
+        cell.requires_grad_(False)
+        h, c = cell(tensors["input"], (tensors["h"], tensors["c"])) if leaf.requires_grad_() is leaf else ()
+        results.append(torch.autograd.grad(h.square().sum() + c.sum(), leaf)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_a_batch_of_gradients():
+    """torch.func.vmap over backward, and the older is_grads_batched."""
+    (ours, theirs), input, directions = pair(4, 5), torch.randn(3, 4, requires_grad=True), torch.randn(7, 3, 5)
+    exact = [torch.autograd.grad(theirs(input)[0], input, direction)[0] for direction in directions]
+    h, _ = ours(input)
+    batched = torch.autograd.grad(h, input, directions, is_grads_batched=True, retain_graph=True)[0]
+    mapped = torch.func.vmap(lambda d: torch.autograd.grad(h, input, d, retain_graph=True)[0])(directions)
+    torch.testing.assert_close(batched, torch.stack(exact))
+    torch.testing.assert_close(mapped, torch.stack(exact))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [None, 3])
+def test_opcheck(batch: int | None, dtype: torch.dtype):
+    """Schemas and fake tensors of the cell's operators."""
+    lead = () if batch is None else (batch,)
+    input, h_0, c_0 = (torch.randn(*lead, n, dtype=dtype) for n in (4, 5, 5))
+    weights = [p.detach() for p in lstm_fused.LSTMCell(4, 5, dtype=dtype).parameters()]
+    operators, checks = torch.ops.lstm_fused, ["test_schema", "test_faketensor"]
+    for states in ((h_0, c_0), (None, None)):
+        args = (input, *states, weights)
+        for training in (False, True):
+            torch.library.opcheck(operators.cell.default, (*args, training, False), test_utils=checks)
+        *_, reserve = operators.cell(*args, True, False)
+        for needs in ((True, True, True), (False, False, False)):
+            options = (torch.ones_like(h_0), None, *args, reserve, *needs, False)
+            torch.library.opcheck(operators.cell_backward.default, options, test_utils=checks)
+
+
 def zeros(*sizes: int) -> torch.Tensor:
     return torch.zeros(sizes)
 

@@ -85,7 +85,7 @@ def test_python_runs_while_the_op_does():
     gradients = (torch.ones_like(output), None, None, None)
     calls = {
         "forward": lambda: torch.ops.lstm_fused.forward(*operands, True, False, False),
-        "backward": lambda: torch.ops.lstm_fused.backward(*gradients, *operands, output, reserve, True, True, False),
+        "backward": lambda: torch.ops.lstm_fused.backward(*gradients, *operands, reserve, True, True, False),
     }
 
     def looks_into(call: Callable[[], object]) -> bool:

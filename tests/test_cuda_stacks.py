@@ -95,11 +95,11 @@ class Backward:
     def __init__(self, simulator: Simulator, problem: Problem) -> None:
         self.op = simulator.ops.backward
         self.args = *arguments(problem), problem.lengths, problem.reset, problem.masks
-        self.output, h_n, c_n, cells, self.reserve = simulator.ops.forward(*self.args, True, True, False)
-        self.grads = [torch.ones_like(tensor) for tensor in (self.output, h_n, c_n, cells)]
+        *outputs, self.reserve = simulator.ops.forward(*self.args, True, True, False)
+        self.grads = [torch.ones_like(tensor) for tensor in outputs]
 
     def __call__(self, grads: list[Tensor | None], of_input: bool = True, of_weights: bool = True) -> list[Tensor]:
-        results = self.op(*grads, *self.args, self.output, self.reserve, of_input, of_weights, False)
+        results = self.op(*grads, *self.args, self.reserve, of_input, of_weights, False)
         return [*results[:3], *results[3]]
 
 

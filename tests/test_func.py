@@ -427,7 +427,7 @@ def test_an_operator_called_by_hand_refuses_tangents(place: int, trained: bool, 
             call(*tensors)
         with pytest.raises(NotImplementedError, match=r"lstm_fused\.backward has no forward-mode derivative"):
             torch.ops.lstm_fused.backward(
-                output, None, None, None, *tensors[:3], tensors[3:], *options[:4], output, reserve, True, True, False
+                output, None, None, None, *tensors[:3], tensors[3:], *options[:4], reserve, True, True, False
             )
 
 

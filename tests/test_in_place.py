@@ -1,205 +1,222 @@
-"""in_place_of_torch: whoever builds or loads an LSTM gets ours, however it came by the name."""
+"""Operations in place, between forward and backward, on what a call returned and on what it was given."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import inspect
-import io
-import pickle
-import threading
-import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import LSTM as EARLY
-from torch.nn import LSTMCell as EARLY_CELL
+from cases import DTYPES
+from simulated import Simulator
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import lstm_fused
-from lstm_fused import in_place_of_torch
+
+T, B, SIZE, H = 7, 5, 9, 17
+STACK = {"num_layers": 3, "bidirectional": True}
+OPTIONS: list[dict] = [
+    {},
+    {"bidirectional": True},
+    {"num_layers": 2, "bias": False},
+    {"proj_size": 5},
+    STACK | {"proj_size": 5, "dropout": 0.5},
+    {"batch_first": True, **STACK},
+]
+FORMS = ["padded", "unbatched", "packed", "packed, even", "lengths", "reset"]
 
 
-class Tagger(nn.Module):
-    """Someone's model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.LSTM(4, 5, 2, True, bidirectional=True)
-        self.cell = torch.nn.modules.rnn.LSTMCell(10, 5, bias=False)
-        for part in self.modules():
-            if isinstance(part, nn.LSTM):
-                nn.init.orthogonal_(part.weight_hh_l0)
-
-    def forward(self, input):
-        return self.cell(self.encoder(input)[0][-1])[0]
+def masked(output: Tensor) -> Tensor:
+    output[..., 0] = 0
+    return output.mul_(2)
 
 
-class Sub(EARLY):
-    def __init__(self, width: int) -> None:
-        super().__init__(width, 5)
-        self.built_as = type(self)
-
-    def forward(self, input, hx=None):
-        output, states = super().forward(input, hx)
-        return 2 * output, states
-
-
-class Own(nn.LSTM):
-    def forward(self, input, hx=None):
-        return input, hx
+# By name: what is done in place to every result, and the same out of place.
+CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "relu": (lambda t: t.relu_(), lambda t: t.relu()),
+    "dropout": (
+        lambda t: nn.functional.dropout(t, 0.5, inplace=True),
+        lambda t: nn.functional.dropout(t, 0.5),
+    ),
+    "mask": (masked, lambda t: 2 * t * torch.tensor([0.0] + [1.0] * (t.size(-1) - 1), dtype=t.dtype)),
+}
 
 
-def is_ours(module: nn.Module) -> bool:
-    return isinstance(module, (lstm_fused.LSTM, lstm_fused.LSTMCell))
+def called(module: nn.Module, input: Tensor, form: str, return_cells: bool = True) -> list[Tensor]:
+    """Every result of a call."""
+    lengths, keywords = torch.tensor([3, 7, 1, 5, 7]), {"return_cells": True} if return_cells else {}
+    if form == "unbatched":
+        input = input[:, 0]
+    elif form.startswith("packed"):
+        steps = lengths if form == "packed" else torch.full((B,), T)
+        input = pack_padded_sequence(input, steps, module.batch_first, enforce_sorted=False)
+    elif form == "lengths":
+        keywords["lengths"] = lengths
+    elif form == "reset":
+        keywords["reset"] = torch.arange(T * B).view(input.shape[:2]) % 4 == 0
+    output, states, *cells = module(input, **keywords)
+    return [r.data if isinstance(r, PackedSequence) else r for r in (output, *states, *cells)]
 
 
-def assert_torch_is_back() -> None:
-    for cls in (nn.LSTM, nn.LSTMCell):
-        assert type(cls(4, 5)) is cls and "__setstate__" not in vars(cls)
-        assert type(pickle.loads(pickle.dumps(cls(4, 5)))) is cls
-    assert not is_ours(Sub(4))
+def gradients(module: nn.Module, input: Tensor, form: str, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    torch.manual_seed(3)
+    results = [change(result) for result in called(module, input, form)]
+    loss = sum((result.double() * torch.linspace(0.5, 1, result.size(-1))).sum() for result in results)
+    return list(torch.autograd.grad(loss, [input, *module.parameters()]))
 
 
-@pytest.fixture(autouse=True)
-def torch_is_back():
-    """However a test ends."""
-    yield
-    assert_torch_is_back()
+def drawn(options: dict) -> Tensor:
+    torch.manual_seed(1)
+    shape = (B, T, SIZE) if options.get("batch_first") else (T, B, SIZE)
+    return torch.randn(shape, dtype=options.get("dtype")).requires_grad_()
 
 
-@pytest.mark.parametrize("cls", [nn.LSTM, torch.nn.modules.LSTM, EARLY, nn.LSTMCell, EARLY_CELL])
-def test_built(cls: type):
-    """By any name, with the arguments and the random numbers of torch's."""
-    torch.manual_seed(0)
-    theirs = cls(4, 5, bias=False, dtype=torch.float64)
-    torch.manual_seed(0)
-    with in_place_of_torch():
-        ours = cls(4, 5, bias=False, dtype=torch.float64)
-        assert isinstance(ours, cls) and inspect.signature(cls).parameters
-        with pytest.raises(ValueError, match="hidden_size"):
-            cls(4, -5) if issubclass(cls, nn.LSTM) else torch.nn.LSTM(4, -5)
-    assert is_ours(ours) and isinstance(ours, cls) and repr(ours) == repr(theirs)
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(a, b)
-    input = torch.randn(3, 4, dtype=torch.float64)
-    for a, b in zip(*(torch.utils._pytree.tree_leaves(m(input)) for m in (ours, theirs)), strict=True):
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_results_may_be_changed(options: dict, form: str, change: str):
+    """Output, h_n, c_n and cells: to the bit the gradients of the same out of place."""
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
+    for recompute_gates in (False, True):
+        module.recompute_gates = recompute_gates
+        in_place, out_of_place = (gradients(module, input, form, each) for each in CHANGES[change])
+        assert all(map(torch.equal, in_place, out_of_place))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("options", [{}, STACK, {"proj_size": 5}], ids=str)
+def test_every_dtype(options: dict, dtype: torch.dtype):
+    options = options | {"dtype": dtype}
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
+    in_place, out_of_place = (gradients(module, input, "padded", each) for each in CHANGES["relu"])
+    assert all(map(torch.equal, in_place, out_of_place))
+
+
+@pytest.mark.parametrize("form", ["padded", "unbatched", "packed", "packed, even"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_against_torch(options: dict, form: str):
+    """Gradients of torch.nn.LSTM on the out-of-place equivalent; it has no cells to change."""
+    options = options | {"dropout": 0.0}
+    ours, theirs = lstm_fused.LSTM(SIZE, H, **options), nn.LSTM(SIZE, H, **options)
+    ours.load_state_dict(theirs.state_dict())
+
+    input = drawn(options)
+
+    def loss(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        results = [change(result) for result in called(module, input, form, return_cells=False)]
+        return sum((r * torch.linspace(0.5, 1, r.size(-1))).sum() for r in results)
+
+    pairs = zip(
+        torch.autograd.grad(loss(ours, lambda t: t.relu_()), [input, *ours.parameters()]),
+        torch.autograd.grad(loss(theirs, lambda t: t.relu()), [input, *theirs.parameters()]),
+        strict=True,
+    )
+    for a, b in pairs:
         torch.testing.assert_close(a, b)
-    assert type(lstm_fused.revert(ours)) is cls
 
 
-def test_a_model():
-    """It goes on as ours afterwards, and as a checkpoint; convert makes it plain, for torch.compile."""
-    torch.manual_seed(0)
-    exact = Tagger()
-    torch.manual_seed(0)
-    with in_place_of_torch():
-        model = Tagger()
-    assert is_ours(model.encoder) and is_ours(model.cell)
-    assert isinstance(model.encoder, nn.LSTM) and isinstance(model.cell, nn.LSTMCell)
-    input = torch.randn(6, 3, 4)
-    torch.testing.assert_close(model(input), exact(input))
-    exact.load_state_dict(model.state_dict())
-    assert is_ours(copy.deepcopy(model).encoder)
-    lstm_fused.convert(model)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(input), exact(input))
+@pytest.mark.parametrize("options", [{}, STACK | {"proj_size": 5}], ids=str)
+@pytest.mark.parametrize("kind", ["step", "block"])
+def test_of_the_cuda_kernels(simulator: Simulator, kind: str, options: dict):
+    module, input = lstm_fused.LSTM(SIZE, H, **options), drawn(options)
+    with simulator.running(kind):
+        in_place, out_of_place = (gradients(module, input, "lengths", each) for each in CHANGES["mask"])
+    assert all(map(torch.equal, in_place, out_of_place))
 
 
-def test_subclasses():
-    """Defined before, or inside, where the name is torch's own: they count, and leak nothing."""
-    with in_place_of_torch():
-        early = Sub(4)
-
-        class Late(nn.LSTM):
-            pass
-
-        late = Late(4, 5)
-    for module, cls in ((early, Sub), (late, Late)):
-        assert is_ours(module) and isinstance(module, cls)
-    assert early.built_as is type(early)
-    assert not is_ours(Late(4, 5)) and not issubclass(Late, lstm_fused.LSTM)
-    exact, input = Sub(4), torch.randn(6, 3, 4)
-    exact.load_state_dict(early.state_dict())
-    torch.testing.assert_close(early(input), exact(input))
-    with in_place_of_torch(), pytest.warns(UserWarning, match=r"Own stays as it is \(Own.forward does not") as caught:
-        assert type(Own(4, 5)) is Own
-    assert caught[0].filename == __file__
+# ---- what a call was given
 
 
-def test_loaded():
-    """torch.load of whole modules, in both of its modes; pickle; deepcopy."""
-    theirs = nn.ModuleDict({"model": Tagger(), "sub": Sub(4)})
-    buffer = io.BytesIO()
-    torch.save(theirs, buffer)
-    cell = nn.Sequential(nn.LSTMCell(4, 5))
-    safe = io.BytesIO()
-    torch.save(cell, safe)
-    safe.seek(0)
-    with in_place_of_torch():
-        for how in (
-            lambda: torch.load(io.BytesIO(buffer.getvalue()), weights_only=False),
-            lambda: pickle.loads(pickle.dumps(theirs)),
-            lambda: copy.deepcopy(theirs),
-        ):
-            ours = how()
-            assert is_ours(ours["model"].encoder) and is_ours(ours["model"].cell) and is_ours(ours["sub"])
-            assert not is_ours(theirs["sub"])
-            input = torch.randn(6, 3, 4)
-            torch.testing.assert_close(ours["model"](input), theirs["model"](input))
-            torch.testing.assert_close(ours["sub"](input), theirs["sub"](input))
-        with torch.serialization.safe_globals([nn.Sequential, nn.LSTMCell, set]):
-            assert is_ours(torch.load(safe)[0])
-        before = nn.LSTM.__init__
-        skipped = torch.nn.utils.skip_init(nn.LSTMCell, 4, 5)
-        assert is_ours(skipped) and nn.LSTM.__init__ is before
+def frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False)
 
 
-def test_nested_and_failing():
-    with in_place_of_torch():
-        with in_place_of_torch():
-            assert is_ours(nn.LSTM(4, 5))
-        assert is_ours(nn.LSTM(4, 5))
-        with contextlib.suppress(KeyError), in_place_of_torch():
-            raise KeyError
-        assert is_ours(nn.LSTM(4, 5))
-    assert_torch_is_back()
-    with pytest.raises(KeyError), in_place_of_torch():
-        raise KeyError
-    assert_torch_is_back()
-
-    @in_place_of_torch()
-    def build():
-        return nn.LSTM(4, 5)
-
-    assert is_ours(build()) and is_ours(build())
+def test_input_and_state_of_frozen_weights():
+    """Only gradients of weights would need them."""
+    module, leaf = frozen(lstm_fused.LSTM(SIZE, H, num_layers=2)), drawn({})
+    h_0, c_0 = torch.randn(2, B, H), torch.randn(2, B, H)
+    exact = torch.autograd.grad(module(leaf, (h_0, c_0))[0].sum(), leaf)[0]
+    input = leaf * 1
+    output, _ = module(input, (h_0, c_0))
+    input.zero_(), h_0.zero_()
+    assert torch.equal(torch.autograd.grad(output.sum(), leaf)[0], exact)
 
 
-def test_threads():
-    """What is built in another thread is ours, too; contexts of several threads may end in any order."""
-    entered, leave, built = threading.Event(), threading.Event(), []
-
-    def other() -> None:
-        with in_place_of_torch():
-            entered.set()
-            leave.wait(60)
-            built.append(nn.LSTM(4, 5))
-
-    thread = threading.Thread(target=other)
-    with in_place_of_torch():
-        builder = threading.Thread(target=lambda: built.append(nn.LSTM(4, 5)))
-        builder.start(), builder.join()
-        thread.start()
-        assert entered.wait(60)
-    assert is_ours(nn.LSTM(4, 5))  # the other's goes on
-    leave.set()
-    thread.join()
-    assert len(built) == 2 and all(map(is_ours, built))
+@pytest.mark.parametrize("cell", [False, True])
+def test_weights_that_backward_does_not_read(cell: bool):
+    """Biases, and W_ih where input wants no gradient, in a training loop that changes them early."""
+    module = lstm_fused.LSTMCell(SIZE, H) if cell else lstm_fused.LSTM(SIZE, H)
+    input = torch.randn(B, SIZE) if cell else torch.randn(T, B, SIZE)
+    names = ["weight_ih", "bias_ih", "bias_hh"]
+    exact = torch.autograd.grad(module(input)[0].sum(), list(module.parameters()))
+    output = module(input)[0]
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.removesuffix("_l0") in names:
+                parameter.add_(1)
+    assert all(map(torch.equal, torch.autograd.grad(output.sum(), list(module.parameters())), exact))
 
 
-def test_ours_stay_what_they_are():
-    with in_place_of_torch(), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plain = lstm_fused.LSTM(4, 5)
-        assert type(plain) is lstm_fused.LSTM and type(copy.deepcopy(plain)) is lstm_fused.LSTM
-        assert type(nn.GRU(4, 5)) is nn.GRU
+@pytest.mark.parametrize("what", ["input", "weight_hh_l0", "c_0"])
+def test_what_backward_reads_may_not_change(what: str):
+    module, input, c_0 = lstm_fused.LSTM(SIZE, H), drawn({}) * 1, torch.randn(1, B, H)
+    output, _ = module(input, (torch.zeros(1, B, H), c_0))
+    with torch.no_grad():
+        {"input": input, "weight_hh_l0": module.weight_hh_l0, "c_0": c_0}[what].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("what", ["input", "bias_ih", "nothing"])
+@pytest.mark.parametrize("cell", [False, True])
+def test_a_second_derivative_reads_everything(cell: bool, what: str):
+    """What a first one has no use for is looked at there."""
+    module = lstm_fused.LSTMCell(SIZE, H) if cell else lstm_fused.LSTM(SIZE, H)
+    frozen(module)
+    leaf = torch.randn((B, SIZE) if cell else (T, B, SIZE), requires_grad=True)
+    input = leaf * 1
+    output = module(input)[0]
+    bias = dict(module.named_parameters())["bias_ih" if cell else "bias_ih_l0"]
+    if what != "nothing":
+        (input.detach() if what == "input" else bias).mul_(1)
+        with pytest.raises(RuntimeError, match=f"inplace operation: {'input' if what == 'input' else 'weight 2'}"):
+            torch.autograd.grad(output.sum(), leaf, create_graph=True)
+        return
+    (gradient,) = torch.autograd.grad(output.sum(), leaf, create_graph=True)
+    assert torch.autograd.grad(gradient.square().sum(), leaf)[0].abs().sum() > 0
+
+
+def test_no_cycle_keeps_a_changed_input_alive():
+    """input += module(input): the graph of what input became holds the call, which must not hold input."""
+    module, leaf = frozen(lstm_fused.LSTM(H, H)), torch.randn(T, B, H, requires_grad=True)
+    storages = []
+    for _ in range(2):
+        input = leaf * 1
+        storages.append(torch.multiprocessing.reductions.StorageWeakRef(input.untyped_storage()))
+        input += module(input)[0]
+        del input
+    assert all(storage.expired() for storage in storages)
+
+
+def test_compiled():
+    """The registered formula keeps the same."""
+    module = lstm_fused.LSTM(SIZE, H, num_layers=2)
+    compiled = torch.compile(lambda input: module(input)[0].relu_(), fullgraph=True, backend="aot_eager")
+    input = drawn({})
+    wanted = [input, *module.parameters()]
+    exact = torch.autograd.grad(module(input)[0].relu().sum(), wanted)
+    assert all(map(torch.equal, torch.autograd.grad(compiled(input).sum(), wanted), exact))
+    frozen(module)
+    again = torch.autograd.grad(compiled(input).sum(), input)[0]
+    torch.testing.assert_close(again, exact[0])
+
+
+def test_the_operator_by_hand():
+    """Its formula reads no input and no bias for frozen weights, so that they may change."""
+    module, input = frozen(lstm_fused.LSTM(SIZE, H)), drawn({}) * 1
+    zeros = torch.zeros(1, B, H)
+    output, *_ = torch.ops.lstm_fused.forward(
+        input, zeros, zeros, list(module.parameters()), False, None, None, None, True, False, False
+    )
+    input.detach().zero_(), module.bias_ih_l0.add_(1)
+    output.sum().backward()

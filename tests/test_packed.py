@@ -50,7 +50,7 @@ def both(case: Case, training: bool) -> list[list[Tensor]]:
         if training:
             grad_cells = pick(given["cells"]) if case.return_cells else None
             grads = (pick(given["output"]), given["h_n"], given["c_n"], grad_cells)
-            *gradients, grad_weights = ops.backward(*grads, *operands, *options, output, reserve, True, True)
+            *gradients, grad_weights = ops.backward(*grads, *operands, *options, reserve, True, True)
             results += [*gradients, *grad_weights]
         return results
 
@@ -125,7 +125,7 @@ def test_operators(op: str):
         torch.library.opcheck(torch.ops.lstm_fused.forward.default, args, test_utils=checks)
         return
     output, *_, reserve = ops.forward(*tensors, *options, True, False)
-    args = (torch.ones_like(output), None, None, None, *tensors, *options, output, reserve, True, True, False)
+    args = (torch.ones_like(output), None, None, None, *tensors, *options, reserve, True, True, False)
     torch.library.opcheck(torch.ops.lstm_fused.backward.default, args, test_utils=checks)
 
 

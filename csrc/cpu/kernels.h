@@ -22,10 +22,81 @@ struct Steps {
 };
 
 // Weights, but not the biases, are of T or, where T is float, of a half type, which is widened as it is read.
+//
+// A stack of a half type computes in float and keeps no more of it than it must: `rounded` is what stays, of kept_type.
+// Then `output` is h of the last two steps alone, (2, B, P), cells_time is 0, and x, if given, begins at gates_time.
 template <class T>
-using CpuForwardParams = ForwardParams<T, T, void>;
+struct CpuForwardParams : ForwardParams<T, T, void> {
+  struct Rounded {
+    void* output;  // (T, B, P); null where T is the stack's own type
+    void* gates;   // (T, B, 4H); null where they are not kept
+    void* cells;   // (T, B, H), cells_stride apart; null where they are not kept
+    int64_t cells_stride;
+  };
+  Rounded rounded{};
+  DType kept_type = DType::kFloat32;
+};
+
+// As BackwardParams, but of a range of steps: the four results (T', B, ...) begin at first_time. They have the step
+// that was the last of the range before, too, of which grad_gates are read.
 template <class T>
-using CpuBackwardParams = BackwardParams<T, T, void>;
+struct CpuBackwardParams {
+  bool reverse;
+  const void* w_hh;
+  const void* w_hr;
+  DType weight_type;
+  const T* h_0;
+  const T* c_0;
+  const void* gates;
+  DType gates_type;
+  const void* cells;
+  const void* output;  // null: h is o tanh(c), as forward computed it
+  DType kept_type;     // of cells, output and grad_cells
+  const void* grad_output;
+  DType grad_output_type;
+  const void* grad_cells;
+  int64_t grad_cells_stride;
+  const T* grad_h_n;
+  const T* grad_c_n;
+  int64_t first_time;
+  T* grad_gates;
+  T* h_prev;  // null where nobody asks
+  T* hidden;
+  T* grad_h;
+  T* grad_h_0;  // null where nobody asks
+  T* grad_c_0;
+};
+
+// to = from, widened, times factor if there is one.
+template <class T>
+struct WidenParams {
+  int64_t count;
+  const void* from;    // of `type`, as is `factor`
+  const void* factor;  // null for one
+  DType type;
+  T* to;
+};
+
+// h = o tanh(c) of rows [begin, end) of one direction, times factor if there is one, without regard to where a row
+// ends.
+template <class T>
+struct HiddenParams {
+  int64_t begin, end, hidden_size, output_stride;
+  const void* gates;   // (N, 4H), of `type`
+  const void* cells;   // (N, H)
+  const void* factor;  // as output; null for one
+  DType type;
+  T* output;  // rows `begin` to `end`, output_stride apart
+};
+
+// y (width,) = the sum of x (num_rows, width) over its rows, or added to it.
+template <class T>
+struct RowSumParams {
+  int64_t num_rows, width;
+  const T* x;
+  T* y;
+  bool adds;
+};
 
 // Packed: for many rows; W_hh is copied once into the order in which it is read. Direct: for few; it is read where it
 // lies, at every step. One step: T = 1 and many rows; W_hh and W_ih are read where they lie.
@@ -42,10 +113,15 @@ struct CpuKernels {
   CpuForward<T> packed, direct, one_step;
   void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
   int64_t (*backward_workspace)(const LayerShape&);
-  void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
+  // Steps are counted from the last one of each direction.
+  void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace, Steps,
                    CpuSplit, const Parallel&);
   int64_t (*weight_gradient_workspace)(int64_t y_width, int64_t x_width, int64_t num_threads);
-  void (*weight_gradient)(const WeightGradientParams<T>&, T* workspace, const Parallel&);
+  // Or, with `adds`, added to what is there.
+  void (*weight_gradient)(const WeightGradientParams<T>&, bool adds, T* workspace, const Parallel&);
+  void (*sum_rows)(const RowSumParams<T>&, const Parallel&);
+  void (*widen)(const WidenParams<T>&, const Parallel&);
+  void (*hidden)(const HiddenParams<T>&, const Parallel&);
 };
 
 struct InstructionSet {

@@ -23,6 +23,13 @@ inline const CpuKernels<double>& cpu_kernels<double>() {
   return instruction_set().float64;
 }
 
+// Elements up to the next multiple of 64 bytes.
+template <class T>
+int64_t whole_lines(int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return (size + kLine - 1) / kLine * kLine;
+}
+
 inline Parallel torch_threads() {
   const auto run = [](int64_t num_tasks, void (*task)(void*, int64_t), void* context) {
     torch::stable::parallel_for(0, num_tasks, 1, [&](int64_t begin, int64_t end) {

@@ -1,156 +1,281 @@
 #include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "torch/cpu.h"
 #include "torch/ops.h"
 #include "torch/regenerate.h"
 
+extern "C" AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
+                                                   AtenTensorHandle mat2, double beta, double alpha);
+
 namespace lstm_fused {
 namespace {
 
-// What backward of one direction of a layer leaves behind for the large products.
-struct GateGradients {
-  Tensor grad_gates;      // (T*B, 4H)
-  Tensor h_prev;          // (T*B, P)
-  Tensor grad_h, hidden;  // (T*B, P), (T*B, H), empty without a projection
-};
+// out = a b, or out += a b.
+void add_product(const Tensor& out, const Tensor& a, const Tensor& b, bool adds) {
+  if (!adds) return mm_out(out, a, b);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+}
 
 // Elements from which torch's product is faster than our own, whose strength is its sum in slices. Training steps on
 // one AVX-512 core, torch's and ours: 5.0 and 5.4 ms at (T, B, H) = (5, 64, 136), 86 and 121 ms at (32, 64, 256).
 constexpr int64_t kLargeWeight = 1 << 17;
 
-// Appends the gradients of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
+// How many steps to run back through before their part of the large products: grad_gates in float take more memory than
+// what forward kept of a half type, so that not all of them should exist at a time. Fewer rows would make the products
+// slower.
+int64_t steps_per_range(const Stack& stack) {
+  constexpr int64_t kLeastRows = 512, kMostRanges = 8;
+  const int64_t rows = std::max(kLeastRows, stack.num_rows() / kMostRanges);
+  return stack.batch < rows ? rows / std::max<int64_t>(stack.batch, 1) : 1;
+}
+
+// Of one direction of a layer: the gradients of its weights, in T, which grow from range to range.
 template <class T>
-void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x, const Parallel& parallel,
-                             std::vector<Tensor>& gradients) {
-  const CpuKernels<T>& kernels = cpu_kernels<T>();
-  const auto product = [&](const Tensor& grad, const Tensor& factor) {
-    const int64_t y_width = grad.size(1), x_width = factor.size(factor.dim() - 1);
-    const Tensor result = empty({y_width, x_width}, x, kScalarType<T>);
-    if (y_width * x_width > kLargeWeight) {
-      mm_out(result, matrix(const_data<T>(grad), stack.num_rows(), y_width, /*transposed=*/true),
-             matrix(const_data<T>(factor), stack.num_rows(), x_width));
-    } else {
-      const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel.num_threads);
-      const Tensor workspace = empty({workspace_size}, x, kScalarType<T>);
-      kernels.weight_gradient(
-          {stack.num_rows(), y_width, x_width, const_data<T>(grad), const_data<T>(factor), data<T>(result)},
-          data<T>(workspace), parallel);
-    }
-    gradients.push_back(dense(result, stack.dtype));
-  };
-  product(g.grad_gates, x);
-  product(g.grad_gates, g.h_prev);
-  if (stack.has_biases) {
-    const Tensor bias = dense(torch::stable::sum(g.grad_gates, std::vector<int64_t>{0}), stack.dtype);
-    gradients.push_back(bias);
-    gradients.push_back(torch::stable::clone(bias));
+class WeightGradients {
+ public:
+  WeightGradients(const Stack& stack, int64_t input_size, const Tensor& like, const Parallel& parallel)
+      : stack_(stack), parallel_(parallel) {
+    const int64_t gates = kNumGates * stack.hidden_size;
+    const auto make = [&](SizeList sizes) { return empty(sizes, like, kScalarType<T>); };
+    w_ih_ = make({gates, input_size});
+    w_hh_ = make({gates, stack.proj_width});
+    if (stack.has_biases) bias_ = make({gates});
+    if (stack.has_projection) w_hr_ = make({stack.proj_width, stack.hidden_size});
   }
-  if (stack.has_projection) product(g.grad_h, g.hidden);
-}
 
-// A copy with zeros past each row's length: what lies there was never read, and zero times NaN would not be zero.
+  // The gradients of a range of `rows` rows, and what they are multiplied with.
+  void add(int64_t rows, const T* grad_gates, const T* x, const T* h_prev, const T* grad_h, const T* hidden) {
+    product(rows, grad_gates, x, w_ih_);
+    product(rows, grad_gates, h_prev, w_hh_);
+    if (bias_)
+      cpu_kernels<T>().sum_rows({rows, kNumGates * stack_.hidden_size, grad_gates, data<T>(*bias_), adds_}, parallel_);
+    if (w_hr_) product(rows, grad_h, hidden, *w_hr_);
+    adds_ = true;
+  }
+
+  // Of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
+  void append_to(std::vector<Tensor>& gradients) const {
+    const auto append = [&](const Tensor& gradient) { gradients.push_back(dense(gradient, stack_.dtype)); };
+    append(w_ih_);
+    append(w_hh_);
+    if (bias_) {
+      append(*bias_);
+      const Tensor same = empty({kNumGates * stack_.hidden_size}, w_ih_, kScalarType<T>);
+      std::copy_n(const_data<T>(*bias_), same.numel(), data<T>(same));
+      append(same);
+    }
+    if (w_hr_) append(*w_hr_);
+  }
+
+ private:
+  void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
+    const int64_t y_width = result.size(0), x_width = result.size(1);
+    if (y_width * x_width > kLargeWeight)
+      return add_product(result, matrix(grad, rows, y_width, /*transposed=*/true), matrix(factor, rows, x_width),
+                         adds_);
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel_.num_threads);
+    const Tensor workspace = empty({workspace_size}, result, kScalarType<T>);
+    kernels.weight_gradient({rows, y_width, x_width, grad, factor, data<T>(result)}, adds_, data<T>(workspace),
+                            parallel_);
+  }
+
+  const Stack& stack_;
+  const Parallel& parallel_;
+  Tensor w_ih_, w_hh_;
+  OptionalTensor bias_, w_hr_;
+  bool adds_ = false;
+};
+
+// The input (N, I or D*P) of a layer as forward saw it, a range of rows at a time.
 template <class T>
-Tensor without_padding(const Stack& stack, const Tensor& input, const Tensor& lengths) {
-  const Tensor result = torch::stable::clone(input);
-  for (int64_t b = 0; b < stack.batch; ++b)
-    for (int64_t t = const_data<int64_t>(lengths)[b]; t < stack.seq_len; ++t)
-      std::fill_n(data<T>(result) + (t * stack.batch + b) * stack.input_size, stack.input_size, T(0));
-  return result;
-}
+class LayerInput {
+ public:
+  LayerInput(const Stack& stack, int64_t layer, const Tensor& input, const Tensor& reserve,
+             const OptionalTensor& dropout_mask, const OptionalTensor& lengths, const Parallel& parallel)
+      : stack_(stack), layer_(layer), width_(stack.layer_input_size(layer)), parallel_(parallel) {
+    if (layer == 0)
+      from_ = dense(input, stack.dtype);
+    else if (stack.keeps_outputs())
+      from_ = stack.layer_output(reserve, layer - 1);
+    else
+      reserve_ = reserve;
+    if (layer > 0 && dropout_mask) mask_ = stack.mask(dropout_mask, layer, stack.dtype);
+    if ((layer == 0 || reserve_) && !stack.is_packed()) lengths_ = lengths;
+  }
 
+  const OptionalTensor& mask() const { return mask_; }
+
+  // Whether rows() forms them; `scratch` is not used else.
+  bool needs_scratch() const { return !from_ || mask_ || lengths_ || stack_.dtype != kScalarType<T>; }
+
+  const T* rows(int64_t begin, int64_t end, T* scratch) const {
+    const int64_t count = (end - begin) * width_;
+    if (!needs_scratch()) return const_data<T>(*from_) + begin * width_;
+    const int64_t bytes = stack_.dtype == kScalarType<T> ? sizeof(T) : sizeof(uint16_t);
+    const DType type = kernel_type(stack_.dtype);
+    const auto at = [&](const OptionalTensor& tensor, int64_t n) {
+      return tensor ? const_data<char>(*tensor) + n * bytes : nullptr;
+    };
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    if (from_) kernels.widen({count, at(from_, begin * width_), at(mask_, begin * width_), type, scratch}, parallel_);
+    for (int64_t d = 0; d < stack_.num_directions && reserve_; ++d) {
+      const int64_t column = d * stack_.hidden_size;
+      kernels.hidden(
+          {begin, end, stack_.hidden_size, width_, at(reserve_, stack_.gates_begin(layer_ - 1, d)),
+           at(reserve_, stack_.cells_begin(layer_ - 1, d)), at(mask_, begin * width_ + column), type, scratch + column},
+          parallel_);
+    }
+    if (lengths_) cut(begin, end, scratch);
+    return scratch;
+  }
+
+ private:
+  // Zero past each row's length: what lies there was never read, and zero times NaN would not be zero.
+  void cut(int64_t begin, int64_t end, T* scratch) const {
+    for (int64_t row = begin; row < end; ++row)
+      if (row / stack_.batch >= const_data<int64_t>(*lengths_)[row % stack_.batch])
+        std::fill_n(scratch + (row - begin) * width_, width_, T(0));
+  }
+
+  const Stack& stack_;
+  const int64_t layer_, width_;
+  const Parallel& parallel_;
+  OptionalTensor from_, reserve_, mask_, lengths_;
+};
 template <class T>
 BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& output, const Tensor& any_reserve, bool needs_input_grad,
-                        bool needs_weight_grads) {
+                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads) {
   const ScalarType type = kScalarType<T>;
-  const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
-  const int64_t last_layer = stack.num_layers - 1;
+  const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, width = stack.proj_width;
+  const int64_t directions = stack.num_directions, last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const LayerShape shape = stack.layer_shape(lengths, reset);
+  const DType own_type = kernel_type(stack.dtype), wide_type = kernel_type(type);
+  const auto at = [wide_type](const Tensor& tensor, int64_t begin, DType type) {
+    return const_data<char>(tensor) + begin * (type == wide_type ? sizeof(T) : sizeof(uint16_t));
+  };
 
-  const Tensor reserve = dense(any_reserve, type);
-  const T* const kept = const_data<T>(reserve);
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type), last_output = dense(output, type);
+  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
   const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
-  const OptionalTensor grad_all_cells = dense(grad_cells, type);
-  const Tensor grad_h_0 = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
+  const OptionalTensor grad_all_cells = dense(grad_cells, stack.dtype);
+  const Tensor grad_h_0 = needs_state_grads ? empty({stack.num_layers * directions, stack.batch, width}, input, type)
+                                            : empty({0}, input, type);
   const Tensor grad_c_0 = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
-  const Tensor workspace = empty({directions, kernels.backward_workspace(shape)}, input, type);
 
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
-  OptionalTensor grad_layer_output = dense(grad_output, type);  // (T, B, D*P)
+  OptionalTensor grad_layer_output = dense(grad_output, stack.dtype);  // (T, B, D*P)
   Tensor grad_x = empty({0}, input, type);
   for (int64_t layer = last_layer; layer >= 0; --layer) {
-    const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
     const bool needs_grad_x = layer > 0 || needs_input_grad;
-    const int64_t projected_rows = stack.has_projection ? rows : 0;
-    OptionalTensor mask, x;
-    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, type);
-    if (needs_weight_grads || !stack.keeps_gates) {
-      x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-      if (layer == 0 && lengths && !stack.is_packed()) x = without_padding<T>(stack, *x, *lengths);
-      if (!stack.keeps_gates) x = torch::stable::view(*x, {rows, stack.layer_input_size(layer)});
-      if (mask) x = multiply(*x, *mask);
-    }
+    const int64_t input_size = stack.layer_input_size(layer);
+    const LayerInput<T> layer_input(stack, layer, input, reserve, dropout_mask, lengths, schedule.parallel);
+    // Gates that are made anew are so for all steps, and lie where their gradients come.
+    const int64_t range = stack.keeps_gates ? std::min(steps_per_range(stack), stack.seq_len) : stack.seq_len;
+    const int64_t range_rows = std::min((range + (range < stack.seq_len)) * stack.batch, rows);
+    const bool keeps_h_prev = needs_weight_grads || !stack.keeps_gates;
+
+    // Scratch, one behind the other: the kernel's, then of each direction the results, and x of one of them.
+    const int64_t kernel_size = whole_lines<T>(directions * kernels.backward_workspace(shape));
+    const auto per_row = [&](bool wanted, int64_t size) { return wanted ? whole_lines<T>(range_rows * size) : 0; };
+    const int64_t gates_size = per_row(true, gates_width), h_size = per_row(keeps_h_prev, width),
+                  hidden_size = per_row(stack.has_projection, hidden),
+                  grad_h_size = per_row(stack.has_projection, width),
+                  x_size = per_row(keeps_h_prev && layer_input.needs_scratch(), input_size);
+    const Tensor scratch =
+        empty({kernel_size + directions * (gates_size + h_size + hidden_size + grad_h_size) + x_size}, input, type);
+    T* free = data<T>(scratch) + kernel_size;
+    const auto take = [&free](int64_t size) { return size == 0 ? nullptr : std::exchange(free, free + size); };
+    T* const x_scratch = take(x_size);
+
     CpuBackwardParams<T> params[2];
     std::vector<DirectionWeights> weights;
-    std::vector<GateGradients> gradients;
+    std::vector<WeightGradients<T>> gradients;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
       // Kernels widen weights as they read them; torch's products need them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
       if (needs_grad_x) w.w_ih = dense(w.w_ih, type);
-      const GateGradients g = {
-          empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
-          empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};
-      if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, g.grad_gates);
-      const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
-                    c_state = state * hidden;
-      const bool has_grad_cells = grad_all_cells && layer == last_layer;
-      params[d] = {
-          /*reverse=*/d == 1,
-          const_data<void>(w.w_hh),
-          const_data<void>(w.w_hr),
-          const_data<T>(h_first) + h_state,
-          const_data<T>(c_first) + c_state,
-          stack.keeps_gates ? kept + stack.gates_begin(layer, d) : const_data<T>(g.grad_gates),
-          kept + stack.cells_begin(layer, d),
-          const_data<T>(layer_output) + d * stack.proj_width,
-          grad_layer_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
-          has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
-          /*grad_cells_stride=*/directions * hidden,
-          grad_h_last ? const_data<T>(grad_h_last) + h_state : nullptr,
-          grad_c_last ? const_data<T>(grad_c_last) + c_state : nullptr,
-          data<T>(g.grad_gates),
-          data<T>(g.h_prev),
-          stack.has_projection ? data<T>(g.hidden) : nullptr,
-          stack.has_projection ? data<T>(g.grad_h) : nullptr,
-          data<T>(grad_h_0) + h_state,
-          data<T>(grad_c_0) + c_state,
+      if (needs_weight_grads) gradients.emplace_back(stack, input_size, input, schedule.parallel);
+      const int64_t state = (layer * directions + d) * stack.batch;
+      const auto part_of = [](const OptionalTensor& tensor, int64_t begin) {
+        return tensor ? const_data<T>(tensor) + begin : nullptr;
       };
-      params[d].weight_type = kernel_type(stack.keeps_gates ? stack.dtype : type);
-      gradients.push_back(g);
+      CpuBackwardParams<T>& p = params[d];
+      p.reverse = d == 1;
+      p.w_hh = const_data<void>(w.w_hh);
+      p.w_hr = const_data<void>(w.w_hr);
+      p.weight_type = stack.keeps_gates ? own_type : wide_type;
+      p.h_0 = const_data<T>(h_first) + state * width;
+      p.c_0 = const_data<T>(c_first) + state * hidden;
+      p.cells = at(reserve, stack.cells_begin(layer, d), own_type);
+      p.output = stack.keeps_outputs() ? at(reserve, stack.output_begin(layer) + d * width, own_type) : nullptr;
+      p.kept_type = own_type;
+      p.grad_output_type = layer == last_layer ? own_type : wide_type;
+      p.grad_output = grad_layer_output ? at(*grad_layer_output, d * width, p.grad_output_type) : nullptr;
+      p.grad_cells = grad_all_cells && layer == last_layer ? at(*grad_all_cells, d * hidden, own_type) : nullptr;
+      p.grad_cells_stride = directions * hidden;
+      p.grad_h_n = part_of(grad_h_last, state * width);
+      p.grad_c_n = part_of(grad_c_last, state * hidden);
+      p.grad_gates = take(gates_size);
+      p.h_prev = take(h_size);
+      p.hidden = take(hidden_size);
+      p.grad_h = take(grad_h_size);
+      p.grad_h_0 = needs_state_grads ? data<T>(grad_h_0) + state * width : nullptr;
+      p.grad_c_0 = data<T>(grad_c_0) + state * hidden;
+      p.gates =
+          stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : static_cast<void*>(p.grad_gates);
+      p.gates_type = p.weight_type;
+      if (stack.keeps_gates) continue;
+      const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
+      Tensor outputs = dense(stack.layer_output(reserve, layer), type);
+      regenerate_gates(stack, layer, d, w, x, h_first, outputs, lengths, reset, matrix(p.h_prev, rows, width),
+                       matrix(p.grad_gates, rows, gates_width));
     }
-    kernels.backward(shape, params, static_cast<int>(directions), data<T>(workspace), schedule.split,
-                     schedule.parallel);
 
-    for (const GateGradients& g : gradients)
-      if (needs_weight_grads) append_weight_gradients<T>(stack, g, *x, schedule.parallel, weight_gradients[layer]);
-    if (!needs_grad_x) continue;
-    const auto grad_x_of = [&](int64_t d) {
-      const int64_t width = stack.layer_input_size(layer);
-      const Tensor result = empty(layer > 0 ? Sizes{rows, width} : stack.by_step(width), input, type);
-      mm_out(matrix(data<T>(result), rows, width), gradients[d].grad_gates, weights[d].w_ih);
-      return result;
+    if (needs_grad_x) {
+      grad_x = empty(layer > 0 ? Sizes{rows, input_size} : stack.by_step(input_size), input, type);
+      if (directions == 2) std::fill_n(data<T>(grad_x), rows * input_size, T(0));
+    }
+    const auto first_time = [&](int64_t d, int64_t begin) {
+      return d == 0 ? std::max<int64_t>(stack.seq_len - begin - range, 0) : std::max<int64_t>(begin - 1, 0);
     };
-    grad_x = directions == 1 ? grad_x_of(0) : add(grad_x_of(0), grad_x_of(1));
-    if (mask) grad_x = multiply(grad_x, *mask);
+    for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
+      const int64_t end = std::min(begin + range, stack.seq_len);
+      for (int64_t d = 0; d < directions; ++d) params[d].first_time = first_time(d, begin);
+      kernels.backward(shape, params, static_cast<int>(directions), data<T>(scratch), {begin, end}, schedule.split,
+                       schedule.parallel);
+      for (int64_t d = 0; d < directions; ++d) {
+        const CpuBackwardParams<T>& p = params[d];
+        const int64_t time = d == 0 ? stack.seq_len - end : begin, base = stack.first_row(p.first_time);
+        const int64_t first = stack.first_row(time), last = stack.first_row(time + end - begin), count = last - first;
+        const auto of_range = [&](T* results, int64_t size) {
+          return results == nullptr ? nullptr : results + (first - base) * size;
+        };
+        T* const grad_gates = of_range(p.grad_gates, gates_width);
+        if (needs_weight_grads)
+          gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
+                           of_range(p.grad_h, width), of_range(p.hidden, hidden));
+        if (needs_grad_x)
+          add_product(matrix(data<T>(grad_x) + first * input_size, count, input_size),
+                      matrix(grad_gates, count, gates_width), weights[d].w_ih, directions == 2);
+        if (end == stack.seq_len) continue;
+        // The next range goes on from the last step of this one, and expects it in its own place.
+        const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);
+        const int64_t next_base = stack.first_row(first_time(d, end));
+        std::memmove(p.grad_gates + (row - next_base) * gates_width, p.grad_gates + (row - base) * gates_width,
+                     (stack.first_row(step + 1) - row) * gates_width * sizeof(T));
+      }
+    }
+    for (const WeightGradients<T>& g : gradients) g.append_to(weight_gradients[layer]);
+    if (layer_input.mask()) grad_x = multiply(grad_x, *layer_input.mask());
     grad_layer_output = grad_x;
   }
 
@@ -158,7 +283,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   for (const auto& of_layer : weight_gradients)
     grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
   if (!needs_input_grad) grad_x = empty({0}, input, type);
-  return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype), dense(grad_c_0, stack.dtype), grad_weights};
+  return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype),
+          needs_state_grads ? dense(grad_c_0, stack.dtype) : empty({0}, input, stack.dtype), grad_weights};
 }
 
 }  // namespace
@@ -166,15 +292,15 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                             OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
-                            bool needs_input_grad, bool needs_weight_grads, bool /*allow_tf32*/) {
+                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
+                            bool needs_weight_grads, bool /*allow_tf32*/, bool needs_state_grads) {
   Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
-  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
+  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
   const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;
   return run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths, reset, dropout_mask,
-             output, reserve, needs_input_grad, needs_weight_grads);
+             reserve, needs_input_grad, needs_weight_grads, needs_state_grads);
 }
 
 }  // namespace lstm_fused

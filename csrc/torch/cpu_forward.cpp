@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "torch/cpu.h"
 #include "torch/ops.h"
@@ -30,24 +31,27 @@ bool multiplies_input(const Stack& stack, int64_t input_size) {
 }
 
 // Otherwise, how many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when
-// the recurrence reads it, and the product should have a few hundred rows to be worth its own packing.
-int64_t steps_per_range(const Stack& stack, int64_t element_bytes) {
-  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512;
+// the recurrence reads it, and the product should have a few hundred rows to be worth its own packing. Where only x is
+// widened, a range need not be long.
+int64_t steps_per_range(const Stack& stack, int64_t element_bytes, bool fuses_input) {
+  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512, kFusedRows = 128;
   const int64_t cached_rows = kCacheBytes / (kNumGates * stack.hidden_size * element_bytes);
-  const int64_t rows = cached_rows > kRows ? cached_rows : kRows;
+  const int64_t rows = fuses_input ? kFusedRows : cached_rows > kRows ? cached_rows : kRows;
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
 }
 
 // As ForwardResult, without cells and reserve where they are not asked for: a tensor takes time, empty ones too.
 using Computed = std::tuple<Tensor, Tensor, Tensor, OptionalTensor, OptionalTensor>;
 
-// Half types are computed in float and rounded at the end: kernels widen weights as they read them, all else is widened
-// here, and W_ih where torch multiplies by it.
+// Half types are computed in float. Weights are widened by the kernels as they read them, or W_ih here where torch
+// multiplies by it; x a range of steps at a time; and what comes out is rounded step by step.
 template <class T>
 Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
                  const std::vector<Tensor>& all_weights, const OptionalTensor& lengths, const OptionalTensor& reset,
                  const OptionalTensor& dropout_mask, bool training, bool return_cells) {
   const ScalarType type = kScalarType<T>;
+  const bool rounds = stack.dtype != type;
+  const int64_t element_bytes = rounds ? sizeof(uint16_t) : sizeof(T);
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
@@ -63,39 +67,61 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
-  const Tensor output = empty(stack.by_step(stack.output_width()), input, type);
   OptionalTensor cells, reserve;
-  if (return_cells) cells = empty(stack.by_step(directions * hidden), input, type);
-  if (training) reserve = empty({stack.reserve_size()}, input, type);
+  if (return_cells) cells = empty(stack.by_step(directions * hidden), input, stack.dtype);
+  if (training) reserve = empty({stack.reserve_size()}, input, stack.dtype);
+  const auto part_of = [element_bytes](const OptionalTensor& tensor, int64_t begin) -> void* {
+    return tensor ? data<char>(*tensor) + begin * element_bytes : nullptr;
+  };
 
-  Tensor x = dense(input, type);
+  Tensor x = dense(input, stack.dtype), layer_output = x;
+  // What several layers use, one after the other: for tensors of their own, the allocator may find other places.
+  OptionalTensor scratch, outputs[2];
+  const auto between = [&](int64_t layer) {
+    OptionalTensor& own = outputs[layer % 2];
+    if (!own) own = empty({rows, stack.output_width()}, input, stack.dtype);
+    return *own;
+  };
   for (int64_t layer = 0; layer <= last_layer; ++layer) {
     const int64_t input_size = stack.layer_input_size(layer);
-    if (layer > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, layer, type));
-    Tensor layer_output = output;
-    if (layer < last_layer)
-      layer_output = training ? stack.layer_output(*reserve, layer) : empty({rows, stack.output_width()}, input, type);
+    OptionalTensor mask;
+    if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, stack.dtype);
+    if (mask && !rounds) x = multiply(x, *mask);
+    const bool stays = training && stack.keeps_outputs();
+    layer_output = layer == last_layer ? empty(stack.by_step(stack.output_width()), input, stack.dtype)
+                   : stays             ? stack.layer_output(*reserve, layer)
+                                       : between(layer);
     // Without a reserve only the current cells are kept, in c_n, unless all of the last layer's are asked for.
     const bool all_cells = !training && return_cells && layer == last_layer;
-    if (!training) {
-      shape.cells_stride = all_cells ? directions * hidden : hidden;
-      shape.cells_time = all_cells ? stack.batch * directions * hidden : 0;
-    }
+    const int64_t cells_stride = all_cells ? directions * hidden : hidden;
+    const bool current_cells = rounds || (!training && !all_cells);
+    shape.cells_stride = rounds ? hidden : cells_stride;
+    shape.cells_time = current_cells ? 0 : stack.batch * cells_stride;
 
     const bool fuses_input = schedule.one_step      ? instruction_set().multiplies_and_adds
                              : schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
                                                     : projects_input(stack, input_size, sizeof(T));
     const bool torch_projects = !fuses_input && !schedule.direct_w_ih && !multiplies_input(stack, input_size);
     const int64_t fused_size = fuses_input ? input_size : 0;
-    const int64_t range = fuses_input ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T)), stack.seq_len);
-    const int64_t gates_rows = std::min(range * stack.batch, rows);
-    OptionalTensor workspace, some_gates;
-    if (const int64_t size = directions * recurrence.workspace(shape, fused_size))
-      workspace = empty({size}, input, type);
-    if (!stack.keeps_gates && !fuses_input) some_gates = empty({directions * gates_rows * gates_width}, input, type);
-    const OptionalTensor& gates = stack.keeps_gates ? reserve : some_gates;
+    const bool whole = fuses_input && !rounds;
+    const int64_t range =
+        whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
+    const int64_t range_rows = std::min(range * stack.batch, rows);
+    // Scratch, one behind the other: the recurrence's, then of each direction gates, x and the last two steps' h.
+    const bool keeps_in_place = stack.keeps_gates && !rounds;
+    const int64_t recurrence_size = recurrence.workspace(shape, fused_size);
+    const int64_t gates_size =
+        keeps_in_place || (fuses_input && !stack.keeps_gates) ? 0 : whole_lines<T>(range_rows * gates_width);
+    const int64_t x_size = rounds ? whole_lines<T>(range_rows * input_size) : 0;
+    const int64_t h_size = rounds ? 2 * stack.batch * stack.proj_width : 0;
+    const int64_t scratch_size = directions * (whole_lines<T>(recurrence_size) + gates_size + x_size + h_size);
+    if (scratch_size > (scratch ? scratch->numel() : 0)) scratch = empty({scratch_size}, input, type);
+    T* const workspace = data<T>(scratch);
+    T* free = workspace + whole_lines<T>(directions * recurrence_size);
+    const auto take = [&free](int64_t size) { return std::exchange(free, free + size); };
 
     CpuForwardParams<T> params[2];
+    T* widened_x[2];
     std::vector<DirectionWeights> weights;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
@@ -103,38 +129,43 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       if (!widens_in_kernel) w.convert_matrices(type);
       if (torch_projects) w.w_ih = dense(w.w_ih, type);
       const int64_t state = (layer * directions + d) * stack.batch;
-      const int64_t gates_begin = stack.keeps_gates ? stack.gates_begin(layer, d)
-                                  : fuses_input     ? 0
-                                                    : d * gates_rows * gates_width;
-      T* const kept_cells = training    ? data<T>(reserve) + stack.cells_begin(layer, d)
-                            : all_cells ? data<T>(cells) + d * hidden
-                                        : data<T>(c_n) + state * hidden;
-      params[d] = {
-          /*reverse=*/d == 1,
-          const_data<void>(w.w_hh),
-          const_data<void>(w.w_hr),
-          const_data<T>(w.b_ih),
-          const_data<T>(w.b_hh),
-          const_data<T>(h_first) + state * stack.proj_width,
-          const_data<T>(c_first) + state * hidden,
-          data<T>(gates) + gates_begin,
-          /*gates_time=*/0,
-          /*keep_gates=*/stack.keeps_gates,
-          kept_cells,
-          data<T>(layer_output) + d * stack.proj_width,
-          data<T>(h_n) + state * stack.proj_width,
-          data<T>(c_n) + state * hidden,
-          /*hidden=*/nullptr,
-          fuses_input ? const_data<T>(x) : nullptr,
-          const_data<void>(w.w_ih),
-          fused_size,
-      };
-      params[d].weight_type = kernel_type(widens_in_kernel ? stack.dtype : type);
+      void* const kept_gates = stack.keeps_gates ? part_of(reserve, stack.gates_begin(layer, d)) : nullptr;
+      void* const kept_cells = training    ? part_of(reserve, stack.cells_begin(layer, d))
+                               : all_cells ? part_of(cells, d * hidden)
+                                           : nullptr;
+      void* const kept_output = part_of(layer_output, d * stack.proj_width);
+      widened_x[d] = take(x_size);
+      CpuForwardParams<T>& p = params[d];
+      p.reverse = d == 1;
+      p.w_hh = const_data<void>(w.w_hh);
+      p.w_hr = const_data<void>(w.w_hr);
+      p.b_ih = const_data<T>(w.b_ih);
+      p.b_hh = const_data<T>(w.b_hh);
+      p.h_0 = const_data<T>(h_first) + state * stack.proj_width;
+      p.c_0 = const_data<T>(c_first) + state * hidden;
+      p.h_n = data<T>(h_n) + state * stack.proj_width;
+      p.c_n = data<T>(c_n) + state * hidden;
+      p.gates = keeps_in_place ? static_cast<T*>(kept_gates) : take(gates_size);
+      p.gates_time = 0;
+      p.keep_gates = stack.keeps_gates;
+      p.cells = current_cells ? p.c_n : static_cast<T*>(kept_cells);
+      p.output = rounds ? take(h_size) : static_cast<T*>(kept_output);
+      p.x = !fuses_input ? nullptr : rounds ? widened_x[d] : const_data<T>(x);
+      p.w_ih = const_data<void>(w.w_ih);
+      p.input_size = fused_size;
+      p.weight_type = kernel_type(widens_in_kernel ? stack.dtype : type);
+      p.kept_type = kernel_type(stack.dtype);
+      if (rounds) p.rounded = {kept_output, kept_gates, kept_cells, training ? hidden : cells_stride};
     }
     const auto project = [&](int64_t d, int64_t time, int64_t steps) {
       const int64_t first = stack.first_row(time), count = stack.first_row(time + steps) - first;
       const CpuForwardParams<T>& p = params[d];
-      const T* const first_x = const_data<T>(x) + first * input_size;
+      if (rounds)
+        kernels.widen({count * input_size, part_of(x, first * input_size), part_of(mask, first * input_size),
+                       p.kept_type, widened_x[d]},
+                      schedule.parallel);
+      if (fuses_input) return;
+      const T* const first_x = rounds ? widened_x[d] : const_data<T>(x) + first * input_size;
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
       if (torch_projects)
         mm_out(matrix(first_gates, count, gates_width), matrix(first_x, count, input_size),
@@ -145,13 +176,17 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
       const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;
-      for (int64_t d = 0; d < directions && !fuses_input; ++d) {
+      for (int64_t d = 0; d < directions && !whole; ++d) {
         const int64_t time = d == 0 ? begin : stack.seq_len - end;
-        params[d].gates_time = stack.keeps_gates ? 0 : time;
+        params[d].gates_time = keeps_in_place ? 0 : time;
         project(d, time, end - begin);
       }
-      recurrence.run(shape, params, static_cast<int>(directions), workspace ? data<T>(*workspace) : nullptr,
-                     {begin, end}, schedule.split, schedule.parallel);
+      recurrence.run(shape, params, static_cast<int>(directions), workspace, {begin, end}, schedule.split,
+                     schedule.parallel);
+    }
+    if (stays && layer == last_layer) {  // the caller has the other one
+      Tensor kept = stack.layer_output(*reserve, layer);
+      torch::stable::copy_(kept, torch::stable::view(layer_output, {rows, stack.output_width()}));
     }
     x = layer_output;
   }
@@ -162,8 +197,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       part = torch::stable::narrow(part, static_cast<int64_t>(part.dim()) - 1, d * hidden, hidden);
       torch::stable::copy_(part, torch::stable::view(stack.cells(*reserve, last_layer, d), stack.by_step(hidden)));
     }
-  return {dense(output, stack.dtype), dense(h_n, stack.dtype), dense(c_n, stack.dtype), dense(cells, stack.dtype),
-          dense(reserve, stack.dtype)};
+  return {layer_output, dense(h_n, stack.dtype), dense(c_n, stack.dtype), cells, reserve};
 }
 
 auto by_type(const Stack& stack) { return stack.dtype == ScalarType::Double ? forward<double> : forward<float>; }

@@ -46,8 +46,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                         const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
                         const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
                         const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& output, const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads,
-                        bool allow_tf32) {
+                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
   using Cell = Accumulator<T>;
   const DeviceScope scope(input);
   const ScalarType type = stack.dtype;
@@ -55,7 +54,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const int64_t last_layer = stack.num_layers - 1, projected_rows = stack.has_projection ? rows : 0;
   const LayerShape shape = stack.layer_shape(lengths, reset);
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type), last_output = dense(output, type);
+  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
   const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
   const OptionalTensor grad_all_cells = dense(grad_cells, type);
   const Tensor grad_h_0 = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
@@ -87,7 +86,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     std::vector<OptionalTensor> of_step;        // what `step` needs beyond others, and params do not own
     for (int64_t n = 0; n < layers * directions; ++n) {
       const int64_t layer = top - n / directions, d = n % directions;
-      const Tensor layer_output = layer == last_layer ? last_output : stack.layer_output(reserve, layer);
+      const Tensor layer_output = stack.layer_output(reserve, layer);
       if (d == 0) {
         masks.push_back(mask_of(layer));
         inputs.push_back(stack.keeps_gates ? OptionalTensor() : input_of(layer, masks.back()));
@@ -186,15 +185,17 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 BackwardResult backward_cuda(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                              OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                              std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
-                             bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
+                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
+                             bool needs_weight_grads, bool allow_tf32, bool needs_state_grads) {
   Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
   stack.look_at(reserve);
   stack.check_masks(lengths, reset, dropout_mask);
-  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, output, reserve);
+  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
   const auto run = by_type(stack.dtype, backward<float16>, backward<bfloat16>, backward<float>, backward<double>);
-  return run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths, reset, dropout_mask,
-             output, reserve, needs_input_grad, needs_weight_grads, allow_tf32);
+  BackwardResult result = run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths,
+                              reset, dropout_mask, reserve, needs_input_grad, needs_weight_grads, allow_tf32);
+  if (!needs_state_grads) std::get<1>(result) = std::get<2>(result) = empty({0}, input, stack.dtype);
+  return result;
 }
 
 }  // namespace lstm_fused

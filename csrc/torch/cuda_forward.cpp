@@ -54,9 +54,9 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       const bool beside_below = layer > first;  // which multiplies its input by W_ih then
       const bool is_last = layer == last_layer;
       if (d == 0)
-        outputs.push_back(is_last    ? output
-                          : training ? stack.layer_output(reserve, layer)
-                                     : empty({rows, stack.output_width()}, input, type));
+        outputs.push_back(training  ? stack.layer_output(reserve, layer)
+                          : is_last ? output
+                                    : empty({rows, stack.output_width()}, input, type));
       masks.emplace_back();
       if (memory.above(n) != nullptr && dropout_mask) masks.back() = stack.mask(dropout_mask, layer + 1, type);
       weights.push_back(stack.weights(all_weights, layer, d));
@@ -105,6 +105,10 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
     x = output_of(layers - 1);
   }
 
+  if (training) {  // the caller's own copy
+    Tensor to = output;
+    torch::stable::copy_(to, torch::stable::view(x, {stack.seq_len, stack.batch, stack.output_width()}));
+  }
   if (training && return_cells)
     for (int64_t d = 0; d < directions; ++d) {
       Tensor part = cells;

@@ -28,6 +28,8 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def(kForwardSchema);
   m.def(kInferSchema);
   m.def(kBackwardSchema);
+  m.def(kCellSchema);
+  m.def(kCellBackwardSchema);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
@@ -37,6 +39,8 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   m.impl("forward", TORCH_BOX(&forward_cpu));
   m.impl("infer", TORCH_BOX(&infer_cpu));
   m.impl("backward", TORCH_BOX(&backward_cpu));
+  m.impl("cell", TORCH_BOX(&cell_cpu));
+  m.impl("cell_backward", TORCH_BOX(&cell_backward_cpu));
 }
 
 #ifdef LSTM_FUSED_CUDA
@@ -44,6 +48,8 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
   m.impl("forward", TORCH_BOX(&forward_cuda));
   m.impl("infer", TORCH_BOX(&infer_cuda));
   m.impl("backward", TORCH_BOX(&backward_cuda));
+  m.impl("cell", TORCH_BOX(&cell_cuda));
+  m.impl("cell_backward", TORCH_BOX(&cell_backward_cuda));
 }
 #endif
 

@@ -20,7 +20,15 @@ constexpr const char* kInferSchema =
 constexpr const char* kBackwardSchema =
     "backward(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_cells, Tensor input, Tensor h_0, "
     "Tensor c_0, Tensor[] weights, bool bidirectional, Tensor? lengths, Tensor? reset, Tensor? dropout_mask, "
-    "Tensor output, Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) -> "
+    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32, bool needs_state_grads=True) -> "
+    "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
+
+constexpr const char* kCellSchema =
+    "cell(Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, bool training, bool allow_tf32) -> "
+    "(Tensor h, Tensor c, Tensor reserve)";
+constexpr const char* kCellBackwardSchema =
+    "cell_backward(Tensor? grad_h, Tensor? grad_c, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
+    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads, bool allow_tf32) -> "
     "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
 // output (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), cells (T, B, D*H) or (0,), reserve (N,) or (0,)
@@ -34,16 +42,29 @@ using InferResult = std::tuple<Tensor, Tensor, Tensor>;
 using Infer = InferResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
                           int64_t num_layers, bool bidirectional, bool allow_tf32);
 
-// grad_input (T, B, I) or (0,), grad_h_0, grad_c_0, and the gradients of the weights in their order, or none
+// grad_input (T, B, I) or (0,), grad_h_0 and grad_c_0 or (0,), and the gradients of the weights in their order, or none
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
 using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                                 OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                                 std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                                OptionalTensor reset, OptionalTensor dropout_mask, Tensor output, Tensor reserve,
-                                bool needs_input_grad, bool needs_weight_grads, bool allow_tf32);
+                                OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
+                                bool needs_input_grad, bool needs_weight_grads, bool allow_tf32,
+                                bool needs_state_grads);
+
+// One step, of input (B, I) or (I,): h and c, (B, H) or (H,), and the reserve.
+using CellResult = std::tuple<Tensor, Tensor, Tensor>;
+using Cell = CellResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
+                        bool training, bool allow_tf32);
+using CellBackwardResult = BackwardResult;
+using CellBackward = CellBackwardResult(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
+                                        OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
+                                        bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
+                                        bool allow_tf32);
 
 Forward forward_cpu, forward_cuda;
 Infer infer_cpu, infer_cuda;
 Backward backward_cpu, backward_cuda;
+Cell cell_cpu, cell_cuda;
+CellBackward cell_backward_cpu, cell_backward_cuda;
 
 }  // namespace lstm_fused

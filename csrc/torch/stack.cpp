@@ -113,12 +113,15 @@ Tensor Stack::gates(const Tensor& reserve, int64_t layer, int64_t direction) con
 
 Tensor Stack::cells(const Tensor& reserve, int64_t layer, int64_t direction) const {
   const Tensor part = slice(reserve, cells_begin(layer, direction), {num_rows(), hidden_size * elements_per_cell()});
-  return cell_dtype == compute_dtype ? part : reinterpret(part, cell_dtype);
+  return elements_per_cell() == 1 ? part : reinterpret(part, cell_dtype);
 }
 
 Tensor Stack::layer_output(const Tensor& reserve, int64_t layer) const {
-  const int64_t begin = num_layers * num_directions * reserve_per_state();
-  return slice(reserve, begin + layer * num_rows() * output_width(), {num_rows(), output_width()});
+  return slice(reserve, output_begin(layer), {num_rows(), output_width()});
+}
+
+int64_t Stack::output_begin(int64_t layer) const {
+  return num_layers * num_directions * reserve_per_state() + layer * num_rows() * output_width();
 }
 
 int64_t Stack::gates_begin(int64_t layer, int64_t direction) const {
@@ -134,7 +137,7 @@ int64_t Stack::reserve_per_state() const {
 }
 
 int64_t Stack::reserve_size() const {
-  return num_layers * num_directions * reserve_per_state() + (num_layers - 1) * num_rows() * output_width();
+  return num_layers * (num_directions * reserve_per_state() + (keeps_outputs() ? num_rows() * output_width() : 0));
 }
 
 void Stack::look_at(const Tensor& reserve) {
@@ -196,14 +199,13 @@ void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& res
 }
 
 void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                            const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
+                            const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells,
                             const Tensor& reserve) const {
   const int64_t states = num_layers * num_directions;
   if (grad_output) check("grad_output", *grad_output, by_step(output_width()), dtype);
   if (grad_h_n) check("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
   if (grad_c_n) check("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
   if (grad_cells) check("grad_cells", *grad_cells, by_step(num_directions * hidden_size), dtype);
-  check("output", output, by_step(output_width()), dtype);
   check("reserve", reserve, {reserve_size()}, dtype);
 }
 

@@ -19,8 +19,8 @@ struct DirectionWeights {
   }
 };
 
-// Where a stack runs. The CPU computes on half types in float: it widens weights as it reads them and all else once per
-// call; a GPU computes on them as they are, and keeps the cell state between steps in float.
+// Where a stack runs. The CPU computes on half types in float: it widens them as it reads them and rounds what comes of
+// it, and what it keeps, at once; a GPU computes on them as they are, and keeps the cell state between steps in float.
 enum class Platform { kCpu, kCuda };
 
 DType kernel_type(ScalarType dtype);
@@ -31,8 +31,8 @@ struct Stack {
   int64_t seq_len, batch, input_size, hidden_size, proj_width, num_layers, num_directions;
   bool has_biases, has_projection;
   ScalarType dtype;          // of every tensor in and out
-  ScalarType compute_dtype;  // of the kernels' tensors and, but for the CPU's half types, the reserve
-  ScalarType cell_dtype;     // of the cells in the kernels' reserve
+  ScalarType compute_dtype;  // of the kernels' tensors; the reserve is of dtype
+  ScalarType cell_dtype;     // of the cell state between steps
   bool keeps_gates = true;   // in the reserve; otherwise backward regenerates them
 
   std::vector<int64_t> row_begin;  // of packed input: LayerShape's, and the end; else empty
@@ -56,14 +56,18 @@ struct Stack {
   // The factor (T*B, D*P) on the input of a layer above the first.
   Tensor mask(const OptionalTensor& dropout_mask, int64_t layer, ScalarType type) const;
 
-  // The reserve, flat: for each layer and direction gates (T, B, 4H), if kept, and cells (T, B, H), then the outputs
-  // (T, B, D*P) of all layers but the last. On a GPU, a cell in float takes the room of two elements of a half type;
-  // the CPU rounds the reserve of a half type between forward and backward. lstm_fused/ops.py knows the size, too.
+  // The reserve, flat: for each layer and direction gates (T, B, 4H), if kept, and cells (T, B, H), then, if kept, the
+  // outputs (T, B, D*P) of all layers. On a GPU, a cell in float takes the room of two elements of a half type.
+  // lstm_fused/ops.py knows the size, too.
   Tensor gates(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor cells(const Tensor& reserve, int64_t layer, int64_t direction) const;
   Tensor layer_output(const Tensor& reserve, int64_t layer) const;
-  int64_t gates_begin(int64_t layer, int64_t direction) const;  // in elements of compute_dtype
+  // Whether h is in the reserve. It is never read from `output`, which is the caller's to change. Without a projection
+  // the CPU forms it again, as o tanh(c).
+  bool keeps_outputs() const { return platform == Platform::kCuda || has_projection || !keeps_gates; }
+  int64_t gates_begin(int64_t layer, int64_t direction) const;  // in elements of dtype
   int64_t cells_begin(int64_t layer, int64_t direction) const;
+  int64_t output_begin(int64_t layer) const;
   int64_t reserve_size() const;
   // Sets keeps_gates to what this reserve's size says.
   void look_at(const Tensor& reserve);
@@ -74,14 +78,13 @@ struct Stack {
   void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
                    const OptionalTensor& dropout_mask) const;
   void check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                       const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& output,
-                       const Tensor& reserve) const;
+                       const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& reserve) const;
 
   LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
 
  private:
   int64_t elements_of_gates() const { return keeps_gates ? kNumGates : 0; }
-  int64_t elements_per_cell() const { return cell_dtype == compute_dtype ? 1 : 2; }
+  int64_t elements_per_cell() const { return platform == Platform::kCuda && cell_dtype != dtype ? 2 : 1; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
   void lay_out_packed(const Tensor& input, const OptionalTensor& lengths);
   void check(const char* name, const Tensor& tensor, SizeList expected, ScalarType type) const;

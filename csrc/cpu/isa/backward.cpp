@@ -34,16 +34,16 @@ class Backward {
   int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
   int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
 
-  void prepare() const {
+  void prepare(Steps steps) const {
     if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
-    for (int64_t t = 0; t < s.seq_len; ++t)
+    for (int64_t step = steps.begin; step < steps.end; ++step)
       for (int64_t b = 0; b < s.batch; ++b) {
+        const int64_t t = time(step);
         if (t < clock.length(b)) continue;
-        const int64_t row = t * s.batch + b;
         fill(grad_gates(t, b), T(0), kNumGates * s.hidden_size);
-        fill(p.h_prev + row * s.proj_width, T(0), s.proj_width);
+        if (p.h_prev != nullptr) fill(h_prev(t, b), T(0), s.proj_width);
         if (!s.has_projection) continue;
-        fill(p.hidden + row * s.hidden_size, T(0), s.hidden_size);
+        fill(hidden(t, b), T(0), s.hidden_size);
         fill(grad_h(t, b), T(0), s.proj_width);
       }
   }
@@ -60,9 +60,10 @@ class Backward {
   }
 
   // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns
-  // are hidden units and the cell's backward follows at once. step == T goes one further, to h_0 and c_0.
+  // are hidden units and the cell's backward follows at once. The step that comes to a row after its first is h_0's;
+  // step == T is nothing else.
   void hidden_state(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+    for_chunks(step, b_begin, b_end, true, [&](const Chunk& chunk) {
       int64_t block = n_begin;
       constexpr int kWideBlocks = kWideVectors / kTileVectors;
       if (chunk.count <= kWideRows)
@@ -78,7 +79,7 @@ class Backward {
 
   // With a projection, after hidden_state() of all columns: grad (o tanh c) = grad h W_hr, then the cell's backward.
   void units(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
-    for_chunks(step, b_begin, b_end, [&](const Chunk& chunk) {
+    for_chunks(step, b_begin, b_end, false, [&](const Chunk& chunk) {
       for (int64_t block = u_begin; block < u_end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { unit_tile<rows.value>(chunk, first, block); });
     });
@@ -99,38 +100,52 @@ class Backward {
   // is none, because the row ends or a segment starts there. `ends` tells the two apart.
   struct Chunk {
     int64_t t, count;
-    bool initial;  // beyond the first step: h_0
     int64_t row[kChunk];
+    bool initial[kChunk];  // beyond the first step: h_0
     const T* next_gates[kChunk];
     bool ends[kChunk];
   };
 
-  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + row_of(s, t, b) * kNumGates * s.hidden_size; }
-  T* grad_h(int64_t t, int64_t b) const { return p.grad_h + row_of(s, t, b) * s.proj_width; }
-  const T* output(int64_t t, int64_t b) const { return p.output + row_of(s, t, b) * s.output_stride; }
-  const T* cells(int64_t t, int64_t b) const { return p.cells + row_of(s, t, b) * s.cells_stride; }
+  int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
+  int64_t row_in_range(int64_t t, int64_t b) const { return row_of(s, t, b) - row_of(s, p.first_time, 0); }
+  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + row_in_range(t, b) * kNumGates * s.hidden_size; }
+  T* h_prev(int64_t t, int64_t b) const { return p.h_prev + row_in_range(t, b) * s.proj_width; }
+  T* hidden(int64_t t, int64_t b) const { return p.hidden + row_in_range(t, b) * s.hidden_size; }
+  T* grad_h(int64_t t, int64_t b) const { return p.grad_h + row_in_range(t, b) * s.proj_width; }
+  Vec<T> cells(int64_t t, int64_t b, int64_t unit, int lanes) const {
+    return load_as(p.cells, p.kept_type, row_of(s, t, b) * s.cells_stride + unit, lanes);
+  }
+  // What forward kept, in T or a half type.
+  static LSTM_FUSED_INLINE Vec<T> load_as(const void* p, DType type, int64_t n, int lanes) {
+    Vec<T> result;
+    with_weight<T>(p, type, [&](const auto* elements) { result = load(elements + n, lanes); });
+    return result;
+  }
   T* h_panel(int64_t block) const {
     return workspace + (block - layout.first_packed) * panel_size<T>(kNumGates * s.hidden_size);
   }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
   template <class F>
-  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
+  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, bool with_initial, F&& f) const {
     Chunk chunk;
-    chunk.initial = step == s.seq_len;
-    chunk.t = clock.time(s.seq_len - 1 - step);
+    chunk.t = time(step);
     for (int64_t b = b_begin; b < b_end;) {
-      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b)
-        if (chunk.initial || chunk.t < clock.length(b)) add(chunk, b);
+      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b) {
+        const bool initial = chunk.t == clock.previous(clock.first(b));
+        if (initial ? with_initial && p.grad_h_0 != nullptr : chunk.t >= 0 && chunk.t < clock.length(b))
+          add(chunk, b, initial);
+      }
       if (chunk.count > 0) f(chunk);
     }
   }
 
-  void add(Chunk& chunk, int64_t b) const {
+  void add(Chunk& chunk, int64_t b, bool initial) const {
     const int64_t n = chunk.count++;
     chunk.row[n] = b;
+    chunk.initial[n] = initial;
     chunk.next_gates[n] = nullptr;
-    if (chunk.initial) {
+    if (initial) {
       chunk.ends[n] = clock.length(b) == 0;
       if (!chunk.ends[n] && clock.before(clock.first(b), b) == Before::kInitial)
         chunk.next_gates[n] = grad_gates(clock.first(b), b);
@@ -185,40 +200,53 @@ class Backward {
     Vec<T> grad = {};
     if (chunk.next_gates[n] != nullptr) grad = recurrent;
     if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
-    if (chunk.initial) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
-    if (p.grad_output != nullptr) grad += load(p.grad_output + row_of(s, chunk.t, b) * s.output_stride + begin, lanes);
-    keep_h_prev(chunk.t, b, begin, lanes);
+    if (chunk.initial[n]) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
+    if (p.grad_output != nullptr)
+      grad += load_as(p.grad_output, p.grad_output_type, row_of(s, chunk.t, b) * s.output_stride + begin, lanes);
+    if (p.output != nullptr)
+      keep_h_prev(chunk.t, b, begin, lanes, [&](int64_t t) {
+        return load_as(p.output, p.kept_type, row_of(s, t, b) * s.output_stride + begin, lanes);
+      });
     if (s.has_projection)
       store(grad_h(chunk.t, b) + begin, grad, lanes);
     else
       cell(chunk, n, begin, lanes, grad);
   }
 
-  LSTM_FUSED_INLINE void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes) const {
+  // h_after(t): h of the step at t.
+  template <class H>
+  LSTM_FUSED_INLINE void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes, H&& h_after) const {
+    if (p.h_prev == nullptr) return;
     Vec<T> h = {};
     const Before before = clock.before(t, b);
     if (before == Before::kInitial) h = load(p.h_0 + b * s.proj_width + begin, lanes);
-    if (before == Before::kStep) h = load(output(clock.previous(t), b) + begin, lanes);
-    store(p.h_prev + row_of(s, t, b) * s.proj_width + begin, h, lanes);
+    if (before == Before::kStep) h = h_after(clock.previous(t));
+    store(h_prev(t, b) + begin, h, lanes);
   }
 
   // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
   LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
     using V = Vectors<T, 1>;
     const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = row_of(s, t, b);
-    const T* const gates = p.gates + row * kNumGates * width + unit;
-    const Gates<V> active = {load(gates, lanes), load(gates + width, lanes), load(gates + 2 * width, lanes),
-                             load(gates + 3 * width, lanes)};
+    const auto gate = [&](int64_t row, int which) {
+      return load_as(p.gates, p.gates_type, (row * kNumGates + which) * width + unit, lanes);
+    };
+    const Gates<V> active = {gate(row, 0), gate(row, 1), gate(row, 2), gate(row, 3)};
     T* const carried = p.grad_c_0 + b * width + unit;
     V c_prev = T(0), grad_c = T(0);
     const Before before = clock.before(t, b);
     if (before == Before::kInitial) c_prev = load(p.c_0 + b * width + unit, lanes);
-    if (before == Before::kStep) c_prev = load(cells(clock.previous(t), b) + unit, lanes);
+    if (before == Before::kStep) c_prev = cells(clock.previous(t), b, unit, lanes);
     if (chunk.next_gates[n] != nullptr) grad_c = load(carried, lanes);
     if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = load(p.grad_c_n + b * width + unit, lanes);
-    if (p.grad_cells != nullptr) grad_c = grad_c + load(p.grad_cells + row * p.grad_cells_stride + unit, lanes);
+    if (p.grad_cells != nullptr)
+      grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row * p.grad_cells_stride + unit, lanes);
+    if (p.output == nullptr)
+      keep_h_prev(t, b, unit, lanes, [&](int64_t previous) {
+        return next_hidden<VectorMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row_of(s, previous, b), 3)}, c_prev).at[0];
+      });
 
-    const V c = load(cells(t, b) + unit, lanes);
+    const V c = cells(t, b, unit, lanes);
     const CellGradient<V> grad = cell_backward<VectorMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
     T* const out = grad_gates(t, b) + unit;
     store(out, grad.pre.i.at[0], lanes);
@@ -226,7 +254,7 @@ class Backward {
     store(out + 2 * width, grad.pre.g.at[0], lanes);
     store(out + 3 * width, grad.pre.o.at[0], lanes);
     store(carried, grad.c_prev.at[0], lanes);
-    if (s.has_projection) store(p.hidden + row * width + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
+    if (s.has_projection) store(hidden(t, b) + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
   }
 
   const LayerShape& s;
@@ -245,27 +273,29 @@ int64_t backward_workspace(const LayerShape& shape) {
 
 template <class T>
 void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
-              CpuSplit split, const Parallel& parallel) {
+              Steps steps, CpuSplit split, const Parallel& parallel) {
   const auto direction = [&](int64_t d) {
     return Backward<T>(shape, directions[d], workspace + d * backward_workspace<T>(shape));
   };
   const int64_t h_blocks = direction(0).num_h_blocks(), unit_blocks = direction(0).num_unit_blocks();
   const Team team{parallel, num_directions};
 
-  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-  team.each(h_blocks + unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
-  });
+  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(steps); });
+  if (steps.begin == 0)
+    team.each(h_blocks + unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
+    });
+  const bool ends = steps.end == shape.seq_len;
   if (split == CpuSplit::kRows) {
     team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = 0; step < shape.seq_len; ++step) {
+      for (int64_t step = steps.begin; step < steps.end; ++step) {
         direction(d).hidden_state(step, begin, end, 0, h_blocks);
         direction(d).units(step, begin, end, 0, unit_blocks);
       }
-      direction(d).hidden_state(shape.seq_len, begin, end, 0, h_blocks);
+      if (ends) direction(d).hidden_state(shape.seq_len, begin, end, 0, h_blocks);
     });
   } else {
-    for (int64_t step = 0; step <= shape.seq_len; ++step) {
+    for (int64_t step = steps.begin; step < steps.end + ends; ++step) {
       team.each(h_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
         direction(d).hidden_state(step, 0, shape.batch, begin, end);
       });
@@ -274,6 +304,7 @@ void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, i
                   [&](int64_t d, int64_t begin, int64_t end) { direction(d).units(step, 0, shape.batch, begin, end); });
     }
   }
+  if (!ends) return;
   team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
   });
@@ -281,7 +312,9 @@ void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, i
 
 template int64_t backward_workspace<float>(const LayerShape&);
 template int64_t backward_workspace<double>(const LayerShape&);
-template void backward(const LayerShape&, const CpuBackwardParams<float>*, int, float*, CpuSplit, const Parallel&);
-template void backward(const LayerShape&, const CpuBackwardParams<double>*, int, double*, CpuSplit, const Parallel&);
+template void backward(const LayerShape&, const CpuBackwardParams<float>*, int, float*, Steps, CpuSplit,
+                       const Parallel&);
+template void backward(const LayerShape&, const CpuBackwardParams<double>*, int, double*, Steps, CpuSplit,
+                       const Parallel&);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -101,6 +101,7 @@ class Direct {
           for (; unit < u_end; unit += kLanes<T>) units<1>(chunk, unit, valid_lanes<T>(unit, u_end));
         }
       }
+      layer.round_units(chunk, u_begin, u_end);
     });
   }
 
@@ -111,6 +112,7 @@ class Direct {
       const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
       columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, n_begin, n_end,
                             output_row);
+      layer.round_columns(chunk, n_begin, n_end);
     });
   }
 

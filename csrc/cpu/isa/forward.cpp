@@ -67,22 +67,8 @@ class Forward {
   // at every other step: what was read last is still in a cache.
   void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
     layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
-      if (chunk.count > kWideRows) {
-        for (int64_t block = u_begin; block < u_end; ++block)
-          for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value, 1>(chunk, first, block); });
-        return;
-      }
-      const int64_t tiles = num_tiles(u_end - u_begin, kWideBlocks);
-      with_rows<kWideRows>(chunk.count, [&](auto rows) {
-        for (int64_t n = 0; n < tiles; ++n) {
-          int64_t block = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
-          if (block + kWideBlocks <= u_end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
-            gates_tile<rows.value, kWideBlocks>(chunk, 0, block);
-          else
-            for (const int64_t end = min(u_end, block + kWideBlocks); block < end; ++block)
-              gates_tile<rows.value, 1>(chunk, 0, block);
-        }
-      });
+      gates(step, chunk, u_begin, u_end);
+      layer.round_units(chunk, u_begin * kLanes<T>, min(s.hidden_size, u_end * kLanes<T>));
     });
   }
 
@@ -91,11 +77,31 @@ class Forward {
     layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
       for (int64_t block = n_begin; block < n_end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { projection_tile<rows.value>(chunk, first, block); });
+      layer.round_columns(chunk, n_begin * kPanelWidth<T>, min(s.proj_width, n_end * kPanelWidth<T>));
     });
   }
 
  private:
   using Chunk = StepRows<T, kChunk>;
+
+  void gates(int64_t step, const Chunk& chunk, int64_t u_begin, int64_t u_end) const {
+    if (chunk.count > kWideRows) {
+      for (int64_t block = u_begin; block < u_end; ++block)
+        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value, 1>(chunk, first, block); });
+      return;
+    }
+    const int64_t tiles = num_tiles(u_end - u_begin, kWideBlocks);
+    with_rows<kWideRows>(chunk.count, [&](auto rows) {
+      for (int64_t n = 0; n < tiles; ++n) {
+        int64_t block = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
+        if (block + kWideBlocks <= u_end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
+          gates_tile<rows.value, kWideBlocks>(chunk, 0, block);
+        else
+          for (const int64_t end = min(u_end, block + kWideBlocks); block < end; ++block)
+            gates_tile<rows.value, 1>(chunk, 0, block);
+      }
+    });
+  }
 
   void pack_rows(const void* w, int64_t row, int64_t k_size, int valid, int v, T* panel) const {
     with_weight<T>(w, p.weight_type, [&](const auto* w) {

@@ -14,7 +14,7 @@ void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int
              Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
 void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
-              CpuSplit split, const Parallel& parallel);
+              Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
 int64_t direct_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
@@ -30,6 +30,12 @@ void product(const ProductParams<T>& params, const Parallel& parallel);
 template <class T>
 int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads);
 template <class T>
-void weight_gradient(const WeightGradientParams<T>& params, T* workspace, const Parallel& parallel);
+void weight_gradient(const WeightGradientParams<T>& params, bool adds, T* workspace, const Parallel& parallel);
+template <class T>
+void sum_rows(const RowSumParams<T>& params, const Parallel& parallel);
+template <class T>
+void widen(const WidenParams<T>& params, const Parallel& parallel);
+template <class T>
+void hidden(const HiddenParams<T>& params, const Parallel& parallel);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -102,6 +102,7 @@ class OneStep {
     for (int64_t group = 0; group < num_row_groups(); ++group)
       with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
         gates<vectors.value>(rows, panel, block * kLanes<T>);
+        layer.round_units(rows, block * kLanes<T>, min(s.hidden_size, (block + 1) * kLanes<T>));
       });
   }
 
@@ -110,6 +111,7 @@ class OneStep {
     for (int64_t group = 0; group < num_row_groups(); ++group)
       with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
         project<vectors.value>(rows, panel, block * kLanes<T>);
+        layer.round_columns(rows, block * kLanes<T>, min(s.proj_width, (block + 1) * kLanes<T>));
       });
   }
 

@@ -31,7 +31,13 @@ struct Recurrence {
   T* gates(int64_t t, int64_t b) const {
     return p.gates + (row_of(s, t, b) - row_of(s, p.gates_time, 0)) * kNumGates * s.hidden_size;
   }
-  T* output(int64_t t, int64_t b) const { return p.output + row_of(s, t, b) * s.output_stride; }
+  // Where what stays is rounded, h and c are here for as long as the recurrence reads them.
+  bool rounds() const { return p.rounded.output != nullptr; }
+
+  T* output(int64_t t, int64_t b) const {
+    if (rounds()) return p.output + (t % 2 * s.batch + b) * s.proj_width;
+    return p.output + row_of(s, t, b) * s.output_stride;
+  }
   T* cells(int64_t t, int64_t b) const { return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride; }
 
   void prepare() const {
@@ -40,9 +46,42 @@ struct Recurrence {
     for (int64_t t = 0; t < s.seq_len; ++t)
       for (int64_t b = 0; b < s.batch; ++b) {
         if (t < clock.length(b)) continue;
+        with_rounded([&](auto* output, auto* gates, auto* cells) {
+          const int64_t row = row_of(s, t, b), width = s.hidden_size;
+          fill(output + row * s.output_stride, {}, s.proj_width);
+          if (gates != nullptr) fill(gates + row * kNumGates * width, {}, kNumGates * width);
+          if (cells != nullptr) fill(cells + row * p.rounded.cells_stride, {}, width);
+        });
+        if (rounds()) continue;
         fill(output(t, b), T(0), s.proj_width);
         if (s.cells_time != 0) fill(cells(t, b), T(0), s.hidden_size);
       }
+  }
+
+  // After a step of these rows: what stays of units [begin, end), and of h if it is not projected.
+  template <int kRows>
+  void round_units(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
+    const int64_t width = s.hidden_size, size = end - begin;
+    with_rounded([&](auto* output, auto* to_gates, auto* to_cells) {
+      for (int64_t n = 0; n < rows.count; ++n) {
+        const int64_t b = rows.row[n], row = row_of(s, rows.t, b);
+        for (int gate = 0; gate < kNumGates && to_gates != nullptr; ++gate)
+          round(gates(rows.t, b) + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
+        if (to_cells != nullptr) round(cells(rows.t, b) + begin, size, to_cells + row * p.rounded.cells_stride + begin);
+        if (!s.has_projection) round(this->output(rows.t, b) + begin, size, output + row * s.output_stride + begin);
+      }
+    });
+  }
+
+  // After its projection: columns [begin, end) of h.
+  template <int kRows>
+  void round_columns(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
+    with_rounded([&](auto* output, auto*, auto*) {
+      for (int64_t n = 0; n < rows.count; ++n) {
+        const int64_t b = rows.row[n];
+        round(this->output(rows.t, b) + begin, end - begin, output + row_of(s, rows.t, b) * s.output_stride + begin);
+      }
+    });
   }
 
   // f(rows) for the rows of [b_begin, b_end) that are still inside their length, kRows at a time.
@@ -106,11 +145,32 @@ struct Recurrence {
   }
 
  private:
+  // f(output, gates, cells) that stay, where those are rounded.
+  template <class F>
+  void with_rounded(F&& f) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const auto call = [&](auto half) {
+        using Half = decltype(half);
+        f(static_cast<Half*>(p.rounded.output), static_cast<Half*>(p.rounded.gates),
+          static_cast<Half*>(p.rounded.cells));
+      };
+      if (rounds()) p.kept_type == DType::kBFloat16 ? call(BFloat16{}) : call(Float16{});
+    }
+  }
+
+  template <class Half>
+  static void round(const T* from, int64_t count, Half* to) {
+    for (int64_t n = 0; n < count; n += kLanes<T>)
+      with_lanes<T>(valid_lanes<T>(n, count),
+                    [&](auto lanes) { store(to + n, load(from + n, lanes.value), lanes.value); });
+  }
+
   template <int kRows>
   void add(StepRows<T, kRows>& rows, int64_t b) const {
     const int64_t n = rows.count++;
     rows.row[n] = b;
-    if (projects_input()) rows.x[n] = p.x + row_of(s, rows.t, b) * p.input_size;
+    if (projects_input())
+      rows.x[n] = p.x + (row_of(s, rows.t, b) - (rounds() ? row_of(s, p.gates_time, 0) : 0)) * p.input_size;
     switch (clock.before(rows.t, b)) {
       case Before::kInitial:
         rows.h_prev[n] = p.h_0 + b * s.proj_width;

@@ -44,7 +44,7 @@ LSTM_FUSED_INLINE void with_weight(const void* w, DType type, F&& f) {
 }
 
 template <class T>
-inline void fill(T* p, T value, int64_t count) {
+inline void fill(T* p, std::common_type_t<T> value, int64_t count) {
   for (int64_t n = 0; n < count; ++n) p[n] = value;
 }
 

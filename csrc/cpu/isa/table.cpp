@@ -25,7 +25,10 @@ constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     backward_workspace<T>,
                                     backward<T>,
                                     weight_gradient_workspace<T>,
-                                    weight_gradient<T>};
+                                    weight_gradient<T>,
+                                    sum_rows<T>,
+                                    widen<T>,
+                                    hidden<T>};
 
 extern const InstructionSet kInstructionSet;
 const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kWidensHalves,

@@ -89,6 +89,40 @@ LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, Float16) {
 #endif
 }
 
+// The low half of each lane.
+LSTM_FUSED_INLINE HalfBits low_halves(Ints<float> v) {
+#if defined(__AVX512F__)
+  return (HalfBits)_mm512_maskz_cvtepi32_epi16(-1, (__m512i)v);
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)(v & 0xffff), _mm256_setzero_si256());
+  return (HalfBits)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0b1000));
+#else
+  return __builtin_convertvector(v, HalfBits);
+#endif
+}
+
+// To the nearest, ties to even; what is no number stays none.
+LSTM_FUSED_INLINE HalfBits narrowed(Vec<float> v, BFloat16) {
+  const Ints<float> bits = (Ints<float>)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return low_halves((v == v ? rounded : bits | 0x400000) >> 16);
+}
+
+LSTM_FUSED_INLINE HalfBits narrowed(Vec<float> v, Float16) {
+#if defined(__AVX512F__)
+  return (HalfBits)_mm512_maskz_cvtps_ph(-1, v, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+  return (HalfBits)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+  // Below 2^-14 the result counts in 2^-24, to which adding 0.5 rounds; from 65520 on it is infinite.
+  const Ints<float> bits = (Ints<float>)v, magnitude = bits & 0x7fffffff, sign = (bits >> 16) & 0x8000;
+  const Ints<float> tiny = (Ints<float>)((Vec<float>)magnitude + 0.5f) - 0x3f000000;
+  const Ints<float> normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - ((127 - 15) << 23)) >> 13;
+  const Ints<float> finite = magnitude < (127 - 14) << 23 ? tiny : normal;
+  const Ints<float> large = magnitude > 0x7f800000 ? Ints<float>{} + 0x7e00 : Ints<float>{} + 0x7c00;
+  return low_halves((magnitude >= 0x477ff000 ? large : finite) | sign);
+#endif
+}
+
 template <class T>
 LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p) {
   std::conditional_t<std::is_same_v<T, Wide<T>>, Vec<Wide<T>>, HalfBits> v;
@@ -100,8 +134,13 @@ LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p) {
 }
 
 template <class T>
-LSTM_FUSED_INLINE void store(T* p, Vec<T> v) {
-  std::memcpy(p, &v, sizeof(v));
+LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v) {
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    std::memcpy(p, &v, sizeof(v));
+  } else {
+    const HalfBits bits = narrowed(v, T());
+    std::memcpy(p, &bits, sizeof(bits));
+  }
 }
 
 // The first n lanes, for the last vector of a row whose width is no multiple of the lanes; the others read as zero.
@@ -120,9 +159,14 @@ LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p, int n) {
 }
 
 template <class T>
-LSTM_FUSED_INLINE void store(T* p, Vec<T> v, int n) {
-  if (n == kLanes<T>) return store(p, v);
-  for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
+LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v, int n) {
+  if (n == kLanes<Wide<T>>) return store(p, v);
+  if constexpr (std::is_same_v<T, Wide<T>>) {
+    for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
+  } else {
+    const HalfBits bits = narrowed(v, T());
+    for (int lane = 0; lane < n; ++lane) p[lane].bits = bits[lane];
+  }
 }
 
 // Lane J of the result is lane Place::at(J) of a and b, one behind the other; clang and GCC spell that differently.

@@ -1,0 +1,51 @@
+// What lies between a stack of a half type and the float that it is computed in, element by element.
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+template <class T>
+void widen(const WidenParams<T>& p, const Parallel& parallel) {
+  const Team team{parallel, 1};
+  team.each(num_tiles(p.count, kLanes<T>), INT64_MAX, [&](int64_t, int64_t first, int64_t last) {
+    with_weight<T>(p.from, p.type, [&](const auto* from) {
+      const auto* const factor = static_cast<decltype(from)>(p.factor);
+      for (int64_t n = first * kLanes<T>; n < min(p.count, last * kLanes<T>); n += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(n, p.count), [&](auto lanes) {
+          const Vec<T> value = load(from + n, lanes.value);
+          store(p.to + n, factor != nullptr ? value * load(factor + n, lanes.value) : value, lanes.value);
+        });
+    });
+  });
+}
+
+template <class T>
+void hidden(const HiddenParams<T>& p, const Parallel& parallel) {
+  using V = Vectors<T, 1>;
+  const Team team{parallel, 1};
+  const int64_t width = p.hidden_size;
+  team.each(p.end - p.begin, INT64_MAX, [&](int64_t, int64_t first, int64_t last) {
+    with_weight<T>(p.gates, p.type, [&](const auto* gates) {
+      const auto* const cells = static_cast<decltype(gates)>(p.cells);
+      const auto* const factor = static_cast<decltype(gates)>(p.factor);
+      for (int64_t n = first; n < last; ++n)
+        for (int64_t unit = 0; unit < width; unit += kLanes<T>)
+          with_lanes<T>(valid_lanes<T>(unit, width), [&](auto lanes) {
+            const int64_t row = p.begin + n;
+            Gates<V> active{};
+            active.o = load(gates + (row * kNumGates + kNumGates - 1) * width + unit, lanes.value);
+            const V c = load(cells + row * width + unit, lanes.value);
+            const int64_t place = n * p.output_stride + unit;
+            const Vec<T> h = next_hidden<VectorMath<T, 1>>(active, c).at[0];
+            store(p.output + place, factor != nullptr ? h * load(factor + place, lanes.value) : h, lanes.value);
+          });
+    });
+  });
+}
+
+template void widen(const WidenParams<float>&, const Parallel&);
+template void widen(const WidenParams<double>&, const Parallel&);
+template void hidden(const HiddenParams<float>&, const Parallel&);
+template void hidden(const HiddenParams<double>&, const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

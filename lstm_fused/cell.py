@@ -1,0 +1,151 @@
+"""One step of an LSTM on (B, I), by operators and a ``Function`` of its own: at these sizes the time is the call's.
+
+``torch.ops.lstm_fused.cell(input, h_0, c_0, weights, training, allow_tf32) -> (h, c, reserve)`` takes and returns what
+:class:`torch.nn.LSTMCell` does, with and without a batch; states that are None are zero, and ``training`` keeps the
+reserve that ``torch.ops.lstm_fused.cell_backward`` needs. They have no gradients and are not for compilers: whatever is
+not plain eager use goes through :mod:`.functional`, with a dimension for time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function
+
+from . import _library, autograd, batching, keeping, ops
+
+MaybeTensor = Tensor | None
+
+# As in ops.py: the overload without a look for __torch_function__.
+_CELL = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.cell.default._handle)
+_BACKWARD = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.cell_backward.default._handle)
+
+for _name in ("cell", "cell_backward"):
+    _library.IMPLEMENTATIONS.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+
+
+def step(input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """h and c after the step; None where this is not for plain eager use."""
+    if torch.compiler.is_compiling() or type(input) is not Tensor:
+        return None
+    if autograd.in_forward_mode() or autograd.transforms_are_active() or torch._C._get_tracing_state():
+        return None
+    h_0, c_0 = (None, None) if hx is None else hx
+    if torch._C._len_torch_dispatch_stack() or has_torch_function((h_0, c_0, *weights)):
+        return None
+    if torch._C._is_any_autocast_enabled() and input.dtype != torch.float64:
+        device_type = input.device.type
+        if torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+            h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
+            input, *weights = [t.to(dtype) for t in (input, *weights)]
+    if torch.is_grad_enabled():
+        h, c = _Step.apply(input, h_0, c_0, *weights)
+        keeping.stop_checks(h.grad_fn)
+        return h, c
+    h, c, _ = _CELL(input, h_0, c_0, weights, False, ops.uses_tf32(input))
+    return h, c
+
+
+class _Step(torch.autograd.Function):
+    """Not for torch.func, whose kind of ``Function`` takes longer to call."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, h_0: MaybeTensor, c_0: MaybeTensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        needs = ctx.needs_input_grad
+        ctx.needs = needs_input, needs_weights, _ = needs[0], True in needs[3:], needs[1] or needs[2]
+        ctx.set_materialize_grads(False)
+        h, c, reserve = _CELL(input, h_0, c_0, weights, True in needs, ops.uses_tf32(input))
+        others = keeping.other_weights(len(weights), 1, False, needs_input)
+        keeping.save(ctx, (reserve, c_0), input, h_0, weights, others, needs_weights)
+        return h, c
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: MaybeTensor, grad_c: MaybeTensor) -> tuple[Any, ...]:
+        again = torch.is_grad_enabled() or autograd.transforms_are_active()
+        (reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
+        if again:
+            return _wanted(ctx, *_differentiable(ctx, grad_h, grad_c, input, h_0, c_0, weights, reserve))
+        args = (grad_h, grad_c, input, h_0, c_0, weights, reserve, *ctx.needs, ops.uses_tf32(input))
+        grad_input, grad_h_0, grad_c_0, grad_weights = _BACKWARD(*args)
+        return _wanted(ctx, grad_input, grad_h_0, grad_c_0, grad_weights or [None] * len(weights))
+
+
+def _wanted(
+    ctx: Any, grad_input: Tensor, grad_h_0: Tensor, grad_c_0: Tensor, grad_weights: Sequence[MaybeTensor]
+) -> tuple[MaybeTensor, ...]:
+    needs_input, _, needs_states = ctx.needs
+    of_states = (grad_h_0, grad_c_0) if needs_states else (None, None)
+    return grad_input if needs_input else None, *of_states, *grad_weights
+
+
+def _differentiable(
+    ctx: Any,
+    grad_h: MaybeTensor,
+    grad_c: MaybeTensor,
+    input: Tensor,
+    h_0: MaybeTensor,
+    c_0: MaybeTensor,
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Sequence[MaybeTensor]]:
+    """The gradients by the operator for a stack, which knows how to differentiate them again."""
+    batched = input.dim() == 2
+
+    def as_step(tensor: MaybeTensor) -> MaybeTensor:
+        return None if tensor is None else tensor.unsqueeze(0) if batched else tensor.view(1, 1, -1)
+
+    if h_0 is None or c_0 is None:
+        h_0 = c_0 = input.new_zeros((*input.shape[:-1], weights[1].size(1)))
+    needs_input, needs_weights, _ = ctx.needs
+    options = False, needs_input, needs_weights, None, None, None
+    grads = None, as_step(grad_h), as_step(grad_c), None
+    tensors = as_step(input), as_step(h_0), as_step(c_0), reserve, *weights
+    grad_input, grad_h_0, grad_c_0, *grad_weights = autograd.Backward.apply(*options, *grads, *tensors)
+    if needs_input:
+        grad_input = grad_input.view_as(input)
+    if not needs_weights:
+        grad_weights = [None] * len(weights)
+    return grad_input, grad_h_0.view_as(h_0), grad_c_0.view_as(c_0), grad_weights
+
+
+batching.register_batched_grads("cell_backward")
+
+
+@torch.library.register_fake("lstm_fused::cell")
+def _fake_cell(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    training: bool,
+    allow_tf32: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    size, rows = weights[1].size(1), input.shape[:-1].numel()
+    cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
+    reserve = input.new_empty(rows * size * (4 + cell_width + input.is_cuda) if training else 0)
+    return input.new_empty((*input.shape[:-1], size)), input.new_empty((*input.shape[:-1], size)), reserve
+
+
+@torch.library.register_fake("lstm_fused::cell_backward")
+def _fake_cell_backward(
+    grad_h: Tensor | None,
+    grad_c: Tensor | None,
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    reserve: Tensor,
+    needs_input_grad: bool,
+    needs_weight_grads: bool,
+    needs_state_grads: bool,
+    allow_tf32: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    size = (*input.shape[:-1], weights[1].size(1)) if needs_state_grads else (0,)
+    grad_input = input.new_empty(input.shape if needs_input_grad else (0,))
+    grad_weights = [w.new_empty(w.shape) for w in weights] if needs_weight_grads else []
+    return grad_input, input.new_empty(size), input.new_empty(size), grad_weights

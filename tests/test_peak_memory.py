@@ -1,0 +1,39 @@
+"""docs/pytorch.md: the peaks in its second table of memory, measured again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAD = "| options | inference | torch.nn.LSTM | training | torch.nn.LSTM |"
+
+
+def rows() -> dict[str, list[str]]:
+    lines = (ROOT / "docs" / "pytorch.md").read_text().splitlines()
+    table = lines[lines.index(HEAD) + 2 :]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[: table.index("")]]
+    return {options: values for options, *values in cells}
+
+
+def as_options(text: str) -> dict:
+    values = {"True": True}
+    pairs = (item.split("=") for item in text.split(", "))
+    return {name: values.get(value) or (int(value) if value.isdigit() else value) for name, value in pairs}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's peak")
+@pytest.mark.parametrize("options", rows())
+def test_peaks(options: str):
+    """At most torch's, and what the page says but for the allocator's whims."""
+    measured = [(m, mode, as_options(options)) for mode in ("inference", "training") for m in ("lstm_fused", "torch")]
+    command = [sys.executable, str(ROOT / "tests" / "peak_memory.py")]
+    ran = subprocess.run(command, input=json.dumps(measured), check=True, capture_output=True, text=True, cwd=ROOT)
+    inference, torch_inference, training, torch_training = json.loads(ran.stdout)
+    assert inference <= torch_inference and training <= torch_training
+    for peak, cell in zip((inference, training), rows()[options][::2], strict=True):
+        assert peak == pytest.approx(float(cell), rel=0.15, abs=1.0)

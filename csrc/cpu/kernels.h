@@ -1,6 +1,5 @@
-// The CPU kernels: the recurrence of one layer, all directions and time steps, and the gradients of its weights. The
-// input projection is a large product left to the caller, or part of the recurrence; its gradient is left to the
-// caller.
+// The CPU kernels: the recurrence of one layer, all directions and time steps, and the products before and after it.
+// The input projection is such a product, or part of the recurrence.
 #pragma once
 
 #include <cstdint>
@@ -37,15 +36,35 @@ struct CpuForward {
               CpuSplit, const Parallel&);
 };
 
+// y = a b, y (rows, columns).
+template <class T>
+struct ProductParams {
+  int64_t rows, columns, terms;
+  const T* a;         // (rows, terms)
+  bool a_transposed;  // or (terms, rows)
+  const void* b;      // (terms, columns), of T or, where T is float, of a half type
+  bool b_transposed;  // or (columns, terms)
+  DType b_type;
+  T* y;
+};
+
+template <class T>
+struct ColumnSumsParams {
+  int64_t rows, columns;
+  const T* x;  // (rows, columns)
+  T* sums;     // (columns,)
+};
+
 template <class T>
 struct CpuKernels {
   CpuForward<T> packed, direct, one_step;
-  void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
+  // The same bits with any number of threads, as all kernels here.
+  int64_t (*product_workspace)(const ProductParams<T>&, int64_t num_threads);  // elements
+  void (*product)(const ProductParams<T>&, T* workspace, const Parallel&);
+  void (*column_sums)(const ColumnSumsParams<T>&, const Parallel&);
   int64_t (*backward_workspace)(const LayerShape&);
   void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
                    CpuSplit, const Parallel&);
-  int64_t (*weight_gradient_workspace)(int64_t y_width, int64_t x_width, int64_t num_threads);
-  void (*weight_gradient)(const WeightGradientParams<T>&, T* workspace, const Parallel&);
 };
 
 struct InstructionSet {

@@ -14,34 +14,34 @@ struct GateGradients {
   Tensor grad_h, hidden;  // (T*B, P), (T*B, H), empty without a projection
 };
 
-// Elements from which torch's product is faster than our own, whose strength is its sum in slices. Training steps on
-// one AVX-512 core, torch's and ours: 5.0 and 5.4 ms at (T, B, H) = (5, 64, 136), 86 and 121 ms at (32, 64, 256).
-constexpr int64_t kLargeWeight = 1 << 17;
+// Of regenerate_gates.
+template <class T>
+void multiply_by_transposed(const Tensor& y, const Tensor& x, const Tensor& w) {
+  multiply_matrices<T>({x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
+                        /*b_transposed=*/true, kernel_type(kScalarType<T>), data<T>(y)},
+                       x);
+}
 
 // Appends the gradients of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
 template <class T>
 void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x, const Parallel& parallel,
                              std::vector<Tensor>& gradients) {
-  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const ScalarType type = kScalarType<T>;
   const auto product = [&](const Tensor& grad, const Tensor& factor) {
     const int64_t y_width = grad.size(1), x_width = factor.size(factor.dim() - 1);
-    const Tensor result = empty({y_width, x_width}, x, kScalarType<T>);
-    if (y_width * x_width > kLargeWeight) {
-      mm_out(result, matrix(const_data<T>(grad), stack.num_rows(), y_width, /*transposed=*/true),
-             matrix(const_data<T>(factor), stack.num_rows(), x_width));
-    } else {
-      const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel.num_threads);
-      const Tensor workspace = empty({workspace_size}, x, kScalarType<T>);
-      kernels.weight_gradient(
-          {stack.num_rows(), y_width, x_width, const_data<T>(grad), const_data<T>(factor), data<T>(result)},
-          data<T>(workspace), parallel);
-    }
+    const Tensor result = empty({y_width, x_width}, x, type);
+    multiply_matrices<T>({y_width, x_width, stack.num_rows(), const_data<T>(grad), /*a_transposed=*/true,
+                          const_data<void>(factor), /*b_transposed=*/false, kernel_type(type), data<T>(result)},
+                         x);
     gradients.push_back(dense(result, stack.dtype));
   };
   product(g.grad_gates, x);
   product(g.grad_gates, g.h_prev);
   if (stack.has_biases) {
-    const Tensor bias = dense(torch::stable::sum(g.grad_gates, std::vector<int64_t>{0}), stack.dtype);
+    const int64_t width = kNumGates * stack.hidden_size;
+    const Tensor sums = empty({width}, x, type);
+    cpu_kernels<T>().column_sums({stack.num_rows(), width, const_data<T>(g.grad_gates), data<T>(sums)}, parallel);
+    const Tensor bias = dense(sums, stack.dtype);
     gradients.push_back(bias);
     gradients.push_back(torch::stable::clone(bias));
   }
@@ -102,14 +102,14 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
-      // Kernels widen weights as they read them; torch's products need them wide.
+      // Kernels widen weights as they read them; regenerate_gates needs them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
-      if (needs_grad_x) w.w_ih = dense(w.w_ih, type);
       const GateGradients g = {
           empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
           empty({projected_rows, stack.proj_width}, input, type), empty({projected_rows, hidden}, input, type)};
       if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, g.grad_gates);
+        regenerate_gates(stack, layer, d, w, *x, h_first, layer_output, lengths, reset, g.h_prev, g.grad_gates,
+                         multiply_by_transposed<T>);
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_cells = grad_all_cells && layer == last_layer;
@@ -146,7 +146,10 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     const auto grad_x_of = [&](int64_t d) {
       const int64_t width = stack.layer_input_size(layer);
       const Tensor result = empty(layer > 0 ? Sizes{rows, width} : stack.by_step(width), input, type);
-      mm_out(matrix(data<T>(result), rows, width), gradients[d].grad_gates, weights[d].w_ih);
+      multiply_matrices<T>({rows, width, kNumGates * hidden, const_data<T>(gradients[d].grad_gates),
+                            /*a_transposed=*/false, const_data<void>(weights[d].w_ih), /*b_transposed=*/false,
+                            params[d].weight_type, data<T>(result)},
+                           input);
       return result;
     };
     grad_x = directions == 1 ? grad_x_of(0) : add(grad_x_of(0), grad_x_of(1));

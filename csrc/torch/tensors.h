@@ -10,7 +10,6 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <type_traits>
 #include <vector>
 
 namespace lstm_fused {
@@ -85,20 +84,6 @@ inline Tensor slice(const Tensor& flat, int64_t begin, const Sizes& sizes) {
   for (const int64_t size : sizes) count *= size;
   Tensor part = flat;
   return torch::stable::view(torch::stable::narrow(part, 0, begin, count), sizes);
-}
-
-// A row-major matrix on the CPU, or its transpose, as a tensor that does not own it, for an operator of torch's. It
-// takes a tenth of the time of narrow, view and transpose, which are looked up by name.
-template <class T>
-Tensor matrix(const T* p, int64_t rows, int64_t columns, bool transposed = false) {
-  const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
-  const int64_t swapped_sizes[] = {columns, rows}, swapped_strides[] = {1, columns};
-  AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
-      const_cast<T*>(p), 2, transposed ? swapped_sizes : sizes, transposed ? swapped_strides : strides, 0,
-      std::is_same_v<T, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(),
-      0, &handle));
-  return Tensor(handle);
 }
 
 // An operator that returns one tensor: for those that the stable ABI has no function for.

@@ -21,11 +21,11 @@ template <class T>
 constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     {direct_workspace<T>, direct_forward<T>},
                                     {one_step_workspace<T>, one_step_forward<T>},
+                                    product_workspace<T>,
                                     product<T>,
+                                    column_sums<T>,
                                     backward_workspace<T>,
-                                    backward<T>,
-                                    weight_gradient_workspace<T>,
-                                    weight_gradient<T>};
+                                    backward<T>};
 
 extern const InstructionSet kInstructionSet;
 const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kWidensHalves,

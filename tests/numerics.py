@@ -1,7 +1,7 @@
 """How results are computed three times - fused, by torch.nn.LSTM, more finely - and how their errors are compared.
 
-The rule: against a reference of higher precision, the error of lstm_fused is at most twice the error of torch.nn.LSTM in
-the same dtype, plus one rounding of the result. It is applied to every output and every gradient on its own.
+The rule: against a reference of higher precision, the error of lstm_fused is at most twice that of torch.nn.LSTM in the
+same dtype, plus one rounding of the result. It is applied to every output and every gradient on its own.
 
 * Errors are relative to the largest element of their tensor. The root of their mean square is compared always, the
   largest one where its value is no luck: with 1000 elements or more, which come of 16 rows times steps or more (the
@@ -12,8 +12,8 @@ the same dtype, plus one rounding of the result. It is applied to every output a
   the exact result of a single element by chance.
 * Where large numbers cancel, a few elements have nearly all of the error, and whether torch.nn.LSTM rounds just those
   well is luck: there it runs several times, with the input's features in other orders, and all runs count.
-* torch.nn.LSTM runs on the device of the case, the reference always on the CPU: torch.nn.LSTM in float64, or for results
-  in float64 the LSTM of exact.py.
+* torch.nn.LSTM runs on the device of the case, the reference always on the CPU: torch.nn.LSTM in float64, or for float64
+  the LSTM of exact.py.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ inline int valid_lanes(int64_t begin, int64_t width) {
 constexpr int kWideRows = 3, kWideVectors = kTileRows * kTileVectors / kWideRows / kTileVectors * kTileVectors;
 
 // Most terms of one running sum; an element is the sum of such sums. The error of a sum grows with the root of its
-// terms. One of all 4H terms loses more than torch.nn.LSTM does: 2.7 times the error of the gradient of h_0 at H = 1024.
+// terms. One of all 4H terms loses more than torch.nn.LSTM does: 2.7 times the error of the gradient of h_0 at H =
+// 1024.
 constexpr int64_t kChain = 64;
 
 constexpr int kPrefetchRows = 4;  // how far ahead of the product a panel is fetched

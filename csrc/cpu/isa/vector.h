@@ -218,8 +218,8 @@ struct VectorMath {
   using V = Vectors<T, N>;
   using C = ExpConstants<T>;
 
-  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum. Where e^-x would
-  // overflow a gate is shut: what it is multiplied by may be as large as a float gets.
+  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum. Where e^-x
+  // would overflow a gate is shut: what it is multiplied by may be as large as a float gets.
   static LSTM_FUSED_INLINE V sigmoid(const V& x) {
     const Vec<T> least = Vec<T>{} - C::kLimit;
     const Exp a = exp(V::each([&](int n) { return larger(least, -larger(least, x.at[n])); }));

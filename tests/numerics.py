@@ -12,8 +12,8 @@ same dtype, plus one rounding of the result. It is applied to every output and e
   the exact result of a single element by chance.
 * Where large numbers cancel, a few elements have nearly all of the error, and whether torch.nn.LSTM rounds just those
   well is luck: there it runs several times, with the input's features in other orders, and all runs count.
-* torch.nn.LSTM runs on the device of the case, the reference always on the CPU: torch.nn.LSTM in float64, or for float64
-  the LSTM of exact.py.
+* torch.nn.LSTM runs on the device of the case, the reference always on the CPU: torch.nn.LSTM in float64, or, for
+  float64, the LSTM of exact.py.
 """
 
 from __future__ import annotations

@@ -121,24 +121,4 @@ struct BackwardParams {
   DType weight_type = DType::kFloat32;  // CPU only
 };
 
-// y = x W^T.
-template <class T>
-struct ProductParams {
-  int64_t num_rows, x_width, y_width;
-  const T* x;     // (num_rows, x_width)
-  const void* w;  // (y_width, x_width), of T or, where T is float, of a half type
-  DType weight_type;
-  T* y;  // (num_rows, y_width), out
-};
-
-// grad W = grad_y^T x: W_ih, W_hh and W_hr alike.
-template <class T>
-struct WeightGradientParams {
-  int64_t num_rows;  // T*B
-  int64_t y_width, x_width;
-  const T* grad_y;  // (T*B, y_width)
-  const T* x;       // (T*B, x_width)
-  T* grad_w;        // (y_width, x_width), out
-};
-
 }  // namespace lstm_fused

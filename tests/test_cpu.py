@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import setup_file
 import toolchain
 import torch
 from cases import Case, draw
+from instruction_sets import environment_of
 from numerics import Results, assert_accurate, fused
 from test_extremes import scaled
 from torch import Tensor
@@ -72,6 +74,45 @@ def test_a_number_of_threads_gives_right_results_and_the_same_bits(case: Case, n
     assert all(number == number_of_threads and same_bits(results, first) for number, results in seen)
 
 
+# Sizes past every block, panel and running sum of the products, in rows, columns and terms.
+PRODUCTS = [
+    Case(9, 70, 130, 150),
+    Case(3, 40, 530, 37, num_layers=2, bidirectional=True, proj_size=21, reset=0.2),
+    Case(1, 70, 9, 23, num_layers=2, bidirectional=True, lengths=True),
+    Case(40, 1, 65, 129, num_layers=2),
+    Case(2, 3, 17, 300, bidirectional=True),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recompute_gates", [False, True])
+@pytest.mark.parametrize("case", SPLITS + PRODUCTS, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(case: Case, recompute_gates: bool, dtype: torch.dtype, threads):
+    """Forward and every gradient."""
+    problem = draw(case.but(dtype=dtype))
+    results = []
+    for number in (1, 2, 3, 7):
+        threads(number)
+        results.append(fused(problem, recompute_gates))
+    assert all(same_bits(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", SPLITS + PRODUCTS, ids=str)
+def test_any_alignment_gives_the_same_bits(case: Case, dtype: torch.dtype):
+    """Contiguous views at odd offsets, as of a flat buffer of parameters."""
+    problem = draw(case.but(dtype=dtype))
+    first = fused(problem)
+    for offset in (1, 3):
+
+        def shifted(tensor: Tensor, offset: int = offset) -> Tensor:
+            flat = torch.empty(tensor.numel() + offset, dtype=tensor.dtype)
+            return flat[offset:].copy_(tensor.flatten()).view(tensor.shape)
+
+        odd = dataclasses.replace(problem, leaves={name: shifted(tensor) for name, tensor in problem.leaves.items()})
+        assert same_bits(fused(odd, copies=False), first)
+
+
 def test_python_runs_while_the_op_does():
     """The op's caller says `begun`, calls and says `ended`; a second thread, waiting for the first word, looks whether
     the last has been said. As no thread has to give up Python's lock before 1000 s have passed, the second gets to look
@@ -123,6 +164,8 @@ HOSTILE = [
     Case(5, 15, 3, 19, proj_size=7, bias=False),
     Case(3, 2, 9, 130, hx=False),
     Case(1, 20, 3, 515),  # sums of 4H terms
+    PRODUCTS[0],
+    PRODUCTS[1],
 ]
 SCALES = [("bias_ih", 30.0), ("input", 300.0), ("c_0", 300.0), ("input", 1e-42)]
 
@@ -133,20 +176,20 @@ def check_hostile_cases() -> None:
         for case in HOSTILE:
             assert_accurate(case.but(dtype=dtype))
         for names, factor in SCALES:
-            assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor))
+            assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor), times=8, orders=8)
 
 
-@pytest.mark.parametrize("name", setup_file.load().INSTRUCTION_SETS)
-def test_an_instruction_set(name: str):
+@pytest.mark.parametrize("isa", setup_file.load().INSTRUCTION_SETS)
+def test_an_instruction_set(isa: str):
     """In a process of its own: the choice is made once."""
     script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
     script += "from test_cpu import check_hostile_cases; check_hostile_cases(); print('right')"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    environment = os.environ | {"LSTM_FUSED_CPU_ISA": name, "PYTHONPATH": path}
+    environment = environment_of(isa) | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     chosen, *rest = done.stdout.split()
-    if chosen != name:
-        pytest.skip(f"this machine has no {name}, and ran {chosen}")
+    if chosen != isa:
+        pytest.skip(f"this machine has no {isa}, and ran {chosen}")
     assert rest == ["right"], done.stderr[-3000:]
 
 

@@ -203,8 +203,8 @@ def test_converted_models(model: type, training: bool, device: str):
         actual, plain = results_of(ours, given, draw), results_of(theirs, given, draw)
         for name, value in exact.items():
             mine, torchs = errors.setdefault(name, (Errors(case), Errors(case)))
-            mine.add(actual[name], value)
-            torchs.add(plain[name], value)
+            mine.add(actual[name], value.numpy())
+            torchs.add(plain[name], value.numpy())
     for name, (mine, torchs) in errors.items():
         bounds = torchs.norms()
         assert all(bound < 100 for bound in bounds.values())  # both dtypes drew the same dropout

@@ -5,9 +5,11 @@ Both sides are float64 sums of a few hundred terms in different orders: 1e-12 le
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from cases import OPTIONS, Case, Problem, draw
+from exact import exact_lstm
 from numerics import differentiate, expected
 from oracle import packed, split_rows
 
@@ -51,6 +53,13 @@ def assert_same(actual: dict[str, torch.Tensor], exact: dict[str, torch.Tensor])
 def test_against_torch(case: Case):
     problem = draw(case)
     assert_same(by_reference(problem), expected(problem, torch.float64))
+
+
+@pytest.mark.parametrize("case", [*(c for c in OPTIONS if c.dtype == torch.float64), *SPLIT], ids=str)
+def test_the_reference_of_float64_against_torch(case: Case):
+    problem = draw(case.but(dtype=torch.float64))
+    exact = {name: torch.from_numpy(array.astype(np.float64)) for name, array in exact_lstm(problem).items()}
+    assert_same(exact, expected(problem, torch.float64))
 
 
 @pytest.mark.parametrize("case", SPLIT, ids=str)

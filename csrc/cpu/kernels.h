@@ -1,6 +1,5 @@
-// The CPU kernels: the recurrence of one layer, all directions and time steps, and the gradients of its weights. The
-// input projection is a large product left to the caller, or part of the recurrence; its gradient is left to the
-// caller.
+// The CPU kernels: the recurrence of one layer, all directions and time steps, and the products before and after it.
+// The input projection is such a product, or part of the recurrence.
 #pragma once
 
 #include <cstdint>
@@ -108,18 +107,30 @@ struct CpuForward {
               CpuSplit, const Parallel&);
 };
 
+// y = a b, y (rows, columns).
+template <class T>
+struct ProductParams {
+  int64_t rows, columns, terms;
+  const T* a;         // (rows, terms)
+  bool a_transposed;  // or (terms, rows)
+  const void* b;      // (terms, columns), of T or, where T is float, of a half type
+  bool b_transposed;  // or (columns, terms)
+  DType b_type;
+  T* y;
+  bool adds = false;  // y += a b
+};
+
 template <class T>
 struct CpuKernels {
   CpuForward<T> packed, direct, one_step;
-  void (*product)(const ProductParams<T>&, const Parallel&);  // for few rows: nothing is packed
+  // The same bits with any number of threads, as all kernels here.
+  int64_t (*product_workspace)(const ProductParams<T>&, int64_t num_threads);  // elements
+  void (*product)(const ProductParams<T>&, T* workspace, const Parallel&);
+  void (*sum_rows)(const RowSumParams<T>&, const Parallel&);
   int64_t (*backward_workspace)(const LayerShape&);
   // Steps are counted from the last one of each direction.
   void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace, Steps,
                    CpuSplit, const Parallel&);
-  int64_t (*weight_gradient_workspace)(int64_t y_width, int64_t x_width, int64_t num_threads);
-  // Or, with `adds`, added to what is there.
-  void (*weight_gradient)(const WeightGradientParams<T>&, bool adds, T* workspace, const Parallel&);
-  void (*sum_rows)(const RowSumParams<T>&, const Parallel&);
   void (*widen)(const WidenParams<T>&, const Parallel&);
   void (*hidden)(const HiddenParams<T>&, const Parallel&);
 };

@@ -12,8 +12,8 @@ Tensor with_sizes(const Tensor& tensor, SizeList sizes) {
   int64_t stride = 1;
   for (size_t n = sizes.size(); n-- > 0; stride *= sizes[n]) strides[n] = stride;
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()),
-                                                               sizes.data(), strides.data(), 0, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                        strides.data(), 0, &handle));
   return Tensor(handle);
 }
 

@@ -1,6 +1,8 @@
 // What the two CPU entries share: torch's threads, and the choice of kernels by type.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/kernels.h"
 #include "plan/planner.h"
 #include "torch/stack.h"
@@ -37,6 +39,20 @@ inline Parallel torch_threads() {
     });
   };
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
+}
+
+// y = a b on as many of torch's threads as it is worth. The workspace is allocated as `like` is.
+template <class T>
+void multiply_matrices(const ProductParams<T>& p, const Tensor& like) {
+  constexpr double kFlopWorthAThread = 5e5;  // 5 to 20 us on one core
+  const double flop = 2.0 * static_cast<double>(p.rows * p.columns) * static_cast<double>(p.terms);
+  Parallel parallel = torch_threads();
+  parallel.num_threads = std::min(parallel.num_threads, 1 + static_cast<int64_t>(flop / kFlopWorthAThread));
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  OptionalTensor workspace;
+  if (const int64_t size = kernels.product_workspace(p, parallel.num_threads))
+    workspace = empty({size}, like, kScalarType<T>);
+  kernels.product(p, workspace ? data<T>(*workspace) : nullptr, parallel);
 }
 
 // How the planner wants a layer run: which kernels, how to share it, and between how many of torch's threads.

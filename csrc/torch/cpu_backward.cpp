@@ -6,21 +6,16 @@
 #include "torch/ops.h"
 #include "torch/regenerate.h"
 
-extern "C" AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
-                                                   AtenTensorHandle mat2, double beta, double alpha);
-
 namespace lstm_fused {
 namespace {
 
-// out = a b, or out += a b.
-void add_product(const Tensor& out, const Tensor& a, const Tensor& b, bool adds) {
-  if (!adds) return mm_out(out, a, b);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+// Of regenerate_gates.
+template <class T>
+void multiply_by_transposed(const Tensor& y, const Tensor& x, const Tensor& w) {
+  multiply_matrices<T>({x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
+                        /*b_transposed=*/true, kernel_type(kScalarType<T>), data<T>(y)},
+                       x);
 }
-
-// Elements from which torch's product is faster than our own, whose strength is its sum in slices. Training steps on
-// one AVX-512 core, torch's and ours: 5.0 and 5.4 ms at (T, B, H) = (5, 64, 136), 86 and 121 ms at (32, 64, 256).
-constexpr int64_t kLargeWeight = 1 << 17;
 
 // How many steps to run back through before their part of the large products: grad_gates in float take more memory than
 // what forward kept of a half type, so that not all of them should exist at a time. Fewer rows would make the products
@@ -71,15 +66,9 @@ class WeightGradients {
 
  private:
   void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
-    const int64_t y_width = result.size(0), x_width = result.size(1);
-    if (y_width * x_width > kLargeWeight)
-      return add_product(result, matrix(grad, rows, y_width, /*transposed=*/true), matrix(factor, rows, x_width),
-                         adds_);
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
-    const int64_t workspace_size = kernels.weight_gradient_workspace(y_width, x_width, parallel_.num_threads);
-    const Tensor workspace = empty({workspace_size}, result, kScalarType<T>);
-    kernels.weight_gradient({rows, y_width, x_width, grad, factor, data<T>(result)}, adds_, data<T>(workspace),
-                            parallel_);
+    multiply_matrices<T>({result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
+                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<T>(result), adds_},
+                         result);
   }
 
   const Stack& stack_;
@@ -200,9 +189,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
-      // Kernels widen weights as they read them; torch's products need them wide.
+      // Kernels widen weights as they read them; regenerate_gates needs them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
-      if (needs_grad_x) w.w_ih = dense(w.w_ih, type);
       if (needs_weight_grads) gradients.emplace_back(stack, input_size, input, schedule.parallel);
       const int64_t state = (layer * directions + d) * stack.batch;
       const auto part_of = [](const OptionalTensor& tensor, int64_t begin) {
@@ -237,7 +225,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
       regenerate_gates(stack, layer, d, w, x, h_first, outputs, lengths, reset, matrix(p.h_prev, rows, width),
-                       matrix(p.grad_gates, rows, gates_width));
+                       matrix(p.grad_gates, rows, gates_width), multiply_by_transposed<T>);
     }
 
     if (needs_grad_x) {
@@ -264,8 +252,10 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
         if (needs_grad_x)
-          add_product(matrix(data<T>(grad_x) + first * input_size, count, input_size),
-                      matrix(grad_gates, count, gates_width), weights[d].w_ih, directions == 2);
+          multiply_matrices<T>(
+              {count, input_size, gates_width, grad_gates, /*a_transposed=*/false, const_data<void>(weights[d].w_ih),
+               /*b_transposed=*/false, p.weight_type, data<T>(grad_x) + first * input_size, /*adds=*/directions == 2},
+              input);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.
         const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);

@@ -12,22 +12,14 @@ namespace {
 // reading; and a panel of W_ih that nearly stays in the first-level cache from one tile to the next. Time of inference
 // with torch's product over that with our own, one AVX-512 core, (T, B, I, H): 1.16 at (32, 8, 64, 64), 1.11 at (32,
 // 64, 64, 64), 1.08 at (32, 64, 256, 256); 0.90 at (256, 1, 64, 64), 0.89 at (32, 16, 256, 256), 0.97 at (16, 64, 512,
-// 512), 0.92 at (32, 64, 1024, 64). Without fused multiply-add torch's product, which picks its own instructions, is
-// both faster and closer. Nothing else decides: the order of the sums must not depend on the number of threads.
+// 512), 0.92 at (32, 64, 1024, 64). Without fused multiply-add the sums of a product of its own are closer. Nothing
+// else decides: the order of the sums must not depend on the number of threads.
 bool projects_input(const Stack& stack, int64_t input_size, int64_t element_bytes) {
   constexpr int64_t kLeastRows = 4, kMostInputs = 512;
   constexpr int64_t kBytesPerRow = 64 * 1024, kMostRows = 64;  // that share one reading of the weights
   const int64_t weight_bytes = kNumGates * stack.hidden_size * (input_size + stack.proj_width) * element_bytes;
   return instruction_set().multiplies_and_adds && stack.batch >= kLeastRows && input_size <= kMostInputs &&
          weight_bytes <= kBytesPerRow * std::min(stack.batch, kMostRows);
-}
-
-// Otherwise, whether our own product does, a panel of a small W_ih at a time. With more than one thread torch's (MKL)
-// takes longer for some dozens of rows than with one: 20 us and 13 for 32 rows at I = H = 64, 265 and 192 at 256; ours
-// 13 at 64 with one thread.
-bool multiplies_input(const Stack& stack, int64_t input_size) {
-  constexpr int64_t kMostRows = 63, kMostInputs = 256;
-  return instruction_set().multiplies_and_adds && stack.num_rows() <= kMostRows && input_size <= kMostInputs;
 }
 
 // Otherwise, how many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when
@@ -101,7 +93,6 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const bool fuses_input = schedule.one_step      ? instruction_set().multiplies_and_adds
                              : schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
                                                     : projects_input(stack, input_size, sizeof(T));
-    const bool torch_projects = !fuses_input && !schedule.direct_w_ih && !multiplies_input(stack, input_size);
     const int64_t fused_size = fuses_input ? input_size : 0;
     const bool whole = fuses_input && !rounds;
     const int64_t range =
@@ -127,7 +118,6 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
       if (!widens_in_kernel) w.convert_matrices(type);
-      if (torch_projects) w.w_ih = dense(w.w_ih, type);
       const int64_t state = (layer * directions + d) * stack.batch;
       void* const kept_gates = stack.keeps_gates ? part_of(reserve, stack.gates_begin(layer, d)) : nullptr;
       void* const kept_cells = training    ? part_of(reserve, stack.cells_begin(layer, d))
@@ -167,12 +157,9 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       if (fuses_input) return;
       const T* const first_x = rounds ? widened_x[d] : const_data<T>(x) + first * input_size;
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
-      if (torch_projects)
-        mm_out(matrix(first_gates, count, gates_width), matrix(first_x, count, input_size),
-               matrix(const_data<T>(weights[d].w_ih), gates_width, input_size, /*transposed=*/true));
-      else
-        kernels.product({count, input_size, gates_width, first_x, p.w_ih, p.weight_type, first_gates},
-                        schedule.parallel);
+      multiply_matrices<T>({count, gates_width, input_size, first_x, /*a_transposed=*/false, p.w_ih,
+                            /*b_transposed=*/true, p.weight_type, first_gates},
+                           x);
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
       const int64_t end = begin + range < stack.seq_len ? begin + range : stack.seq_len;

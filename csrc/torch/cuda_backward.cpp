@@ -99,7 +99,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const GateGradients& g = gradients.back();
       const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
       if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, lengths, reset, g.h_prev, gates);
+        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, lengths, reset, g.h_prev, gates,
+                         [](const Tensor& y, const Tensor& x, const Tensor& w) { mm_out(y, x, transposed(w)); });
       const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
                     c_state = state * hidden;
       const bool has_grad_output = layer == top && grad_layer_output,

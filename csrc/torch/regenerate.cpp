@@ -58,7 +58,7 @@ Tensor beside(const std::vector<Tensor>& parts) { return call_operator("aten::ca
 // [x h_prev 1 1] [W_ih W_hh b_ih b_hh]^T is one product and one rounding, with the biases added last.
 void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
                       const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const OptionalTensor& lengths,
-                      const OptionalTensor& reset, const Tensor& h_prev, const Tensor& gates) {
+                      const OptionalTensor& reset, const Tensor& h_prev, const Tensor& gates, const Product& product) {
   const Tensor first = part(h_0, 0, layer * s.num_directions + direction, 1);
   if (s.is_packed()) {
     const Tensor h = part(layer_output, 1, direction * s.proj_width, s.proj_width);
@@ -80,7 +80,7 @@ void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const Di
   factors.push_back(torch::stable::new_zeros(x, {gates_width, padding}));
   Tensor ones = empty({s.num_rows(), 2 * s.has_biases + padding}, x, s.compute_dtype);
   torch::stable::fill_(ones, 1.0);
-  mm_out(gates, beside({x, h_prev, ones}), transposed(beside(factors)));
+  product(gates, beside({x, h_prev, ones}), beside(factors));
 
   const auto activate = [&](const char* function, int64_t first, int64_t count) {
     call_operator(function, "", part(gates, 1, first * s.hidden_size, count * s.hidden_size));

@@ -6,68 +6,9 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-constexpr int64_t kMostPanelInputs = 256;  // bounds a panel on the stack
-constexpr int kStepRows = 16;              // rows that share one reading of a weight; bounds the arrays on the stack
+constexpr int kStepRows = 16;  // rows that share one reading of a weight; bounds the arrays on the stack
 template <class T>
 constexpr int kUnits = kCellRows * kLanes<T>;  // whose cells are computed together
-
-// out (num_rows, width) = a w^T, columns [begin, end), for rows a[n] of K elements.
-template <class T, class W, class RowOf, class OutOf>
-LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const W* w, int64_t k_size, int64_t begin,
-                                          int64_t end, OutOf&& out) {
-  const auto tile = [&](int64_t row, auto rows, int64_t column, auto units) {
-    constexpr int R = rows.value, U = units.value;
-    const int64_t count = min(4 * U, end - column);
-    Factors<T, W, R> factors;
-    for (int r = 0; r < R; ++r) factors.a[r] = a(row + r);
-    // Past the last column it is computed again, and dropped.
-    for (int group = 0; group < 4; ++group) factors.w[group] = w + (column + min(group * U, count - U)) * k_size;
-    factors.k_size = k_size;
-    T sums[R * 4 * U];
-    dots<R, U>(&factors, 1, sums);
-    for (int r = 0; r < R; ++r)
-      for (int64_t n = 0; n < count; ++n) out(row + r)[column + n] = sums[r * 4 * U + n];
-  };
-  for (int64_t column = begin; column < end;) {
-    constexpr int kColumns = 4 * kDotUnits<1>;
-    const int64_t count = min(kColumns, end - column);
-    for_dot_rows(num_rows, [&](int64_t row, auto rows) {
-      constexpr int U = kDotUnits<rows.value>;
-      int64_t n = 0;
-      for (; n + 4 * U <= count; n += 4 * U) tile(row, rows, column + n, Constant<U>{});
-      for (; n < count; n += 4) tile(row, rows, column + n, Constant<1>{});
-    });
-    column += count;
-  }
-}
-
-template <class T, int R>
-__attribute__((noinline)) void panel_tile(const ProductParams<T>& p, int64_t first, int64_t begin, const T* panel) {
-  const T* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = p.x + (first + r) * p.x_width;
-  const Accumulators<T, R> acc = multiply<T, R>(rows, p.x_width, panel);
-  for (int v = 0; v < kTileVectors; ++v) {
-    const int64_t column = begin + v * kLanes<T>;
-    with_lanes<T>(valid_lanes<T>(column, p.y_width), [&](auto lanes) {
-      for (int r = 0; r < R; ++r) store(p.y + (first + r) * p.y_width + column, acc.at[r][v], lanes.value);
-    });
-  }
-}
-
-// Panels [begin, end) of y = x w^T.
-template <class T, class W>
-void panels_of_product(const ProductParams<T>& p, const W* w, int64_t begin, int64_t end) {
-  alignas(kVectorBytes) T panel[kMostPanelInputs * kPanelWidth<T>];
-  for (int64_t column = begin * kPanelWidth<T>; column < min(p.y_width, end * kPanelWidth<T>);
-       column += kPanelWidth<T>) {
-    for (int v = 0; v < kTileVectors; ++v) {
-      const int64_t row = column + v * kLanes<T>;
-      pack_transposed([&](int lane) { return w + (row + lane) * p.x_width; }, p.x_width, valid_lanes<T>(row, p.y_width),
-                      panel + v * kLanes<T>, kPanelWidth<T>);
-    }
-    for_row_tiles(p.num_rows, [&](int64_t first, auto rows) { panel_tile<T, rows.value>(p, first, column, panel); });
-  }
-}
 
 // T is the type that is computed in, W the weights'.
 template <class T, class W>
@@ -234,32 +175,11 @@ void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directio
   });
 }
 
-// Few rows by W where it lies; more, or short ones, by a panel of its rows at a time, packed just before and always in
-// the same place, which is then in cache.
-template <class T>
-void product(const ProductParams<T>& p, const Parallel& parallel) {
-  constexpr int64_t kFewRows = 24, kShort = 16;
-  const bool packs = (p.num_rows > kFewRows || p.x_width < kShort) && p.x_width <= kMostPanelInputs;
-  constexpr int kColumns = 4 * kDotUnits<1>;
-  const int64_t columns = packs ? kPanelWidth<T> : kColumns;
-  const Team team{parallel, 1};
-  team.each(num_tiles(p.y_width, columns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    with_weight<T>(p.w, p.weight_type, [&](const auto* w) {
-      if (packs) return panels_of_product(p, w, begin, end);
-      columns_of_product<T>(
-          p.num_rows, [&](int64_t row) { return p.x + row * p.x_width; }, w, p.x_width, begin * columns,
-          min(p.y_width, end * columns), [&](int64_t row) { return p.y + row * p.y_width; });
-    });
-  });
-}
-
 template int64_t direct_workspace<float>(const LayerShape&, int64_t);
 template int64_t direct_workspace<double>(const LayerShape&, int64_t);
 template void direct_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
                              const Parallel&);
 template void direct_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                              const Parallel&);
-template void product(const ProductParams<float>&, const Parallel&);
-template void product(const ProductParams<double>&, const Parallel&);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -147,4 +147,34 @@ LSTM_FUSED_INLINE void for_dot_units(int64_t count, F&& f) {
     for (; first < count; ++first) f(first, Constant<1>{});
 }
 
+// out (num_rows, width) = a w^T, columns [begin, end), for rows a[n] of K elements.
+template <class T, class W, class RowOf, class OutOf>
+LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const W* w, int64_t k_size, int64_t begin,
+                                          int64_t end, OutOf&& out) {
+  const auto tile = [&](int64_t row, auto rows, int64_t column, auto units) {
+    constexpr int R = rows.value, U = units.value;
+    const int64_t count = min(4 * U, end - column);
+    Factors<T, W, R> factors;
+    for (int r = 0; r < R; ++r) factors.a[r] = a(row + r);
+    // Past the last column it is computed again, and dropped.
+    for (int group = 0; group < 4; ++group) factors.w[group] = w + (column + min(group * U, count - U)) * k_size;
+    factors.k_size = k_size;
+    T sums[R * 4 * U];
+    dots<R, U>(&factors, 1, sums);
+    for (int r = 0; r < R; ++r)
+      for (int64_t n = 0; n < count; ++n) out(row + r)[column + n] = sums[r * 4 * U + n];
+  };
+  for (int64_t column = begin; column < end;) {
+    constexpr int kColumns = 4 * kDotUnits<1>;
+    const int64_t count = min(kColumns, end - column);
+    for_dot_rows(num_rows, [&](int64_t row, auto rows) {
+      constexpr int U = kDotUnits<rows.value>;
+      int64_t n = 0;
+      for (; n + 4 * U <= count; n += 4 * U) tile(row, rows, column + n, Constant<U>{});
+      for (; n < count; n += 4) tile(row, rows, column + n, Constant<1>{});
+    });
+    column += count;
+  }
+}
+
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -26,11 +26,9 @@ template <class T>
 void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
                       Steps steps, CpuSplit split, const Parallel& parallel);
 template <class T>
-void product(const ProductParams<T>& params, const Parallel& parallel);
+int64_t product_workspace(const ProductParams<T>& params, int64_t num_threads);
 template <class T>
-int64_t weight_gradient_workspace(int64_t y_width, int64_t x_width, int64_t num_threads);
-template <class T>
-void weight_gradient(const WeightGradientParams<T>& params, bool adds, T* workspace, const Parallel& parallel);
+void product(const ProductParams<T>& params, T* workspace, const Parallel& parallel);
 template <class T>
 void sum_rows(const RowSumParams<T>& params, const Parallel& parallel);
 template <class T>

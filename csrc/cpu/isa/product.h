@@ -27,9 +27,10 @@ inline int valid_lanes(int64_t begin, int64_t width) {
 // hide the latency of one.
 constexpr int kWideRows = 3, kWideVectors = kTileRows * kTileVectors / kWideRows / kTileVectors * kTileVectors;
 
-// Terms of one running sum; an element is the sum of such sums. One of all 4H terms loses more than torch.nn.LSTM does:
-// 2.7 times the error of the gradient of h_0 at H = 1024.
-constexpr int64_t kChain = 256;
+// Most terms of one running sum; an element is the sum of such sums. The error of a sum grows with the root of its
+// terms. One of all 4H terms loses more than torch.nn.LSTM does: 2.7 times the error of the gradient of h_0 at H =
+// 1024.
+constexpr int64_t kChain = 64;
 
 constexpr int kPrefetchRows = 4;  // how far ahead of the product a panel is fetched
 
@@ -39,12 +40,12 @@ struct Accumulators {
 };
 
 // a[r][k * a_stride] is A; a panel that is part of a matrix, whose type it has, has the distance between its rows. More
-// vectors than a panel's are those of the panels that follow, `next_panel` apart. Fetching ahead is for what comes from
-// afar, or where the rows give it time.
+// vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain` terms.
+// Fetching ahead is for what comes from afar, or where the rows give it time.
 template <class T, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
 LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const W* panel,
                                                  int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>,
-                                                 int64_t next_panel = kPanelWidth<T>) {
+                                                 int64_t next_panel = kPanelWidth<T>, int64_t chain = kChain) {
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>; };
   const T* row[R];
   for (int r = 0; r < R; ++r) row[r] = a[r];
@@ -52,7 +53,7 @@ LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_si
   int64_t k = 0;
   do {
     const bool first = k == 0;
-    const int64_t end = min(k_size, k + kChain);
+    const int64_t end = min(k_size, k + chain);
     Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};

@@ -21,12 +21,11 @@ template <class T>
 constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     {direct_workspace<T>, direct_forward<T>},
                                     {one_step_workspace<T>, one_step_forward<T>},
+                                    product_workspace<T>,
                                     product<T>,
+                                    sum_rows<T>,
                                     backward_workspace<T>,
                                     backward<T>,
-                                    weight_gradient_workspace<T>,
-                                    weight_gradient<T>,
-                                    sum_rows<T>,
                                     widen<T>,
                                     hidden<T>};
 

@@ -262,12 +262,14 @@ struct VectorMath {
   using V = Vectors<T, N>;
   using C = ExpConstants<T>;
 
-  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum.
+  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum. Where e^-x
+  // would overflow a gate is shut: what it is multiplied by may be as large as a float gets.
   static LSTM_FUSED_INLINE V sigmoid(const V& x) {
     const Vec<T> least = Vec<T>{} - C::kLimit;
     const Exp a = exp(V::each([&](int n) { return larger(least, -larger(least, x.at[n])); }));
     const V e = a.power + a.rest, q = reciprocal(1 + e);
-    return q + q * ((1 - q) - q * e);
+    const V open = q + q * ((1 - q) - q * e);
+    return V::each([&](int n) { return x.at[n] < least ? Vec<T>{} : open.at[n]; });
   }
 
   // (1 - e) / (1 + e), e = e^-2|x|, with the sign of x: nothing overflows and the result is odd to the bit. Numerator

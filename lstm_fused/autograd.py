@@ -282,7 +282,7 @@ def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
         needs_input = ctx.needs_input_grad[0]
         if not ctx.needs_weight_grads:
             input = h_0 = None
-        for n in keeping.other_weights(len(weights), c_0.size(0), ctx.bidirectional, needs_input):
+        for n in keeping.other_weights(len(weights), int(c_0.size(0)), ctx.bidirectional, needs_input):
             kept[n] = False
     saved = [w if keep else None for w, keep in zip(weights, kept, strict=True)]
     ctx.save_for_backward(*masks, output[4], c_0, input, h_0, *saved)

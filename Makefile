@@ -4,13 +4,14 @@ TEST_JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
+PACKAGES := .venv-packages
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all bench gpu lint format wheel build clean
+.PHONY: help demo test test-slow test-all test-packages bench gpu lint format wheel build clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: build ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM side by side
 	$(PY) examples/char_lm.py
@@ -22,6 +23,9 @@ test-slow: build ## The tests marked slow
 	$(PY) -m pytest -n $(TEST_JOBS) -m slow
 
 test-all: test test-slow ## All tests
+
+test-packages: build $(PACKAGES)/requirements.stamp ## Other people's packages with our LSTM (docs/other-code.md): installs 2 GB
+	PYTHONPATH=. $(PACKAGES)/bin/python -m pytest tests/packages
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
@@ -62,4 +66,15 @@ $(VENV)/requirements.stamp: requirements-dev.txt requirements-cuda.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --requirement requirements-dev.txt
 	@$(PY) tools/toolchain.py || $(PY) -m pip install --requirement requirements-cuda.txt
+	@touch $@
+
+# --no-deps: the list is complete, and leaves out what does not go with this torch. torchaudio's own library is for CUDA's
+# torch and would not load; what is used of it is Python.
+$(PACKAGES)/requirements.stamp: requirements-dev.txt requirements-packages.txt
+	$(PYTHON) -m venv $(PACKAGES)
+	$(PACKAGES)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	$(PACKAGES)/bin/python -m pip install --quiet --no-deps --requirement requirements-packages.txt
+	rm -f $(PACKAGES)/lib/python*/site-packages/torchaudio/lib/*.so
+	$(PACKAGES)/bin/python -m pip download --quiet --no-deps --no-build-isolation --no-binary sb3-contrib \
+		--dest $(PACKAGES)/sdist $$(grep ^sb3-contrib== requirements-packages.txt) # its tests
 	@touch $@

@@ -7,13 +7,14 @@ TORCH ?= $(USUAL_TORCH)
 
 VENV := .venv$(addprefix -,$(filter-out $(USUAL_TORCH),$(TORCH)))
 PY := $(VENV)/bin/python
+PACKAGES := .venv-packages
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-torches bench gpu lint format wheel build clean
+.PHONY: help demo test test-slow test-all test-torches test-packages bench gpu lint format wheel build clean
 
 help: ## This list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: build ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM side by side
 	$(PY) examples/char_lm.py
@@ -28,6 +29,9 @@ test-all: test test-slow ## All tests
 
 test-torches: ## The tests with the oldest torch and others, each in an environment of up to 8 GB
 	for torch in 2.10.0 2.11.0 2.12.1 2.14.1; do $(MAKE) test TORCH=$$torch || exit; done
+
+test-packages: build $(PACKAGES)/requirements.stamp ## Other people's packages with our LSTM (docs/other-code.md): installs 2 GB
+	PYTHONPATH=. $(PACKAGES)/bin/python -m pytest tests/packages
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
@@ -73,4 +77,15 @@ else
 endif
 	$(PY) -m pip install --requirement requirements-dev.txt
 	@$(PY) tools/toolchain.py || $(PY) -m pip install --requirement requirements-cuda.txt
+	@touch $@
+
+# --no-deps: the list is complete, and leaves out what does not go with this torch. torchaudio's own library is for CUDA's
+# torch and would not load; what is used of it is Python.
+$(PACKAGES)/requirements.stamp: requirements-dev.txt requirements-packages.txt
+	$(PYTHON) -m venv $(PACKAGES)
+	$(PACKAGES)/bin/python -m pip install --quiet --requirement requirements-dev.txt
+	$(PACKAGES)/bin/python -m pip install --quiet --no-deps --requirement requirements-packages.txt
+	rm -f $(PACKAGES)/lib/python*/site-packages/torchaudio/lib/*.so
+	$(PACKAGES)/bin/python -m pip download --quiet --no-deps --no-build-isolation --no-binary sb3-contrib \
+		--dest $(PACKAGES)/sdist $$(grep ^sb3-contrib== requirements-packages.txt) # its tests
 	@touch $@

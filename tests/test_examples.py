@@ -125,3 +125,11 @@ def test_cuda_without_a_device_is_refused(
         char_lm.main()
     assert end.value.code == 2
     assert capsys.readouterr().err == "char_lm.py: error: argument --device: there is no CUDA device\n"
+
+
+def test_recurrent_ppo_says_what_to_install() -> None:
+    missing = "import runpy, sys; sys.modules['sb3_contrib'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", missing, str(EXAMPLES / "recurrent_ppo.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    message = "recurrent_ppo.py: error: the package sb3-contrib is missing: pip install sb3-contrib\n"
+    assert (done.returncode, done.stderr) == (1, message)

@@ -26,7 +26,7 @@ def _elements(weights: Sequence[Shape]) -> int:
     return sum(math.prod(shape) for shape in weights if len(shape) == 2)
 
 
-@register_flop_formula([torch.ops.lstm_fused.forward, torch.ops.lstm_fused.infer])
+@register_flop_formula([torch.ops.lstm_fused.forward, torch.ops.lstm_fused.infer, torch.ops.lstm_fused.cell])
 def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:
     return 2 * math.prod(input[:-1]) * _elements(weights)
 
@@ -43,3 +43,23 @@ def _backward(*args: Any, out_shape: Any = None) -> int:
     if given["reserve"][0] < steps * states * gates:
         elements += sum(_elements(weights[n : n + 2]) for n in range(0, len(weights), len(weights) // states))
     return 2 * steps * elements
+
+
+@register_flop_formula(torch.ops.lstm_fused.cell_backward)
+def _cell_backward(
+    grad_h: Shape,
+    grad_c: Shape,
+    input: Shape,
+    h_0: Shape,
+    c_0: Shape,
+    weights: Sequence[Shape],
+    reserve: Shape,
+    needs_input_grad: bool,
+    needs_weight_grads: bool,
+    needs_state_grads: bool,
+    *args: Any,
+    out_shape: Any = None,
+) -> int:
+    w_ih, w_hh = (math.prod(shape) for shape in weights[:2])
+    elements = w_ih * needs_input_grad + w_hh * needs_state_grads + (w_ih + w_hh) * needs_weight_grads
+    return 2 * math.prod(input[:-1]) * elements

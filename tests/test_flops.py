@@ -91,3 +91,15 @@ def test_packed_rows_and_cells_of_one_step() -> None:
     with FlopCounterMode(display=False) as counter:
         cell(torch.randn(3, 4))
     assert counter.get_flop_counts()["LSTMCell"] == {torch.ops.lstm_fused.forward: 2 * 3 * 28 * (4 + 7)}
+
+
+@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}])
+def test_backward_of_a_cell(frozen: set[str]) -> None:
+    """Counted by itself: the counter is not there while forward runs, which then takes the operators of one step."""
+    cell = lstm_fused.LSTMCell(4, 7).requires_grad_("weights" not in frozen)
+    input, h, c = (torch.randn(3, n, requires_grad=True) for n in (4, 7, 7))
+    input.requires_grad_("input" not in frozen)
+    loss = sum(state.sum() for state in cell(input, (h, c)))
+    w_ih, w_hh = 28 * 4, 28 * 7
+    wanted = w_hh + w_ih * ("input" not in frozen) + (w_ih + w_hh) * ("weights" not in frozen)
+    assert counted(lambda: loss.backward()) == 2 * 3 * wanted

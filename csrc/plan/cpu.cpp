@@ -52,9 +52,8 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 // A single step of more rows than few has a kernel of its own, whose product is in whole vectors of rows. Dot products
 // and it, T = 1, in us (B, H): (16, 256) 390, 405; (24, 256) 606, 584; (64, 256) 1502, 1048; (16, 1024) 7623, 6929.
 //
-// A short row of W_ih is left to torch's product or one of panels, one chain of fused multiply-adds: a sum across lanes
-// rounds every product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I
-// = 16.
+// A short row of W_ih is left to a product of panels, one chain of fused multiply-adds: a sum across lanes rounds every
+// product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I = 16.
 CpuPlan plan_cpu(const Problem& problem, int64_t num_threads) {
   constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kSmallBatch = 3, kLeastInputs = 16;
   const Split found = split_layer(problem, num_threads);

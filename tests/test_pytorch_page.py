@@ -314,16 +314,20 @@ def _(make: Make) -> None:
 @pytest.mark.parametrize("column", [0, 1], ids=["lstm_fused", "torch"])
 @pytest.mark.parametrize("row", TRIALS)
 def test_the_table_says_what_happens(row: str, column: int) -> None:
-    cells = {name: cells for name, *cells in rows("| | lstm_fused.LSTM | torch.nn.LSTM |")}
+    said = {name: cells for name, *cells in rows("| | lstm_fused.LSTM | torch.nn.LSTM |")}[row][column]
+    with_avx512, _, without = said.partition("; else ")
+    cell = without if without and torch.backends.cpu.get_cpu_capability() != "AVX512" else with_avx512
+    if column == 1 and row == "autocast to float16, padded" and torch.cpu.get_capabilities().get("avx512_fp16"):
+        pytest.skip("the page says nothing of AVX512-FP16")
     torch._dynamo.reset()
     try:
         TRIALS[row](MODULES[column])
     except Exception as error:
-        assert cells[row][column].startswith("no"), error
-        for quoted in re.findall(r'"(.+?)"|`(\w+Error)`', cells[row][column]):
+        assert cell.startswith("no"), error
+        for quoted in re.findall(r'"(.+?)"|`(\w+Error)`', cell):
             assert any(text and text in repr(error) for text in quoted), error
     else:
-        assert cells[row][column].startswith("yes")
+        assert cell.startswith("yes")
 
 
 def test_every_row_is_tried() -> None:

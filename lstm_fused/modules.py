@@ -143,6 +143,8 @@ class LSTMCell(ToolSupport, RNNCellBase):
         dim = input.dim()
         if dim not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")
+        if hx is not None and not (type(hx) is tuple and len(hx) == 2 and hx[0] is not None and hx[1] is not None):
+            hx = self._taken_apart(hx, dim)
         own: dict[str, Any] = self._parameters  # as in LSTM.forward
         weights = [own[name] if name in own else getattr(self, name) for name in _CELL_WEIGHTS[: 4 if self.bias else 2]]
         try:
@@ -167,12 +169,24 @@ class LSTMCell(ToolSupport, RNNCellBase):
         h, c = h.squeeze(0), c.squeeze(0)
         return (h, c) if dim == 2 else (h.squeeze(0), c.squeeze(0))
 
+    @staticmethod
+    def _taken_apart(hx: Any, dim: int) -> Any:
+        """What hx is to torch.nn.LSTMCell: without a batch, whatever has two items; otherwise a tuple or a list."""
+        for n, state in enumerate(hx):
+            if state.dim() not in (1, 2):
+                raise ValueError(f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.dim()}D instead")
+        if dim == 1:
+            return hx[0], hx[1]
+        if not isinstance(hx, (tuple, list)):
+            kind = type(hx).__name__
+            raise TypeError(f"lstm_cell(): argument 'hx' (position 2) must be tuple of Tensors, not {kind}")
+        return hx
+
     @tracing.untraced
     def _check(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> None:
         """Raises torch.nn.LSTMCell's own error, for arguments that it refuses."""
-        for n, state in enumerate(hx or ()):
-            if state.dim() not in (1, 2):
-                raise ValueError(f"LSTMCell: Expected hx[{n}] to be 1D or 2D, got {state.dim()}D instead")
+        if hx is not None:
+            self._taken_apart(hx, 2)
         if input.dim() == 1:
             input = input.unsqueeze(0)
             hx = None if hx is None else tuple(state.unsqueeze(0) for state in hx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import pickle
 
@@ -177,3 +178,42 @@ def test_errors(name: str, grad: bool):
     ours, theirs = errors
     assert type(ours) is type(theirs)
     assert str(ours) == str(theirs) or name in SAME_TYPE
+
+
+def kinds_of_hx(h: torch.Tensor, c: torch.Tensor) -> dict:
+    return {
+        "list": [h, c],
+        "a tensor of both": torch.stack([h, c]),
+        "deque": collections.deque([h, c]),
+        "generator": (state for state in (h, c)),
+        "three": (h, c, h),
+        "one": (h,),
+        "none": (),
+        "h alone": h,
+        "(h, None)": (h, None),
+        "(None, c)": (None, c),
+        "text": "hc",
+        "number": 3,
+        "dict": {0: h, 1: c},
+        "of floats": (1.0, 2.0),
+    }
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("batch", [(3,), ()], ids=["batch", "unbatched"])
+@pytest.mark.parametrize("kind", kinds_of_hx(zeros(5), zeros(5)))
+def test_kinds_of_hx(kind: str, batch: tuple[int, ...], grad: bool):
+    """Taken or refused as by torch.nn.LSTMCell."""
+    ours, theirs = pair(4, 5)
+    h, c, input = (torch.randn(*batch, n) for n in (5, 5, 4))
+    results: list = []
+    for cell in (ours, theirs):
+        try:
+            with torch.set_grad_enabled(grad):
+                results.append(cell(input, kinds_of_hx(h, c)[kind]))
+        except Exception as error:
+            results.append(error)
+    if isinstance(results[1], Exception):
+        assert type(results[0]) is type(results[1])
+    else:
+        torch.testing.assert_close(*results)

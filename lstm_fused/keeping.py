@@ -18,9 +18,13 @@ from torch import Tensor
 MaybeTensor = Tensor | None
 
 
-@functools.cache
 def other_weights(count: int, num_states: int, bidirectional: bool, needs_input: bool) -> tuple[int, ...]:
     """Which of ``count`` weights, of so many layers and directions, a first backward does not read."""
+    return _other_weights(count, int(num_states), bidirectional, needs_input)  # to a tracer a size is no plain number
+
+
+@functools.cache
+def _other_weights(count: int, num_states: int, bidirectional: bool, needs_input: bool) -> tuple[int, ...]:
     per = count // num_states
     first_layer = per * (2 if bidirectional else 1)
     biases = (2, 3) if per >= 4 else ()

@@ -66,10 +66,10 @@ class LSTM(ToolSupport, FlatWeights):
     def flatten_parameters(self) -> None:
         """Does nothing: the kernels read each parameter where it lies."""
 
-    def _slow_forward(self, *args: Any, **kwargs: Any) -> Any:
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
         """The call in a trace. torch.onnx would have it fail earlier, by passing keyword-only arguments by position."""
         tracing.refuse_onnx()
-        return super()._slow_forward(*args, **kwargs)
+        return super()._slow_forward(*input, **kwargs)
 
     def forward(
         self,

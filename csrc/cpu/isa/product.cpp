@@ -49,7 +49,9 @@ bool is_of_few_rows(const ProductParams<T>& p) {
 // them up one step at a time: about the root of their number, so that the sums are as long as the sum of them.
 template <class T>
 int64_t chain_of(const ProductParams<T>& p) {
-  return p.a_transposed && p.terms <= kChain * kChain / 4 ? kChain / 2 : kChain;
+  int64_t chain = 16;
+  while (p.a_transposed && chain < kChain && chain * chain < p.terms) chain *= 2;
+  return p.a_transposed ? chain : kChain;
 }
 
 // Of a single term, as the gradient of a weight in one step of one row has it: no more than the writing of y.

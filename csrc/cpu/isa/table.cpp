@@ -1,15 +1,10 @@
 #include "cpu/isa/kernels.h"
+#include "cpu/isa/vector.h"
 
 #define LSTM_FUSED_STRINGIFY(name) #name
 #define LSTM_FUSED_NAME(name) LSTM_FUSED_STRINGIFY(name)
 
 namespace lstm_fused::LSTM_FUSED_ISA {
-
-#if defined(__FMA__) || defined(__aarch64__)
-constexpr bool kMultipliesAndAdds = true;
-#else
-constexpr bool kMultipliesAndAdds = false;
-#endif
 
 #if defined(__F16C__)
 constexpr bool kWidensHalves = true;

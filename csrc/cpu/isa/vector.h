@@ -27,6 +27,13 @@ constexpr int kVectorBytes = 16, kTileRows = 4, kCellRows = 1;
 #endif
 constexpr int kTileVectors = 2;
 
+// In one instruction, with one rounding.
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool kMultipliesAndAdds = true;
+#else
+constexpr bool kMultipliesAndAdds = false;
+#endif
+
 template <class T>
 struct Integer;
 template <>

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ptx
 import pytest
 import simulation
 import toolchain
@@ -41,23 +42,34 @@ def planned(kind: str, case: Case, *, training: bool = True, allow_tf32: bool = 
     return next(found for found in _plan.plan(problem, H100).candidates if found.kind == kind)
 
 
+# What executes a kernel: its source as C++, or what nvcc makes of it for one of these architectures.
+MACHINES = ["twin", "sm_80", "sm_90a"]
+
+
 class Simulator:
     """Runs lstm_fused on the simulated GPU while `running` is entered."""
 
-    def __init__(self, sanitized: bool = False) -> None:
+    def __init__(self, machine: str = "twin", *, sanitized: bool = False) -> None:
+        self.machine = machine
         torch_root = toolchain.find_torch().root
         target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
         path = simulation.build(
             "ops.so",
             SOURCES,
             sanitized=sanitized,
-            flags=["-fvisibility=hidden", "-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
-            link_flags=[f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
+            flags=["-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
+            # Names are visible, for those of the kernels, and still this library's own.
+            link_flags=["-Wl,-Bsymbolic", f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
         )
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
         self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
+        self._use_kernels()
+
+    def _use_kernels(self, *flags: str) -> None:
+        folder = "" if self.machine == "twin" else str(ptx.build(self.machine.removeprefix("sm_"), flags=flags))
+        self._library.sim_use_ptx(folder.encode())
 
     @contextmanager
     def running(

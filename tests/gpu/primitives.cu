@@ -14,7 +14,7 @@
 #endif
 
 namespace lstm_fused {
-namespace {
+namespace every {
 
 struct Words {
   const uint32_t* in;
@@ -412,17 +412,18 @@ void run_all() {
   run("arrive", arrive_kernel, clusters, 40, random);
 }
 
-}  // namespace
+}  // namespace every
 }  // namespace lstm_fused
 
 int main(int argc, char** argv) {
-#ifndef __CUDACC__
+#ifndef __CUDACC__  // program [seed [folder with PTX]]
   sim::set_seed(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0);
+  if (argc > 2) sim_use_ptx(argv[2]);
 #else
   (void)argc, (void)argv;
 #endif
   try {
-    lstm_fused::run_all();
+    lstm_fused::every::run_all();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -88,6 +88,9 @@ struct Warp {
   Meeting meeting;
   void* deposits[kWarpSize] = {};
   Time known = 0;  // what the warp did up to here happened before what its lanes do now
+  // Of compiled code: the instruction that all lanes are to execute as one, and how many have come to it.
+  const void* aligned = nullptr;
+  int aligned_lanes = 0;
 };
 
 // See cluster.h.

@@ -1,0 +1,18 @@
+// From the kernels of this program to what nvcc made of the same source.
+#pragma once
+
+#include <functional>
+
+#include "sim/machine.h"
+
+namespace sim::ptx {
+
+// What each thread does of a launch of `kernel`, a function of this program; null where kernels run as they are.
+std::function<void()> compiled(const Shape& shape, const void* kernel, const void* parameters, int64_t bytes);
+
+}  // namespace sim::ptx
+
+extern "C" {
+// Kernels run from the PTX in the files of this folder from now on; an empty name: as this program's own C++.
+__attribute__((visibility("default"))) void sim_use_ptx(const char* folder);
+}

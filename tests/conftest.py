@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 
+import ptx
 import pytest
 import torch
-from simulated import Simulator
+from simulated import MACHINES, Simulator
 
 from lstm_fused.explain import built_kernels
 
@@ -64,9 +65,26 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--machine", choices=MACHINES, help="what alone executes simulated kernels, of the choices")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Simulated kernels run as C++; as PTX in the slow tests, or where the option asks for it."""
+    if "simulator" not in metafunc.fixturenames:
+        return
+    asked = metafunc.config.getoption("machine")
+    no_compiler = pytest.mark.skipif(ptx.CUDA is None, reason="no CUDA toolkit found: nothing to compile PTX with")
+    machines = []
+    for machine in [asked] if asked else MACHINES:
+        marks = [] if machine == "twin" else [no_compiler] if asked else [no_compiler, pytest.mark.slow]
+        machines.append(pytest.param(machine, marks=marks))
+    metafunc.parametrize("simulator", machines, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def simulator() -> Simulator:
-    return Simulator()
+def simulator(request: pytest.FixtureRequest) -> Simulator:
+    return Simulator(request.param)
 
 
 @pytest.fixture

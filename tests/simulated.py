@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import ptx
 import pytest
@@ -65,11 +66,20 @@ class Simulator:
         self._library = ctypes.CDLL(str(path))
         self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
-        self._use_kernels()
+        self._library.sim_use_ptx.restype = ctypes.c_char_p
+        self._is_watched = False
+        self._kernels, self._watched_kernels = "", ""
+        if machine != "twin":
+            build = partial(ptx.build, machine.removeprefix("sm_"))
+            self._kernels = str(build())
+            in_bfloat16 = [path for path in ptx.KERNELS if "bfloat16" in path.stem]  # enough for tests of watchdogs
+            self._watched_kernels = str(build(in_bfloat16, flags=["-DLSTM_FUSED_WATCHDOG"]))
 
-    def _use_kernels(self, *flags: str) -> None:
-        folder = "" if self.machine == "twin" else str(ptx.build(self.machine.removeprefix("sm_"), flags=flags))
-        self._library.sim_use_ptx(folder.encode())
+    def _choose_kernels(self) -> None:
+        self._library.sim_watch_waits(self._is_watched)
+        folder = self._watched_kernels if self._is_watched else self._kernels
+        if error := self._library.sim_use_ptx(folder.encode()):
+            raise RuntimeError(error.decode())
 
     @contextmanager
     def running(
@@ -89,6 +99,7 @@ class Simulator:
         def backward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.backward(*args, allow_tf32)
 
+        self._choose_kernels()
         self._library.sim_reset_counts()
         self.set_seed(seed)
         self._library.sim_set_device(num_sms)
@@ -130,11 +141,13 @@ class Simulator:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Kernels wait as in a build with LSTM_FUSED_WATCHDOG."""
-        self._library.sim_watch_waits(True)
+        self._is_watched = True
+        self._choose_kernels()
         try:
             yield
         finally:
-            self._library.sim_watch_waits(False)
+            self._is_watched = False
+            self._choose_kernels()
 
     def launches(self) -> int:
         """Of kernels since `running` was entered."""

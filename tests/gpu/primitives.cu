@@ -418,7 +418,10 @@ void run_all() {
 int main(int argc, char** argv) {
 #ifndef __CUDACC__  // program [seed [folder with PTX]]
   sim::set_seed(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0);
-  if (argc > 2) sim_use_ptx(argv[2]);
+  if (const char* error = argc > 2 ? sim_use_ptx(argv[2]) : nullptr) {
+    std::fprintf(stderr, "%s\n", error);
+    return 1;
+  }
 #else
   (void)argc, (void)argv;
 #endif

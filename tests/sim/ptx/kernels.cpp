@@ -87,11 +87,18 @@ std::function<void()> compiled(const Shape& shape, const void* kernel, const voi
 
 }  // namespace sim::ptx
 
-void sim_use_ptx(const char* folder) {
+const char* sim_use_ptx(const char* folder) {
   static std::map<std::string, sim::ptx::Library> libraries;
+  static std::string error;
   sim::ptx::library = nullptr;
-  if (!*folder) return;
-  const auto [found, is_new] = libraries.try_emplace(folder);
-  if (is_new) found->second = sim::ptx::load(folder);
-  sim::ptx::library = &found->second;
+  if (!*folder) return nullptr;
+  try {
+    const auto found = libraries.find(folder);
+    if (found == libraries.end()) libraries[folder] = sim::ptx::load(folder);
+    sim::ptx::library = &libraries[folder];
+  } catch (const std::exception& fault) {
+    error = fault.what();
+    return error.c_str();
+  }
+  return nullptr;
 }

@@ -13,6 +13,7 @@ std::function<void()> compiled(const Shape& shape, const void* kernel, const voi
 }  // namespace sim::ptx
 
 extern "C" {
-// Kernels run from the PTX in the files of this folder from now on; an empty name: as this program's own C++.
-__attribute__((visibility("default"))) void sim_use_ptx(const char* folder);
+// Kernels run from the PTX in the files of this folder from now on; an empty name: as this program's own C++. What is
+// wrong with it; null: nothing.
+__attribute__((visibility("default"))) const char* sim_use_ptx(const char* folder);
 }

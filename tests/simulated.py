@@ -67,6 +67,7 @@ class Simulator:
         self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
         self._library.sim_use_ptx.restype = ctypes.c_char_p
+        self._library.sim_found_who_starves.restype = ctypes.c_bool
         self._is_watched = False
         self._kernels, self._watched_kernels = "", ""
         if machine != "twin":
@@ -137,6 +138,18 @@ class Simulator:
             yield
         finally:
             self._library.sim_lose_messages(b"", 0)
+
+    def starved(self, what: str) -> Iterator[int]:
+        """A number for each warp or block there is, or one for "last": while it is used, the schedule starves that."""
+        kinds = ["nobody", "warp", "block", "last"]
+        try:
+            for number in range(1 if what == "last" else 10**6):
+                self._library.sim_starve(kinds.index(what), number)
+                yield number
+                if not self._library.sim_found_who_starves():
+                    return
+        finally:
+            self._library.sim_starve(0, 0)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -85,6 +85,7 @@ struct Warp {
   int num_threads = 0;
   uint32_t ready = 0;  // lanes that may run
   int place = 0;       // in the machine's list of warps with such lanes
+  bool held = false;   // runs only when nobody else can move
   Meeting meeting;
   void* deposits[kWarpSize] = {};
   Time known = 0;  // what the warp did up to here happened before what its lanes do now
@@ -161,8 +162,11 @@ class Machine {
 
   // The calling thread may lose its turn here.
   void maybe_preempt() {
-    if (random_.one_in(preempt_one_in_)) preempt();
+    if (self_is_held_back() || random_.one_in(preempt_one_in_)) preempt();
   }
+  // The calling thread is the last that others wait for: where such are starved, its warp does not go on before nobody
+  // else can move.
+  void before_others_go_on();
   void preempt();
   // Gives the turn away until somebody calls make_ready.
   void wait(const char* what, Site site);
@@ -179,6 +183,11 @@ class Machine {
 
  private:
   void start_cluster(int slot);
+  void set_ready(Warp& warp, uint32_t lanes);
+  void hold(Warp& warp, bool held);
+  bool starts_held(const Block& block, int warp) const;
+  bool self_is_held_back() const;
+  std::vector<Warp*>& list_of(const Warp& warp) { return warp.held ? held_warps_ : ready_warps_; }
   Thread* pick();
   bool arrive(Meeting& meeting, int expected, const char* name, Site site);
   void run_next();
@@ -197,7 +206,7 @@ class Machine {
   std::vector<int> pending_;  // clusters not started, in the order in which they will be, last first
   std::vector<std::unique_ptr<Cluster>> clusters_;
   std::vector<int> free_slots_;
-  std::vector<Warp*> ready_warps_;
+  std::vector<Warp*> ready_warps_, held_warps_;  // with lanes that may run
   Warp* last_warp_ = nullptr;
   std::vector<Thread*> spinning_;
   int64_t version_ = 0, woken_version_ = 0;

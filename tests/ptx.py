@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import simulation
@@ -20,12 +21,17 @@ KERNELS = sorted(path for path in simulation.ROOT.glob("csrc/kernels/*.cu") if p
 
 
 def build(
-    architecture: str, sources: Sequence[Path] = KERNELS, *, flags: Iterable[str] = (), csrc: Path | None = None
+    architecture: str, sources: Sequence[Path] = KERNELS, *, flags: Sequence[str] = (), csrc: Path | None = None
 ) -> Path:
     """The folder with the PTX of `sources`, compiled as for a GPU of this architecture ("90a").
 
     `csrc`: the headers, if not the project's.
     """
+    return _build(architecture, tuple(sources), tuple(flags), csrc)
+
+
+@cache
+def _build(architecture: str, sources: tuple[Path, ...], flags: tuple[str, ...], csrc: Path | None) -> Path:
     assert CUDA is not None
     csrc = csrc or simulation.ROOT / "csrc"
     command = [CUDA.nvcc, *FLAGS, *flags, f"-I{csrc}", f"-arch=sm_{architecture}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import ptx
 import pytest
@@ -69,18 +68,20 @@ class Simulator:
         self._library.sim_use_ptx.restype = ctypes.c_char_p
         self._library.sim_found_who_starves.restype = ctypes.c_bool
         self._is_watched = False
-        self._kernels, self._watched_kernels = "", ""
-        if machine != "twin":
-            build = partial(ptx.build, machine.removeprefix("sm_"))
-            self._kernels = str(build())
-            in_bfloat16 = [path for path in ptx.KERNELS if "bfloat16" in path.stem]  # enough for tests of watchdogs
-            self._watched_kernels = str(build(in_bfloat16, flags=["-DLSTM_FUSED_WATCHDOG"]))
 
     def _choose_kernels(self) -> None:
         self._library.sim_watch_waits(self._is_watched)
-        folder = self._watched_kernels if self._is_watched else self._kernels
-        if error := self._library.sim_use_ptx(folder.encode()):
+        if error := self._library.sim_use_ptx(self._folder().encode()):
             raise RuntimeError(error.decode())
+
+    def _folder(self) -> str:
+        if self.machine == "twin":
+            return ""
+        architecture = self.machine.removeprefix("sm_")
+        if not self._is_watched:
+            return str(ptx.build(architecture))
+        in_bfloat16 = [path for path in ptx.KERNELS if "bfloat16" in path.stem]  # enough for tests of watchdogs
+        return str(ptx.build(architecture, in_bfloat16, flags=["-DLSTM_FUSED_WATCHDOG"]))
 
     @contextmanager
     def running(

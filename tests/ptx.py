@@ -20,23 +20,26 @@ FLAGS = ["-ptx", "-O3", "-std=c++17", "-lineinfo"]
 KERNELS = sorted(path for path in simulation.ROOT.glob("csrc/kernels/*.cu") if path.stem != "device_query")
 
 
-def build(
-    architecture: str, sources: Sequence[Path] = KERNELS, *, flags: Sequence[str] = (), csrc: Path | None = None
-) -> Path:
-    """The folder with the PTX of `sources`, compiled as for a GPU of this architecture ("90a").
+CSRC = simulation.ROOT / "csrc"
 
-    `csrc`: the headers, if not the project's.
-    """
-    return _build(architecture, tuple(sources), tuple(flags), csrc)
+
+def nvcc(architecture: str, *flags: str, csrc: Path = CSRC) -> list[str]:
+    """The command, up to source and target, for a GPU of this architecture ("90a")."""
+    assert CUDA is not None
+    return [CUDA.nvcc, *FLAGS, *flags, f"-I{csrc}", f"-arch=sm_{architecture}"]
+
+
+def build(architecture: str, sources: Sequence[Path] = KERNELS, *, flags: Sequence[str] = ()) -> Path:
+    """The folder with the PTX of `sources`."""
+    return _build(architecture, tuple(sources), tuple(flags))
 
 
 @cache
-def _build(architecture: str, sources: tuple[Path, ...], flags: tuple[str, ...], csrc: Path | None) -> Path:
+def _build(architecture: str, sources: tuple[Path, ...], flags: tuple[str, ...]) -> Path:
     assert CUDA is not None
-    csrc = csrc or simulation.ROOT / "csrc"
-    command = [CUDA.nvcc, *FLAGS, *flags, f"-I{csrc}", f"-arch=sm_{architecture}"]
+    command = nvcc(architecture, *flags)
     content = hashlib.sha256(" ".join([CUDA.version, *command]).encode())
-    for path in [*sources, *sorted(path for path in csrc.rglob("*") if path.suffix in (".h", ".cuh"))]:
+    for path in [*sources, *sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh"))]:
         content.update(f"{path}\0".encode() + path.read_bytes())
     folder = simulation.ROOT / "build" / "ptx" / f"sm_{architecture}-{content.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -266,11 +266,12 @@ LSTM_FUSED_DEVICE void hand_on(Word* flags, Word* data, const uint32_t* in, uint
     spin_wait([=] { return load_acquire(flags + before) > static_cast<Word>(turn); });
     out[turn] = static_cast<uint32_t>(load_global(data + turn * num_blocks + before));
   }
-  Word* const tagged = data + 24 + block;  // a value that is its own flag
-  store_relaxed(tagged, static_cast<Word>(in[block] | 1u));
+  Word* const tagged = data + 24 + block;  // a value that is its own flag, in the upper bits
+  constexpr int kShift = static_cast<int>(sizeof(Word) - sizeof(uint32_t)) * 8;
+  store_relaxed(tagged, static_cast<Word>(in[block] | 1u) << kShift);
   Word* const other = data + 24 + (block ^ 1);
   spin_wait([=] { return load_relaxed(other) != 0; });
-  out[3] = static_cast<uint32_t>(load_relaxed(other));
+  out[3] = static_cast<uint32_t>(load_relaxed(other) >> kShift);
   const Word arrived = atomic_add_release(flags + 8, Word{1} << 3);
   spin_wait([=] { return load_acquire(flags + 8) == Word{8} << 3; });
   out[4] = arrived % 8 == 0 && arrived < 64;

@@ -56,6 +56,7 @@ void trap(Lane& lane, const Instruction& i) {
 void sleep(Lane& lane, const Instruction& i) {
   const bool polls = waits_are_watched() || is_skipped(i.site);
   polls ? machine->preempt() : machine->spin(lane.version, i.site);
+  lane.version = machine->version();  // a loop that does not look again waits for ever
 }
 
 void read_clock(Lane& lane, const Instruction& i) { lane.put(i.operand[0], nanoseconds()); }

@@ -65,7 +65,9 @@ class Simulator:
         self._library = ctypes.CDLL(str(path))
         self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
-        self._library.sim_use_ptx.restype = ctypes.c_char_p
+        self._library.sim_use_ptx.restype = self._library.sim_last_kernel.restype = ctypes.c_char_p
+        self._library.sim_executed.restype = ctypes.c_uint64
+        self._library.sim_last_threads.restype = ctypes.c_int64
         self._library.sim_found_who_starves.restype = ctypes.c_bool
         self._is_watched = False
 
@@ -162,6 +164,15 @@ class Simulator:
         finally:
             self._is_watched = False
             self._choose_kernels()
+
+    def executed(self) -> dict[str, int]:
+        """PTX instructions that threads have executed, by class, since the program began."""
+        classes = ["mma", "shared", "global", "special", "barriers", "waits", "other"]  # of tests/sim/ptx/module.h
+        return {name: self._library.sim_executed(n) for n, name in enumerate(classes)}
+
+    def last_kernel(self) -> tuple[str, int]:
+        """Of the PTX kernel that was launched last: name and template arguments, and threads of the grid."""
+        return self._library.sim_last_kernel().decode(), self._library.sim_last_threads()
 
     def launches(self) -> int:
         """Of kernels since `running` was entered."""

@@ -25,6 +25,8 @@ struct Library {
 };
 
 const Library* library = nullptr;
+std::string last_kernel;
+int64_t last_threads = 0;
 
 // What g++ and nvcc agree on: a function's name and its template arguments, but not how to mangle its parameters.
 std::string key(const char* mangled) {
@@ -82,6 +84,8 @@ std::function<void()> compiled(const Shape& shape, const void* kernel, const voi
   if (function->most_threads && shape.threads > function->most_threads)
     throw Fault(function->name + ": a launch with more threads than it was compiled for");
   forget_printed();
+  last_kernel = key(function->name.c_str());
+  last_threads = int64_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z * shape.threads;
   return [module = module, function = function, parameters] { run_thread(*module, *function, parameters); };
 }
 
@@ -102,3 +106,7 @@ const char* sim_use_ptx(const char* folder) {
   }
   return nullptr;
 }
+
+uint64_t sim_executed(int what) { return sim::ptx::executed[what]; }
+const char* sim_last_kernel() { return sim::ptx::last_kernel.c_str(); }
+int64_t sim_last_threads() { return sim::ptx::last_threads; }

@@ -19,6 +19,8 @@ Storage& storage_of(const Thread& thread) {
 
 }  // namespace
 
+uint64_t executed[kNumClasses] = {};
+
 void fault(const Lane& lane, const Instruction& i, const std::string& what) {
   sim::fault(what + " (" + lane.module->name + ":" + std::to_string(i.line) + ")", i.site);
 }
@@ -51,6 +53,7 @@ void run_thread(const Module& module, const Function& kernel, const void* parame
   while (lane.next) {
     const Instruction& i = *lane.next++;
     if (i.guard != kNone && lane.get<bool>(i, i.guard) == i.guard_negated) continue;
+    ++executed[static_cast<int>(i.what)];
     i.execute(lane, i);
   }
 }

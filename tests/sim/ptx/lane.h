@@ -47,6 +47,9 @@ struct Lane {
   [[noreturn]] void unwritten(const Instruction& i, int16_t slot) const;
 };
 
+// Instructions that threads have executed, by class, since the program began.
+extern uint64_t executed[kNumClasses];
+
 // Ends the launch: "<what> (<module>:<line>)".
 [[noreturn]] void fault(const Lane& lane, const Instruction& i, const std::string& what);
 

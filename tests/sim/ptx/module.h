@@ -48,11 +48,16 @@ struct Access {
 
 constexpr int kMostOperands = 14;
 
+// What an instruction is, for those who count: see executed() of kernels.h.
+enum class Class : uint8_t { kMma, kShared, kGlobal, kSpecial, kBarrier, kWait, kOther };
+constexpr int kNumClasses = 7;
+
 struct Instruction {
   Execute execute;
   int16_t operand[kMostOperands];  // what is written first
   int16_t guard = kNone;           // a predicate: whether it is executed
   bool guard_negated = false;
+  Class what = Class::kOther;
   Access access;
   int32_t line;              // of the PTX
   int32_t target = 0;        // of a branch: an index of Module::code; of a call: of Module::calls

@@ -30,6 +30,9 @@ using Opcodes = std::unordered_map<std::string, Opcode>;
 // All of them. `mov` has names of its own where it packs, unpacks, or takes an address: see add_moves.
 const Opcodes& opcodes();
 
+// By the opcode's name. Waits are what is done between two looks at a flag; the looks themselves count as such.
+Class class_of(const std::string& opcode);
+
 void add_arithmetic(Opcodes& table);
 void add_moves(Opcodes& table);
 void add_conversions(Opcodes& table);

@@ -285,6 +285,7 @@ class Parser : Operands {
     i.guard_negated = guard_negated_;
     i.site = places_.site();
     i.wait = places_.wait();
+    i.what = i.wait.file ? Class::kWait : class_of(opcode);
     if (opcode == "call" || opcode == "call.uni") {
       parse_call(i, opcode);
     } else {

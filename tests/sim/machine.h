@@ -226,6 +226,7 @@ extern Thread* self;
 [[noreturn]] void fault(const std::string& what, Site site);
 std::string text(const Thread& thread);
 std::string text(const Dim& dim);
+std::string counted(size_t count, const char* what);  // "1 lane", "2 lanes"
 
 // All of the threads learn what any of them has learned.
 void share_knowledge(Thread* threads, int count);

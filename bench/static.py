@@ -71,7 +71,7 @@ def count(simulator: Simulator, case: Case, kind: str, allow_tf32: bool, what: s
         if what == "backward":
             before = simulator.executed()
             grads = *map(torch.ones_like, (output, h_n, c_n)), None
-            simulator.ops.backward(*grads, *args, output, reserve, True, True, allow_tf32)
+            simulator.ops.backward(*grads, *args, reserve, True, True, allow_tf32)
         after = simulator.executed()
         return {name: after[name] - before[name] for name in CLASSES}, *simulator.last_kernel()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 
+import ptx
 import pytest
 import torch
-from simulated import Simulator
+from simulated import MACHINES, Simulator
 
 from lstm_fused.explain import built_kernels
 
@@ -44,13 +46,16 @@ def why_no_gpu_tests() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reason = why_no_gpu_tests()
-    if reason is None:
-        return
-    for item in items:
-        if item.get_closest_marker("gpu"):  # keywords hold folder names too
-            item.add_marker(pytest.mark.skip(reason=reason))
+    if reason is not None:
+        for item in items:
+            if item.get_closest_marker("gpu"):  # keywords hold folder names too
+                item.add_marker(pytest.mark.skip(reason=reason))
+    params = {item: item.callspec.params for item in items if hasattr(item, "callspec")}
+    never = [item for item, of in params.items() if of.get("simulator") == "sm_80" and needs_clusters(of)]
+    items[:] = [item for item in items if item not in never]
+    config.hook.pytest_deselected(items=never)
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +69,42 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--machine", choices=MACHINES, help="what alone executes simulated kernels, of the choices")
+
+
+# Of the tests of simulated kernels those that run as PTX for the oldest GPUs, too, where no machine is asked for: they
+# go through all of the code, and in most of it the instructions are the same.
+FOR_OLDEST = re.compile(r"test_(options|large_sizes|accuracy|weights|no_barrier|nothing_of|every_schedule|at_once)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Simulated kernels run as C++; as PTX in slow tests and in those marked `compiled`, or where it is asked for."""
+    if "simulator" not in metafunc.fixturenames:
+        return
+    asked = metafunc.config.getoption("machine")
+    no_compiler = pytest.mark.skipif(ptx.CUDA is None, reason="no CUDA toolkit found: nothing to compile PTX with")
+    fast = ["twin", "sm_90a"] if metafunc.definition.get_closest_marker("compiled") else ["twin"]
+    machines = []
+    for machine in [asked] if asked else MACHINES:
+        if not asked and machine == "sm_80" and not FOR_OLDEST.match(metafunc.function.__name__):
+            continue
+        marks = [no_compiler] if machine != "twin" else []
+        if not asked and machine not in fast:
+            marks.append(pytest.mark.slow)
+        machines.append(pytest.param(machine, marks=marks))
+    metafunc.parametrize("simulator", machines, indirect=True, scope="session")
+
+
+def needs_clusters(params: dict[str, object]) -> bool:
+    """Of a test of simulated kernels: whether those are of the kind `cluster`."""
+    kinds = [value[0] if isinstance(value, tuple) and value else value for value in params.values()]
+    return any(isinstance(kind, str) and kind.startswith("cluster") for kind in kinds)
+
+
 @pytest.fixture(scope="session")
-def simulator() -> Simulator:
-    return Simulator()
+def simulator(request: pytest.FixtureRequest) -> Simulator:
+    return Simulator(request.param)
 
 
 @pytest.fixture

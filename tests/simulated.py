@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import ptx
 import pytest
 import simulation
 import toolchain
@@ -41,23 +42,48 @@ def planned(kind: str, case: Case, *, training: bool = True, allow_tf32: bool = 
     return next(found for found in _plan.plan(problem, H100).candidates if found.kind == kind)
 
 
+# What executes a kernel: its source as C++, or what nvcc makes of it for one of these architectures.
+MACHINES = ["twin", "sm_80", "sm_90a"]
+
+
 class Simulator:
     """Runs lstm_fused on the simulated GPU while `running` is entered."""
 
-    def __init__(self, sanitized: bool = False) -> None:
+    def __init__(self, machine: str = "twin", *, sanitized: bool = False) -> None:
+        self.machine = machine
         torch_root = toolchain.find_torch().root
         target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
         path = simulation.build(
             "ops.so",
             SOURCES,
             sanitized=sanitized,
-            flags=["-fvisibility=hidden", "-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
-            link_flags=[f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
+            flags=["-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
+            # Names are visible, for those of the kernels, and still this library's own.
+            link_flags=["-Wl,-Bsymbolic", f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
         )
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
         self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
+        self._library.sim_use_ptx.restype = self._library.sim_last_kernel.restype = ctypes.c_char_p
+        self._library.sim_executed.restype = ctypes.c_uint64
+        self._library.sim_last_threads.restype = ctypes.c_int64
+        self._library.sim_found_who_starves.restype = ctypes.c_bool
+        self._is_watched = False
+
+    def _choose_kernels(self) -> None:
+        self._library.sim_watch_waits(self._is_watched)
+        if error := self._library.sim_use_ptx(self._folder().encode()):
+            raise RuntimeError(error.decode())
+
+    def _folder(self) -> str:
+        if self.machine == "twin":
+            return ""
+        architecture = self.machine.removeprefix("sm_")
+        if not self._is_watched:
+            return str(ptx.build(architecture))
+        in_bfloat16 = [path for path in ptx.KERNELS if "bfloat16" in path.stem]  # enough for tests of watchdogs
+        return str(ptx.build(architecture, in_bfloat16, flags=["-DLSTM_FUSED_WATCHDOG"]))
 
     @contextmanager
     def running(
@@ -77,6 +103,7 @@ class Simulator:
         def backward(*args: object) -> tuple[Tensor, ...]:
             return self.ops.backward(*args, allow_tf32)
 
+        self._choose_kernels()
         self._library.sim_reset_counts()
         self.set_seed(seed)
         self._library.sim_set_device(num_sms)
@@ -115,14 +142,37 @@ class Simulator:
         finally:
             self._library.sim_lose_messages(b"", 0)
 
+    def starved(self, what: str) -> Iterator[int]:
+        """A number for each warp or block there is, or one for "last": while it is used, the schedule starves that."""
+        kinds = ["nobody", "warp", "block", "last"]
+        try:
+            for number in range(1 if what == "last" else 10**6):
+                self._library.sim_starve(kinds.index(what), number)
+                yield number
+                if not self._library.sim_found_who_starves():
+                    return
+        finally:
+            self._library.sim_starve(0, 0)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Kernels wait as in a build with LSTM_FUSED_WATCHDOG."""
-        self._library.sim_watch_waits(True)
+        self._is_watched = True
+        self._choose_kernels()
         try:
             yield
         finally:
-            self._library.sim_watch_waits(False)
+            self._is_watched = False
+            self._choose_kernels()
+
+    def executed(self) -> dict[str, int]:
+        """PTX instructions that threads have executed, by class, since the program began."""
+        classes = ["mma", "shared", "global", "special", "barriers", "waits", "other"]  # of tests/sim/ptx/module.h
+        return {name: self._library.sim_executed(n) for n, name in enumerate(classes)}
+
+    def last_kernel(self) -> tuple[str, int]:
+        """Of the PTX kernel that was launched last: name and template arguments, and threads of the grid."""
+        return self._library.sim_last_kernel().decode(), self._library.sim_last_threads()
 
     def launches(self) -> int:
         """Of kernels since `running` was entered."""

@@ -12,7 +12,7 @@ import toolchain
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
-SIMULATOR = sorted(ROOT.glob("tests/sim/*.cpp"))
+SIMULATOR = sorted([*ROOT.glob("tests/sim/*.cpp"), *ROOT.glob("tests/sim/ptx/*.cpp")])
 # g++ does not know CUDA's "#pragma unroll".
 FLAGS = "-std=c++17 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()
 NORMAL = ["-O2"]
@@ -38,11 +38,11 @@ def build(
     mode = SANITIZED if sanitized else NORMAL
     compiler = toolchain.find_compiler()
     cxx = shlex.join([*compiler, *FLAGS, *mode, *flags]).replace("$", "$$")
-    link = shlex.join([*compiler, *mode, *(["-shared"] if name.endswith(".so") else [])])
+    link = shlex.join([*compiler, *mode, "-shared" if name.endswith(".so") else "-rdynamic"])  # kernels have names
     lines = [
         f"rule compile\n  command = {cxx} -MD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {link} $in -o $out {shlex.join(link_flags)}".replace("$ORIGIN", "$$ORIGIN"),
+        f"rule link\n  command = {link} $in -o $out {shlex.join([*link_flags, '-ldl'])}".replace("$ORIGIN", "$$ORIGIN"),
     ]
     objects = []
     for source in [*SIMULATOR, *sources]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 
+import ptx
 import pytest
 import simulation
 import toolchain
@@ -141,6 +142,15 @@ def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tu
             assert torch.equal(tensor, results[name]), name
 
 
+@pytest.mark.slow
+def test_clusters_trap_on_older_gpus() -> None:
+    """Their code is in every build, and nobody may launch it there: it ends the launch."""
+    if ptx.CUDA is None:
+        pytest.skip("no CUDA toolkit found: nothing to compile PTX with")
+    with Simulator("sm_80").running("cluster"), pytest.raises(RuntimeError, match=r"cluster\.cuh:\d+: trap"):
+        fused(draw(Case(2, 3, 5, 33, dtype=torch.bfloat16)))
+
+
 @pytest.mark.parametrize(("kind", "room"), [("cluster", 1), ("group", 2)])
 def test_no_room_for_all_blocks(simulator: Simulator, kind: str, room: int) -> None:
     """A GPU, or a part of one, may have less room than it promises: step runs then, and nothing hangs."""
@@ -157,6 +167,11 @@ def test_no_room_for_all_blocks(simulator: Simulator, kind: str, room: int) -> N
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> None:
     check(simulator, how, Case(2, 5, 9, 17, **options), times=3)
+
+
+@pytest.mark.compiled
+def test_everything_at_once(simulator: Simulator, how: tuple[str, str]) -> None:
+    check(simulator, how, Case(3, 9, 17, 33, **STACK, lengths=True, reset=0.3, return_cells=True), times=1)
 
 
 def test_recomputed_gates(simulator: Simulator, how: tuple[str, str]) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import toolchain
+from resources import Usage, demangle, read_report
 
 import lstm_fused
 
@@ -24,43 +23,6 @@ ARCHITECTURES = json.loads((PACKAGE / "_build.json").read_text())["cuda_architec
 REGISTERS_PER_SM = 65536
 
 needs_cuda_build = pytest.mark.skipif(ARCHITECTURES is None, reason="this build of lstm_fused has no CUDA kernels")
-
-
-@dataclass(frozen=True)
-class Usage:
-    """One function for one architecture. A function that is no kernel has no registers of its own."""
-
-    architecture: str
-    function: str
-    stack_bytes: int
-    spilled_bytes: int  # stores and loads
-    registers: int | None
-    static_shared_bytes: int
-
-
-def read_report(text: str) -> Iterator[Usage]:
-    """The functions of a report of nvcc --resource-usage."""
-    entry = None  # (mangled name, architecture)
-    lines = iter(text.splitlines())
-    for line in lines:
-        if found := re.search(r"Compiling entry function '(\w+)' for '(\w+)'", line):
-            entry = found[1], found[2]
-        elif found := re.search(r"Function properties for (\w+)", line):
-            stack, stores, loads = map(int, re.findall(r"(\d+) bytes", next(lines)))
-            registers, shared = None, 0
-            assert entry is not None, "properties of a function before the first kernel"
-            if found[1] == entry[0]:
-                used = next(lines)
-                registers = int(re.search(r"Used (\d+) registers", used)[1])
-                shared = int((re.search(r"(\d+) bytes smem", used) or [0, 0])[1])
-            yield Usage(entry[1], found[1], stack, stores + loads, registers, shared)
-
-
-def demangle(names: list[str]) -> list[str]:
-    tool = shutil.which("c++filt")
-    if tool is None:
-        pytest.fail("c++filt is missing; it comes with the linker that built this library (binutils)")
-    return subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True).stdout.split("\n")
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,7 @@ FAULTS = {
     "mbarrier_no_fence": "initialised without mbarrier_fence_init",
     "mbarrier_plain_access": "accesses the mbarrier at byte 0",
     "mbarrier_uninitialised": "no mbarrier was initialised at byte 8",
+    "mbarrier_overtaken": "in mbarrier_wait at .*threads 32-63",
     "mbarrier_one_buffer": "with no barrier in between",
     "async_count_too_large": "in mbarrier_wait at",
     "async_parity": "never written|is still copying",

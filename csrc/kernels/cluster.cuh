@@ -146,8 +146,6 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
   Warps team(shared_memory() + Box::kBytes);
   const int first_unit = cluster_rank() * static_cast<int>(arguments.units_per_block) + team.tile * kUnits;
   const int unit = first_unit + lane_group();
-  // Others read nothing: whoever reads a tile has to send, for that is how the others know that it has been read.
-  const bool has_units = first_unit < width;
 
   Vector16 weights[kPartChunks][kNumGates] = {};
   const bool aligned = rows_are_aligned<A>(p.w_hh, width);
@@ -173,6 +171,10 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
   cells.begin();
   cluster_arrive();
   cluster_wait();
+  // Whoever reads a tile has to send, for that is how the others know that it has been read. And nobody waits for a
+  // warp that sends nothing, so it may be overtaken twice, and an mbarrier tells only of the phase before the present
+  // one.
+  if (first_unit >= width) return;
 
   for (int64_t step = 0; step < num_steps; ++step) {
     const bool last = step + 1 == num_steps;
@@ -181,28 +183,26 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
       mailbox.expect();
       cells.fetch(time(step + 1));
     }
-    if (has_units) {
-      Product<A, kNumGates> product;
+    Product<A, kNumGates> product;
 #pragma unroll
-      for (int chunk = 0; chunk < kPartChunks; ++chunk)
-        product.add(weights[chunk], [&](int n) { return mailbox.tiles.load(n, team.part * kPartChunks + chunk); });
-      product.finish();
-      Acc values[kSplit][kNumGates * kRows], sums[kNumGates * kRows];
+    for (int chunk = 0; chunk < kPartChunks; ++chunk)
+      product.add(weights[chunk], [&](int n) { return mailbox.tiles.load(n, team.part * kPartChunks + chunk); });
+    product.finish();
+    Acc values[kSplit][kNumGates * kRows], sums[kNumGates * kRows];
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n)
+    for (int n = 0; n < kColumns; ++n)
 #pragma unroll
-        for (int gate = 0; gate < kNumGates; ++gate)
-          values[n / kRows][n % kRows * kNumGates + gate] = product.at(gate, n);
-      team.combine(values, sums);
+      for (int gate = 0; gate < kNumGates; ++gate)
+        values[n / kRows][n % kRows * kNumGates + gate] = product.at(gate, n);
+    team.combine(values, sums);
 #pragma unroll
-      for (int n = 0; n < kRows; ++n) {
-        const Acc* const of = sums + n * kNumGates;
-        cells.step(time(step), n, {of[0], of[1], of[2], of[3]});
-        team.put(column + n, lane_group(), cells.factor(n));
-      }
-      if (!last) team.send(mailbox, num_blocks, first_unit);
+    for (int n = 0; n < kRows; ++n) {
+      const Acc* const of = sums + n * kNumGates;
+      cells.step(time(step), n, {of[0], of[1], of[2], of[3]});
+      team.put(column + n, lane_group(), cells.factor(n));
     }
     if (last) break;
+    team.send(mailbox, num_blocks, first_unit);
     cells.turn();
     mailbox.receive();
   }
@@ -230,7 +230,6 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
   Box mailbox(static_cast<int>(kTileRows * sizeof(GateFactors<T>)) * ((width + kTile - 1) / kTile * kTile));
   Warps team(shared_memory() + Box::kBytes);
   const int first_unit = cluster_rank() * static_cast<int>(arguments.units_per_block) + team.tile * kTile;
-  const bool has_units = first_unit < width;  // others read nothing, as in forward
 
   Vector16 weights[kPartChunks][kUnits];  // columns of W_hh
 #pragma unroll
@@ -246,6 +245,7 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
   BackwardCells<A, kLaneUnits, kRows> cells(s, p, first_row + my_column, first_unit + my_unit);
   cluster_arrive();
   cluster_wait();
+  if (first_unit >= width) return;  // as in forward
 
   const auto multiply = [&](Acc(&sums)[kLaneUnits]) {
     Product<A, kUnits> product;
@@ -265,24 +265,21 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
     const int64_t t = p.reverse ? num_steps - 1 - step : step;
     mailbox.expect();
     cells.fetch(t);  // on its way while the product runs
-    if (has_units) {
-      multiply(sums);
+    multiply(sums);
 #pragma unroll
-      for (int u = 0; u < kLaneUnits; ++u) {
-        GateFactors<T> factors{};
-        if (cells.has_unit(u)) {
-          // A row that is not yet or no longer there: its gradient waits.
-          factors = cells.active(t, 0)
-                        ? cells.step(t, u, 0, sums[u])
-                        : mailbox.tiles.template load_at<GateFactors<T>>(my_column, kNumGates * cells.unit(u));
-        }
-        team.put(my_column, my_unit + u * static_cast<int>(kTileUnits), factors);
+    for (int u = 0; u < kLaneUnits; ++u) {
+      GateFactors<T> factors{};
+      if (cells.has_unit(u)) {
+        // A row that is not yet or no longer there: its gradient waits.
+        factors = cells.active(t, 0)
+                      ? cells.step(t, u, 0, sums[u])
+                      : mailbox.tiles.template load_at<GateFactors<T>>(my_column, kNumGates * cells.unit(u));
       }
-      team.send(mailbox, num_blocks, kNumGates * first_unit);
+      team.put(my_column, my_unit + u * static_cast<int>(kTileUnits), factors);
     }
+    team.send(mailbox, num_blocks, kNumGates * first_unit);
     mailbox.receive();
   }
-  if (!has_units) return;
   multiply(sums);
 #pragma unroll
   for (int u = 0; u < kLaneUnits; ++u) cells.finish(u, 0, sums[u]);

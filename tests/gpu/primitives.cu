@@ -14,7 +14,7 @@
 #endif
 
 namespace lstm_fused {
-namespace {
+namespace every {
 
 struct Words {
   const uint32_t* in;
@@ -266,11 +266,12 @@ LSTM_FUSED_DEVICE void hand_on(Word* flags, Word* data, const uint32_t* in, uint
     spin_wait([=] { return load_acquire(flags + before) > static_cast<Word>(turn); });
     out[turn] = static_cast<uint32_t>(load_global(data + turn * num_blocks + before));
   }
-  Word* const tagged = data + 24 + block;  // a value that is its own flag
-  store_relaxed(tagged, static_cast<Word>(in[block] | 1u));
+  Word* const tagged = data + 24 + block;  // a value that is its own flag, in the upper bits
+  constexpr int kShift = static_cast<int>(sizeof(Word) - sizeof(uint32_t)) * 8;
+  store_relaxed(tagged, static_cast<Word>(in[block] | 1u) << kShift);
   Word* const other = data + 24 + (block ^ 1);
   spin_wait([=] { return load_relaxed(other) != 0; });
-  out[3] = static_cast<uint32_t>(load_relaxed(other));
+  out[3] = static_cast<uint32_t>(load_relaxed(other) >> kShift);
   const Word arrived = atomic_add_release(flags + 8, Word{1} << 3);
   spin_wait([=] { return load_acquire(flags + 8) == Word{8} << 3; });
   out[4] = arrived % 8 == 0 && arrived < 64;
@@ -412,17 +413,21 @@ void run_all() {
   run("arrive", arrive_kernel, clusters, 40, random);
 }
 
-}  // namespace
+}  // namespace every
 }  // namespace lstm_fused
 
 int main(int argc, char** argv) {
-#ifndef __CUDACC__
+#ifndef __CUDACC__  // program [seed [folder with PTX]]
   sim::set_seed(argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 0);
+  if (const char* error = argc > 2 ? sim_use_ptx(argv[2]) : nullptr) {
+    std::fprintf(stderr, "%s\n", error);
+    return 1;
+  }
 #else
   (void)argc, (void)argv;
 #endif
   try {
-    lstm_fused::run_all();
+    lstm_fused::every::run_all();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -56,6 +56,7 @@ void complete_phase(MBarrier& mbarrier) {
 }
 
 void arrive(MBarrier& mbarrier, int64_t bytes, Site site) {
+  if (mbarrier.missing == 1) machine->before_others_go_on();
   if (!mbarrier.missing) {
     fault("arrives at an mbarrier where all " + std::to_string(mbarrier.count) + " have arrived", site);
   }
@@ -83,6 +84,7 @@ void named_barrier(int id, int threads, Site site) {
   barrier.expected = threads;
   barrier.arrived.push_back(self);
   if (static_cast<int>(barrier.arrived.size()) < threads) return machine->wait(kName, site);
+  machine->before_others_go_on();
   Release release;
   for (Thread* thread : barrier.arrived) release.add(knowledge_of(*thread));
   const ClockPointer released = release.take();
@@ -100,6 +102,7 @@ void cluster_arrive(Site site) {
   machine->maybe_preempt();
   if (self->in_cluster_barrier) fault("comes to cluster_arrive twice without cluster_wait", site);
   Cluster& cluster = *self->block->cluster;
+  if (cluster.arrived + 1 == cluster.running) machine->before_others_go_on();
   machine->global().publish();
   cluster.release.add(knowledge_of(*self));
   self->in_cluster_barrier = true;

@@ -61,6 +61,8 @@ void sim_set_max_resident_blocks(int blocks) { sim::set_max_resident_blocks(bloc
 void sim_skip_barrier(const char* file_name, int line) { sim::skip_barrier(file_name, line); }
 void sim_lose_messages(const char* file_name, int line) { sim::lose_messages(file_name, line); }
 void sim_watch_waits(bool watch) { sim::watch_waits(watch); }
+void sim_starve(int what, int number) { sim::starve({static_cast<sim::Starved::What>(what), number}); }
+bool sim_found_who_starves() { return sim::found_who_starves(); }
 int64_t sim_launches() { return sim::launches(); }
 int64_t sim_max_shared_bytes() { return sim::max_shared_bytes(); }
 void sim_reset_counts() { sim::reset_counts(); }

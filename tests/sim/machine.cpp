@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <numeric>
 
 #include "cluster.h"
@@ -14,33 +13,23 @@ Thread* self = nullptr;
 
 namespace {
 
+Starved starved;
+bool found_starved = false;
+
 constexpr int kDefaultResidentThreads = 4096;
 
 // Thrown in a fiber that is not to go on.
 struct Abandoned {};
-
-std::string counted(size_t count, const char* what) {
-  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
-}
-
-// "0-4, 6-31, 40"
-std::string ranges(const std::vector<int>& ascending) {
-  std::string result;
-  for (size_t i = 0; i < ascending.size();) {
-    size_t last = i;
-    while (last + 1 < ascending.size() && ascending[last + 1] == ascending[last] + 1) ++last;
-    result += (i ? ", " : "") + std::to_string(ascending[i]);
-    if (last > i) result += "-" + std::to_string(ascending[last]);
-    i = last + 1;
-  }
-  return result;
-}
 
 }  // namespace
 
 std::string text(const Site& site) {
   const char* slash = std::strrchr(site.file, '/');
   return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
+}
+
+std::string counted(size_t count, const char* what) {
+  return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
 
 std::string text(const Dim& dim) {
@@ -103,6 +92,8 @@ void Machine::start_cluster(int slot) {
     block.first_number = block.slot * shape_.threads;
     block.running = shape_.threads;
     block.warps.resize((shape_.threads + kWarpSize - 1) / kWarpSize);
+    for (size_t warp = 0; warp < block.warps.size(); ++warp)
+      block.warps[warp].held = starts_held(block, static_cast<int>(warp));
     block.threads.resize(shape_.threads);
     for (int i = 0; i < shape_.threads; ++i) {
       Thread& thread = block.threads[i];
@@ -126,7 +117,7 @@ void Machine::run() {
       start_cluster(free_slots_.back());
       free_slots_.pop_back();
     }
-    if (ready_warps_.empty() && !wake_spinning() && !something_happens()) break;
+    if (ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens()) break;
     run_next();
     if (fault_) break;
   }
@@ -184,30 +175,67 @@ void Machine::end_thread() {
   Fiber::switch_to(thread.fiber, main_);
 }
 
-void Machine::make_ready(Thread& thread) {
-  Warp& warp = *thread.warp;
-  if (!warp.ready) {
-    warp.place = static_cast<int>(ready_warps_.size());
-    ready_warps_.push_back(&warp);
+void Machine::make_ready(Thread& thread) { set_ready(*thread.warp, thread.warp->ready | 1u << thread.lane); }
+
+void Machine::set_ready(Warp& warp, uint32_t lanes) {
+  std::vector<Warp*>& list = list_of(warp);
+  if (lanes && !warp.ready) {
+    warp.place = static_cast<int>(list.size());
+    list.push_back(&warp);
+  } else if (!lanes && warp.ready) {
+    list[warp.place] = list.back();
+    list[warp.place]->place = warp.place;
+    list.pop_back();
   }
-  warp.ready |= 1u << thread.lane;
+  warp.ready = lanes;
 }
 
+void Machine::hold(Warp& warp, bool held) {
+  const uint32_t lanes = warp.ready;
+  set_ready(warp, 0);
+  warp.held = held;
+  set_ready(warp, lanes);
+}
+
+bool Machine::starts_held(const Block& block, int warp) const {
+  const int number = block.slot * static_cast<int>(block.warps.size()) + warp;
+  const bool is_it = starved.what == Starved::What::kWarp    ? number == starved.number
+                     : starved.what == Starved::What::kBlock ? block.slot == starved.number
+                                                             : false;
+  found_starved |= is_it;
+  return is_it;
+}
+
+bool Machine::self_is_held_back() const { return self->warp->held && !ready_warps_.empty(); }
+
+void Machine::before_others_go_on() {
+  if (starved.what != Starved::What::kLast || self->warp->held) return;
+  found_starved = true;
+  hold(*self->warp, true);
+  preempt();
+  hold(*self->warp, false);
+}
+
+void starve(Starved who) {
+  starved = who;
+  found_starved = false;
+}
+bool found_who_starves() { return found_starved; }
+
 Thread* Machine::pick() {
-  if (ready_warps_.empty()) return nullptr;
-  if (!last_warp_ || !last_warp_->ready || random_.one_in(change_warp_one_in_)) {
-    last_warp_ = ready_warps_[random_.below(static_cast<uint32_t>(ready_warps_.size()))];
+  if (!held_warps_.empty()) {  // whatever can happen without them comes first
+    while (ready_warps_.empty() && (wake_spinning() || something_happens())) continue;
   }
+  const std::vector<Warp*>& from = ready_warps_.empty() ? held_warps_ : ready_warps_;
+  if (from.empty()) return nullptr;
+  const bool stays = last_warp_ && last_warp_->ready && &list_of(*last_warp_) == &from;
+  if (!stays || random_.one_in(change_warp_one_in_))
+    last_warp_ = from[random_.below(static_cast<uint32_t>(from.size()))];
   Warp& warp = *last_warp_;
   const uint32_t first = random_.below(kWarpSize);
   const uint32_t behind = warp.ready >> first << first;  // the first ready lane from a random one on, around the end
   const int lane = __builtin_ctz(behind ? behind : warp.ready);
-  warp.ready &= ~(1u << lane);
-  if (!warp.ready) {
-    ready_warps_[warp.place] = ready_warps_.back();
-    ready_warps_[warp.place]->place = warp.place;
-    ready_warps_.pop_back();
-  }
+  set_ready(warp, warp.ready & ~(1u << lane));
   return &warp.threads[lane];
 }
 
@@ -313,44 +341,13 @@ void share_knowledge(Thread* threads, int count) {
 void Machine::meet_block(const char* name, Site site) {
   Block& block = *self->block;
   if (!arrive(block.barrier, shape_.threads, name, site)) return wait(name, site);
+  before_others_go_on();
   block.known = now++;
   share_knowledge(block.threads.data(), shape_.threads);
   for (Thread& thread : block.threads) {
     if (&thread != self) make_ready(thread);
   }
   preempt();
-}
-
-std::string Machine::deadlock() const {
-  constexpr size_t kBlocksShown = 8;
-  std::map<std::string, std::vector<std::string>> waiting;  // for what and where -> the threads of each block
-  size_t ended = 0;
-  for (const auto& cluster : clusters_) {
-    if (!cluster->running) continue;
-    for (const Block& block : cluster->blocks) {
-      std::map<std::string, std::vector<int>> threads;
-      for (const Thread& thread : block.threads) {
-        const std::string what = thread.finished ? "" : thread.waits_for + (" at " + text(thread.waits_at));
-        threads[what].push_back(thread.index);
-      }
-      ended += threads[""].size();
-      threads.erase("");
-      for (const auto& [what, indices] : threads) {
-        waiting[what].push_back("block " + text(block.index) + " threads " + ranges(indices));
-      }
-    }
-  }
-  std::string report = "deadlock: no thread can move";
-  for (const auto& [what, blocks] : waiting) {
-    report += "\nin " + what + ": ";
-    for (size_t i = 0; i < std::min(blocks.size(), kBlocksShown); ++i) report += (i ? "; " : "") + blocks[i];
-    if (blocks.size() > kBlocksShown) report += "; and " + counted(blocks.size() - kBlocksShown, "more block");
-  }
-  if (ended) report += "\n" + counted(ended, "thread") + " of these blocks ended";
-  if (!pending_.empty()) {
-    report += "\n" + counted(pending_.size() * shape_.cluster, "block") + " had no room on the machine yet";
-  }
-  return report;
 }
 
 }  // namespace sim

@@ -85,9 +85,13 @@ struct Warp {
   int num_threads = 0;
   uint32_t ready = 0;  // lanes that may run
   int place = 0;       // in the machine's list of warps with such lanes
+  bool held = false;   // runs only when nobody else can move
   Meeting meeting;
   void* deposits[kWarpSize] = {};
   Time known = 0;  // what the warp did up to here happened before what its lanes do now
+  // Of compiled code: the instruction that all lanes are to execute as one, and how many have come to it.
+  const void* aligned = nullptr;
+  int aligned_lanes = 0;
 };
 
 // See cluster.h.
@@ -158,8 +162,11 @@ class Machine {
 
   // The calling thread may lose its turn here.
   void maybe_preempt() {
-    if (random_.one_in(preempt_one_in_)) preempt();
+    if (self_is_held_back() || random_.one_in(preempt_one_in_)) preempt();
   }
+  // The calling thread is the last that others wait for: where such are starved, its warp does not go on before nobody
+  // else can move.
+  void before_others_go_on();
   void preempt();
   // Gives the turn away until somebody calls make_ready.
   void wait(const char* what, Site site);
@@ -176,6 +183,11 @@ class Machine {
 
  private:
   void start_cluster(int slot);
+  void set_ready(Warp& warp, uint32_t lanes);
+  void hold(Warp& warp, bool held);
+  bool starts_held(const Block& block, int warp) const;
+  bool self_is_held_back() const;
+  std::vector<Warp*>& list_of(const Warp& warp) { return warp.held ? held_warps_ : ready_warps_; }
   Thread* pick();
   bool arrive(Meeting& meeting, int expected, const char* name, Site site);
   void run_next();
@@ -194,7 +206,7 @@ class Machine {
   std::vector<int> pending_;  // clusters not started, in the order in which they will be, last first
   std::vector<std::unique_ptr<Cluster>> clusters_;
   std::vector<int> free_slots_;
-  std::vector<Warp*> ready_warps_;
+  std::vector<Warp*> ready_warps_, held_warps_;  // with lanes that may run
   Warp* last_warp_ = nullptr;
   std::vector<Thread*> spinning_;
   int64_t version_ = 0, woken_version_ = 0;
@@ -214,6 +226,7 @@ extern Thread* self;
 [[noreturn]] void fault(const std::string& what, Site site);
 std::string text(const Thread& thread);
 std::string text(const Dim& dim);
+std::string counted(size_t count, const char* what);  // "1 lane", "2 lanes"
 
 // All of the threads learn what any of them has learned.
 void share_knowledge(Thread* threads, int count);

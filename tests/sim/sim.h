@@ -25,6 +25,20 @@ void skip_barrier(const char* file_name, int line);
 // Plants another: what a block with the index x = 1 sends from this line, by atomic_add_release or store_remote_async,
 // never arrives.
 void lose_messages(const char* file_name, int line);
+// Whom the schedule starves: it moves only when nobody else can. Random schedules are fair to everybody, so they show
+// nothing that needs somebody to be overtaken again and again.
+struct Starved {
+  enum class What {
+    kNobody,
+    kWarp,   // that of this number: block after block, warp after warp
+    kBlock,  // that of this number, of those on the machine
+    kLast,   // whoever is the last that others wait for, at barriers of blocks and clusters and at mbarriers
+  } what;
+  int number;
+};
+void starve(Starved who);
+bool found_who_starves();  // in a launch since then; with kWarp or kBlock, whether there are as many
+
 // Whether waits poll and have a watchdog (csrc/kernels/watchdog.cuh), as on a GPU. Otherwise who waits sleeps, and the
 // simulator itself says when nobody can go on.
 void watch_waits(bool watch);
@@ -43,6 +57,8 @@ __attribute__((visibility("default"))) void sim_set_max_resident_blocks(int bloc
 __attribute__((visibility("default"))) void sim_skip_barrier(const char* file_name, int line);
 __attribute__((visibility("default"))) void sim_lose_messages(const char* file_name, int line);
 __attribute__((visibility("default"))) void sim_watch_waits(bool watch);
+__attribute__((visibility("default"))) void sim_starve(int what, int number);
+__attribute__((visibility("default"))) bool sim_found_who_starves();
 __attribute__((visibility("default"))) int64_t sim_launches();
 __attribute__((visibility("default"))) int64_t sim_max_shared_bytes();
 __attribute__((visibility("default"))) void sim_reset_counts();

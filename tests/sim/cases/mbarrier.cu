@@ -19,7 +19,8 @@ enum class Fault {
   kNoFence,
   kPlainAccess,
   kUninitialised,
-  kOneBuffer
+  kOneBuffer,
+  kOvertaken
 };
 
 struct Params {
@@ -90,6 +91,24 @@ LSTM_FUSED_KERNEL(64, 1) send_async(LSTM_FUSED_PARAMS Params p) {
   give(p, sum);
 }
 
+// Both warps wait for every phase; with the fault nobody waits for the second one.
+LSTM_FUSED_KERNEL(64, 1) wait_for_both(LSTM_FUSED_PARAMS Params p) {
+  const int warps = p.fault == Fault::kOvertaken ? 1 : 2;
+  start(p.fault, warps * kWarpSize);
+  int sum = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    if (warp_index() < warps) mbarrier_arrive(mbarrier(0));
+    mbarrier_wait(mbarrier(0), step % 2);
+    sum += step + (thread_index() + 1) % num_threads();
+  }
+  give(p, sum);
+}
+
+struct SecondWarpStarves {
+  SecondWarpStarves() { sim::starve({sim::Starved::What::kWarp, 1}); }
+  ~SecondWarpStarves() { sim::starve({sim::Starved::What::kNobody, 0}); }
+};
+
 template <void (*kernel)(const Params), Fault fault>
 void run_case(bool broken) {
   std::vector<int> out(kNumBlocks * kNumThreads, -1), wanted(out.size());
@@ -99,6 +118,12 @@ void run_case(bool broken) {
   run(kernel, {{kNumBlocks, 1, 1}, kNumThreads, 64 + 2 * kBufferBytes, kCluster},
       Params{broken ? fault : Fault::kNone, out.data()});
   expect(out, wanted);
+}
+
+template <void (*kernel)(const Params), Fault fault>
+void run_starved(bool broken) {
+  const SecondWarpStarves starves;
+  run_case<kernel, fault>(broken);
 }
 
 }  // namespace
@@ -112,6 +137,7 @@ const std::vector<Case> kMBarrierCases = {
     {"mbarrier_plain_access", run_case<send_and_arrive, Fault::kPlainAccess>},
     {"mbarrier_uninitialised", run_case<send_and_arrive, Fault::kUninitialised>},
     {"mbarrier_one_buffer", run_case<send_and_arrive, Fault::kOneBuffer>},
+    {"mbarrier_overtaken", run_starved<wait_for_both, Fault::kOvertaken>},
     {"async_count_too_large", run_case<send_async, Fault::kCountTooLarge>},
     {"async_parity", run_case<send_async, Fault::kParity>},
     {"async_no_wait", run_case<send_async, Fault::kNoWait>},

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #define LSTM_FUSED_WATCHDOG  // watches where sim::watch_waits says so
@@ -12,6 +13,7 @@
 #include "sim/device.h"
 #include "sim/launch.h"
 #include "sim/numbers.h"
+#include "sim/ptx/kernels.h"
 
 #define LSTM_FUSED_DEVICE inline
 #define LSTM_FUSED_DEVICE_CALL inline
@@ -143,7 +145,9 @@ int launch_kernel(void (*kernel)(const Params), const Grid& grid, void*, const P
   const sim::Shape shape{
       {grid.blocks.x, grid.blocks.y, grid.blocks.z}, grid.threads, grid.shared_bytes, grid.cluster, grid.together};
   static_assert(sim::kTooManyBlocks == kTooManyBlocks);
-  return sim::launch(shape, [&] { kernel(params); });
+  const std::function<void()> compiled =
+      sim::ptx::compiled(shape, reinterpret_cast<const void*>(kernel), &params, sizeof params);
+  return sim::launch(shape, compiled ? compiled : [&] { kernel(params); });
 }
 
 }  // namespace lstm_fused

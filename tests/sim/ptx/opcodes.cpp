@@ -1,0 +1,34 @@
+#include "opcodes.h"
+
+#include <algorithm>
+#include <initializer_list>
+
+namespace sim::ptx {
+
+const Opcodes& opcodes() {
+  static const Opcodes table = [] {
+    Opcodes made;
+    for (const auto add :
+         {add_arithmetic, add_moves, add_conversions, add_memory, add_control, add_collectives, add_clusters})
+      add(made);
+    return made;
+  }();
+  return table;
+}
+
+Class class_of(const std::string& opcode) {
+  const std::string name = opcode.substr(0, opcode.find('.'));
+  const auto is = [&](std::initializer_list<const char*> names) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  const auto has = [&](const char* part) { return opcode.find(part) != std::string::npos; };
+  if (name == "mma") return Class::kMma;
+  if (is({"ex2", "rcp", "shfl", "vote"})) return Class::kSpecial;
+  if (is({"bar", "barrier", "mbarrier", "fence"})) return Class::kBarrier;
+  if (name == "nanosleep") return Class::kWait;
+  if (is({"ld", "st", "atom", "cp", "mapa"}) && has(".shared")) return Class::kShared;
+  const bool is_memory = is({"ld", "st", "atom", "prefetch"});
+  return is_memory && !has(".param") && !has(".local") ? Class::kGlobal : Class::kOther;
+}
+
+}  // namespace sim::ptx

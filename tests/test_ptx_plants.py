@@ -1,0 +1,99 @@
+"""Faults planted in the primitives' own instructions, which the twin cannot have: each is caught as PTX."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import ptx
+import pytest
+import simulation
+from test_ptx_primitives import SOURCE, program, run, same_bits, twin
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(ptx.CUDA is None, reason="no CUDA toolkit found: nothing to compile PTX with"),
+]
+__all__ = ["program", "twin"]  # fixtures
+
+PRIMITIVES, CLUSTER = "kernels/primitives.cuh", "kernels/cluster_primitives.cuh"
+# What is wrong: the file, the text that is right, and the text in its place. All of these compile. (A clobber alone may
+# be missing where the statement is volatile: nvcc moves no access to memory past it either, and makes the same PTX.)
+PLANTS = {
+    "operands of mma in another order": (
+        PRIMITIVES,
+        '"r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])',
+        '"r"(a[0]), "r"(a[2]), "r"(a[1]), "r"(a[3]), "r"(b[0]), "r"(b[1])',
+    ),
+    "halves of b exchanged": (PRIMITIVES, '"r"(b[0]), "r"(b[1])', '"r"(b[1]), "r"(b[0])'),
+    "sums of mma in another order": (
+        PRIMITIVES,
+        '"+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])',
+        '"+f"(d[0]), "+f"(d[1]), "+f"(d[3]), "+f"(d[2])',
+    ),
+    "mma that forgets its sums": (PRIMITIVES, '"+f"(d[0]), "+f"(d[1])', '"=f"(d[0]), "=f"(d[1])'),
+    "mma of another type": (PRIMITIVES, "f32.bf16.bf16.f32", "f32.f16.f16.f32"),
+    "conversion from the wrong type": (PRIMITIVES, "cvt.rn.bf16.f32 %0", "cvt.rn.f16.f32 %0"),
+    "TF32 not rounded": (
+        PRIMITIVES,
+        'asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(float_bits)))',
+        'asm("mov.b32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(float_bits)))',
+    ),
+    "approximation of another function": (PRIMITIVES, "ex2.approx.f32", "rcp.approx.f32"),
+    "result that is never written": (
+        PRIMITIVES,
+        'asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));',
+        '(void)x; asm("" : "=f"(y));',
+    ),
+    "copies that are not closed": (PRIMITIVES, 'asm volatile("cp.async.commit_group;" ::: "memory");', ""),
+    "wait for one copy less": (PRIMITIVES, '"n"(n)', '"n"(n + 1)'),
+    "named barrier with operands exchanged": (CLUSTER, '::"r"(id), "r"(threads)', '::"r"(threads), "r"(id)'),
+    "words of a remote store in another order": (
+        CLUSTER,
+        '"r"(word[0]),\n                        "r"(word[1]) : "memory"',
+        '"r"(word[1]),\n                        "r"(word[0]) : "memory"',
+    ),
+    "cluster barrier without its wait": (CLUSTER, '"barrier.cluster.wait.acquire;"', '""'),
+    "mapped to itself": (CLUSTER, '"r"(rank));', '"r"(cluster_rank()));'),
+    "fence forgotten": (CLUSTER, '"fence.mbarrier_init.release.cluster;"', '""'),
+    "parity exchanged": (CLUSTER, '"r"(parity) : "memory"', '"r"(parity ^ 1) : "memory"'),
+    "arrival that expects nothing": (CLUSTER, '"r"(bytes) : "memory"', '"r"(0) : "memory"'),
+    "release that is none": (CLUSTER, "st.release.gpu.global.u32", "st.relaxed.gpu.global.u32"),
+    "acquire that is none": (CLUSTER, "ld.acquire.gpu.global.u64", "ld.relaxed.gpu.global.u64"),
+    "64 bits stored as 32": (
+        CLUSTER,
+        '"st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value)',
+        '"st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(static_cast<uint32_t>(value))',
+    ),
+    "acquire that is done once": (
+        CLUSTER,
+        'asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory")',
+        'asm("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p))',
+    ),
+    "flag that is loaded once": (
+        CLUSTER,
+        'asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory")',
+        'asm("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p))',
+    ),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_wrong_instruction_is_caught(program: Path, twin: dict[str, np.ndarray], tmp_path: Path, plant: str) -> None:
+    """By a report, or by other words than the twin's."""
+    name, right, wrong = PLANTS[plant]
+    csrc = tmp_path / "csrc"
+    shutil.copytree(ptx.CSRC, csrc, ignore=shutil.ignore_patterns("*.cu", "*.cpp"))
+    text = (csrc / name).read_text()
+    assert right in text
+    (csrc / name).write_text(text.replace(right, wrong))
+    command = [*ptx.nvcc("90a", csrc=csrc), SOURCE, "-o", tmp_path / "primitives.ptx"]
+    compiled = subprocess.run(command, cwd=simulation.ROOT, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
+    for seed in range(5):
+        words, error = run(program, seed, tmp_path)
+        if error or not all(same_bits(of, theirs, twin[of]) for of, theirs in words.items()):
+            return
+    pytest.fail("nothing was caught")

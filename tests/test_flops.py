@@ -26,6 +26,11 @@ CASES = [
 ]
 
 
+def named(frozen: set[str]) -> str:
+    """The same in every process: a set has no order."""
+    return " and ".join(sorted(frozen)) or "nothing"
+
+
 def counted(function: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
@@ -42,7 +47,7 @@ def training_step(run: Callable[..., tuple[Tensor, ...]], leaves: dict[str, Tens
     return counted(lambda: sum(result.square().sum() for result in run(input, h_0, c_0, weights)).backward())
 
 
-@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}, {"input", "weights"}], ids=str)
+@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}, {"input", "weights"}], ids=named)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_training(case: Case, frozen: set[str]) -> None:
     problem = draw(case)
@@ -93,7 +98,9 @@ def test_packed_rows_and_cells_of_one_step() -> None:
     assert counter.get_flop_counts()["LSTMCell"] == {torch.ops.lstm_fused.forward: 2 * 3 * 28 * (4 + 7)}
 
 
-@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}])
+@pytest.mark.parametrize(
+    "frozen", [set(), {"input"}, {"weights"}], ids=lambda names: " and ".join(sorted(names)) or "nothing"
+)
 def test_backward_of_a_cell(frozen: set[str]) -> None:
     """Counted by itself: the counter is not there while forward runs, which then takes the operators of one step."""
     cell = lstm_fused.LSTMCell(4, 7).requires_grad_("weights" not in frozen)

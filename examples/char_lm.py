@@ -14,6 +14,7 @@ when its first weights are changed in the last bit. With --dtype float64 it is b
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import random
@@ -255,7 +256,8 @@ def main() -> None:
     for trainer in (plain, fused):
         trainer.measure_held_out(held_out.long())
     if WORLD > 1:
-        del plain.replica, fused.replica  # were they the last owners of the group, its end could wait for ever (gloo)
+        del plain.replica, fused.replica  # were they the last owners of the group, its end could wait for ever (gloo),
+        gc.collect()  # or come with the interpreter's, and abort
         dist.destroy_process_group()
     if RANK == 0:
         console.print("\n", results_table(plain.record, fused.record, args.batch * args.window), sep="")

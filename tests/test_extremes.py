@@ -46,7 +46,8 @@ def test_scaled_values(names: str, factor: float, dtype: torch.dtype):
 
     Large recurrent weights are not here: they make the LSTM chaotic, and then every rounding error grows without bound.
     """
-    assert_accurate(CASE.but(dtype=dtype), make=scaled(names, factor), orders=8 if factor > 1 else 1)
+    often = {"times": 3, "orders": 8} if factor > 1 else {}  # few elements have nearly all of the error
+    assert_accurate(CASE.but(dtype=dtype), make=scaled(names, factor), **often)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2] + DTYPES[3:], ids=str)

@@ -118,6 +118,7 @@ struct ProductParams {
   DType b_type;
   T* y;
   bool adds = false;  // y += a b
+  int64_t batch = 1;  // of the terms of a gradient: those of one step
 };
 
 template <class T>

@@ -67,7 +67,7 @@ class WeightGradients {
  private:
   void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
     multiply_matrices<T>({result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
-                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<T>(result), adds_},
+                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<T>(result), adds_, stack_.batch},
                          result);
   }
 

@@ -1,7 +1,7 @@
 // y = a b: the projection of the input, and in backward the gradients of the input and of the weights. Rows of a are
-// packed a block at a time, which stays in the second-level cache while panels of b pass by, each packed as it is
-// needed. An element is a sum of running sums whose lengths depend on the sizes of the matrices alone: neither the
-// number of threads, nor their shares, nor where the matrices lie changes a bit of it.
+// packed a block at a time, which stays in the second-level cache while packed panels of b pass by. An element is a sum
+// of running sums whose lengths depend on the sizes of the matrices alone: neither the number of threads, nor their
+// shares, nor where the matrices lie changes a bit of it.
 #include "cpu/isa/dots.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
@@ -9,7 +9,15 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-constexpr int64_t kBlockTerms = 512;
+// A block of a stays in the second-level cache, panels of b in the third.
+constexpr int64_t kBlockTerms = 512, kBlockElements = 8 * kTileRows * kBlockTerms, kBlockPanels = 32;
+
+// The blocks have as even a number of terms as whole running sums allow: each but the first adds to y, a pass over it.
+template <class T>
+int64_t block_terms(const ProductParams<T>& p) {
+  const int64_t blocks = num_tiles(p.terms, kBlockTerms);
+  return blocks > 1 ? num_tiles(num_tiles(p.terms, blocks), kChain) * kChain : blocks == 1 ? p.terms : 1;
+}
 
 // b is read where it lies by a few rows at a time, and several panels of it at once, where to pack it would take longer
 // than to multiply by it: for few rows; and for few terms, whose product is mostly the writing of y.
@@ -21,19 +29,24 @@ bool reads_in_place(const ProductParams<T>& p) {
 
 template <class T>
 int64_t block_rows(const ProductParams<T>& p) {
-  return reads_in_place(p) ? kWideRows : 8 * kTileRows;
+  return reads_in_place(p) ? kWideRows : kBlockElements / block_terms(p) / kTileRows * kTileRows;
 }
 
-// A thread's: packed rows of a, then a packed panel of b.
+// A thread's: packed rows of a, then packed panels of b. The first block of a packs the panels, as it needs them, for
+// all; where it is the only one, they need the place of one.
 template <class T>
 struct Workspace {
-  int64_t row, panel, size;
+  bool keeps_panels;
+  int64_t columns;  // of b that pass by a block together
+  int64_t row, panels, size;
 
-  explicit Workspace(const ProductParams<T>& p) {
-    const int64_t line = 64 / sizeof(T), terms = min(kBlockTerms, p.terms);
+  explicit Workspace(const ProductParams<T>& p)
+      : keeps_panels(!reads_in_place(p) && p.rows > block_rows(p)),
+        columns(keeps_panels ? kBlockPanels * kPanelWidth<T> : p.columns) {
+    const int64_t line = 64 / sizeof(T), terms = block_terms(p);
     row = (num_tiles(terms, line) + 1) * line;  // rows a power of two apart would meet in one set of the cache
-    panel = min(block_rows(p), p.rows) * row;
-    size = panel + panel_size<T>(terms);
+    panels = min(block_rows(p), p.rows) * row;
+    size = panels + panel_size<T>(terms) * (keeps_panels ? min(kBlockPanels, num_tiles(p.columns, kPanelWidth<T>)) : 1);
   }
 };
 
@@ -45,13 +58,14 @@ bool is_of_few_rows(const ProductParams<T>& p) {
   return p.b_transposed && !p.a_transposed && p.rows <= kFewRows && p.terms >= kShort;
 }
 
-// Terms of one running sum. The gradient of a weight has as many as there are rows in all steps, and torch.nn.LSTM adds
-// them up one step at a time: about the root of their number, so that the sums are as long as the sum of them.
+// Terms of one running sum. The gradient of a weight has as many as there are rows in all steps. torch.nn.LSTM has a
+// sum for each step, and adds those up one by one: at best both are the root of all rows, so that ours are as long.
 template <class T>
 int64_t chain_of(const ProductParams<T>& p) {
+  if (!p.a_transposed) return kChain;
   int64_t chain = 16;
-  while (p.a_transposed && chain < kChain && chain * chain < p.terms) chain *= 2;
-  return p.a_transposed ? chain : kChain;
+  while (chain < kChain && (chain * chain < p.terms || chain < p.batch)) chain *= 2;
+  return chain;
 }
 
 // Of a single term, as the gradient of a weight in one step of one row has it: no more than the writing of y.
@@ -74,24 +88,30 @@ class Product {
 
   // Rows [m_begin, m_end) and the columns of panels [begin, end).
   void run(int64_t m_begin, int64_t m_end, int64_t begin, int64_t end) const {
-    const int64_t n_begin = begin * kPanelWidth<T>, n_end = min(p.columns, end * kPanelWidth<T>);
-    for (Block block = {m_begin, 0, 0, 0}; block.term == 0 || block.term < p.terms; block.term += kBlockTerms) {
-      block.terms = min(kBlockTerms, p.terms - block.term);
-      for (block.row = m_begin; block.row < m_end; block.row += block_rows(p)) {
-        block.rows = min(block_rows(p), m_end - block.row);
-        pack(block);
-        for (int64_t n = n_begin; n < n_end;) n += columns(block, n, n_end);
+    const int64_t n_end = min(p.columns, end * kPanelWidth<T>);
+    Block block = {};
+    for (; block.term == 0 || block.term < p.terms; block.term += block_terms(p)) {
+      block.terms = min(block_terms(p), p.terms - block.term);
+      for (block.column = begin * kPanelWidth<T>; block.column < n_end; block.column += layout.columns) {
+        const int64_t last = min(n_end, block.column + layout.columns);
+        for (block.row = m_begin; block.row < m_end; block.row += block_rows(p)) {
+          block.rows = min(block_rows(p), m_end - block.row);
+          block.packs_panels = !layout.keeps_panels || block.row == m_begin;
+          pack_rows(block);
+          for (int64_t n = block.column; n < last;) n += columns(block, n, last);
+        }
       }
     }
   }
 
  private:
   struct Block {
-    int64_t row, rows, term, terms;
+    int64_t row, rows, column, term, terms;
+    bool packs_panels;
   };
 
   // Of a as (rows, terms), rows one by one; of a as (terms, rows), tile by tile, a tile's rows side by side.
-  void pack(const Block& block) const {
+  void pack_rows(const Block& block) const {
     if (!p.a_transposed) {
       for (int64_t r = 0; r < block.rows; ++r)
         copy(packed_rows + r * layout.row, p.a + (block.row + r) * p.terms + block.term, block.terms);
@@ -121,7 +141,15 @@ class Product {
         return kPanelWidth<T>;
       }
     }
-    T* const panel = packed_rows + layout.panel;
+    T* const panel = packed_rows + layout.panels + (layout.keeps_panels ? n - block.column : 0) * block.terms;
+    if (block.packs_panels) pack_panel(block, n, panel);
+    for_row_tiles(block.rows, [&](int64_t first, auto rows) {
+      tile<rows.value, kTileVectors>(block, first, n, static_cast<const T*>(panel), kPanelWidth<T>);
+    });
+    return kPanelWidth<T>;
+  }
+
+  void pack_panel(const Block& block, int64_t n, T* panel) const {
     if (p.b_transposed)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = n + v * kLanes<T>;
@@ -130,18 +158,17 @@ class Product {
       }
     else
       pack_columns(b + block.term * p.columns, block.terms, p.columns, n, panel);
-    for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      tile<rows.value, kTileVectors>(block, first, n, static_cast<const T*>(panel), kPanelWidth<T>);
-    });
-    return kPanelWidth<T>;
   }
 
+  // y is fetched while its elements are summed up.
   template <int R, int V, class P>
   __attribute__((noinline)) void tile(const Block& block, int64_t first, int64_t n, const P* panel,
                                       int64_t stride) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r)
       rows[r] = packed_rows + (p.a_transposed ? first * block.terms + r : (first + r) * layout.row);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) __builtin_prefetch(p.y + (block.row + first + r) * p.columns + n + v * kLanes<T>, 1);
     const Accumulators<T, R, V> acc = multiply<T, R, V>(rows, block.terms, panel, p.a_transposed ? R : 1, stride,
                                                         kTileVectors * kLanes<T>, chain_of(p));
     const auto put = [&](int r, int v, int lanes) {

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _library
+from . import _library, tracing
 
 # Device types that the operators run on, here or (meta) without data.
 DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("cpu", "meta")
@@ -86,6 +86,7 @@ def _fake_forward(
     allow_tf32: bool,
     recompute_gates: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    tracing.refuse_onnx()
     _check_devices(input, h_0, c_0, *weights)
     steps = input.shape[:-1]
     states, _, proj_width = h_0.shape

@@ -6,6 +6,7 @@ So nothing in it may follow from a value, and to torch.jit.trace, nothing from t
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,8 +51,12 @@ def untraced(check: _Function) -> _Function:
 
 
 def refuse_onnx() -> None:
-    """In torch.onnx.export(dynamo=False), which makes a trace that it then has no words for."""
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+    """In torch.onnx.export, which has no words for our operators, unless somebody has asked for ours.
+
+    With dynamo=False it makes a trace. With dynamo=True it asks the operators for the shapes of their results; what runs
+    before may be compiled, and is then told that nothing is exported.
+    """
+    if torch.onnx.is_in_onnx_export() and (torch.jit.is_tracing() or "lstm_fused.onnx" not in sys.modules):
         raise NotImplementedError(
-            "torch.onnx.export(dynamo=False) cannot translate the operators of lstm_fused: use lstm_fused.onnx.export"
+            "torch.onnx.export cannot translate the operators of lstm_fused: use lstm_fused.onnx.export"
         )

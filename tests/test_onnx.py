@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,15 @@ def test_what_the_operator_cannot_say(options: dict[str, Any], extras: dict[str,
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(torch.onnx.OnnxExporterError):
         lstm_fused.onnx.export(lstm_fused.LSTM(5, 7), (torch.randn(6, 4, 6),), verbose=False)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("form", [lstm_fused.LSTM, lstm_fused.LSTMCell])
+@pytest.mark.parametrize("alone", [True, False])
+def test_torchs_own_export_names_ours(form: type, alone: bool, dynamo: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where lstm_fused.onnx was never imported; who has imported it may have passed its table."""
+    monkeypatch.delitem(sys.modules, "lstm_fused.onnx")
+    module = form(4, 7).eval()
+    input = torch.randn(3, 4) if form is lstm_fused.LSTMCell else torch.randn(5, 3, 4)
+    with pytest.raises((NotImplementedError, torch.onnx.OnnxExporterError), match=r"lstm_fused\.onnx\.export"):
+        torch.onnx.export(module if alone else nn.Sequential(module), (input,), io.BytesIO(), dynamo=dynamo)

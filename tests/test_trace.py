@@ -218,12 +218,3 @@ def test_with_the_library_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ALONE, str(_library.PATH), *files]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout == "ran 3\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    "module", [lstm_fused.LSTM(4, 7), nn.Sequential(lstm_fused.LSTM(4, 7)), lstm_fused.LSTMCell(4, 7)]
-)
-def test_plain_onnx_export_names_ours(module: nn.Module) -> None:
-    input = torch.randn(3, 4) if isinstance(module, lstm_fused.LSTMCell) else torch.randn(5, 3, 4)
-    with pytest.raises(NotImplementedError, match=r"lstm_fused\.onnx\.export"):
-        torch.onnx.export(module, (input,), io.BytesIO(), dynamo=False)

@@ -53,7 +53,7 @@ def untraced(check: _Function) -> _Function:
 def refuse_onnx() -> None:
     """In torch.onnx.export, which has no words for our operators, unless somebody has asked for ours.
 
-    With dynamo=False it makes a trace. With dynamo=True it asks the operators for the shapes of their results; what runs
+    With dynamo=False it makes a trace. With dynamo=True it asks the operators what their results look like; what runs
     before may be compiled, and is then told that nothing is exported.
     """
     if torch.onnx.is_in_onnx_export() and (torch.jit.is_tracing() or "lstm_fused.onnx" not in sys.modules):

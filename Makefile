@@ -83,6 +83,7 @@ endif
 # torch and would not load; what is used of it is Python.
 $(PACKAGES)/requirements.stamp: requirements-dev.txt requirements-packages.txt
 	$(PYTHON) -m venv $(PACKAGES)
+	$(PACKAGES)/bin/python -m pip install --quiet torch==$(USUAL_TORCH)
 	$(PACKAGES)/bin/python -m pip install --quiet --requirement requirements-dev.txt
 	$(PACKAGES)/bin/python -m pip install --quiet --no-deps --requirement requirements-packages.txt
 	rm -f $(PACKAGES)/lib/python*/site-packages/torchaudio/lib/*.so

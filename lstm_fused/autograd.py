@@ -18,44 +18,26 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _library, batching, keeping, ops, packing, reference, tracing
-
-MaybeTensor = Tensor | None
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+from .options import MaybeTensor, Needs, Options, Outputs
 
 
-def lstm(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    bidirectional: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
-    return_cells: bool,
-    recompute_gates: bool = False,
-) -> Outputs:
-    """output, h_n, c_n, cells of :func:`lstm_fused.reference.lstm`, by the kernels, with gradients where needed."""
-    differentiable = (input, h_0, c_0, *weights)
-    options = (bidirectional, lengths, reset, dropout_mask)
+def lstm(input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], options: Options) -> Outputs:
+    """What :func:`lstm_fused.reference.lstm` returns, by the kernels, with gradients where needed."""
     if in_forward_mode() or (torch.compiler.is_compiling() and transforms_are_active()):
-        return _by_reference(*options, *differentiable)
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+        return _by_reference(options, input, h_0, c_0, *weights)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (input, h_0, c_0, *weights))
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _functionalizes():
         tracing.refuse_onnx()
         # A program is most often only run. (Up to torch 2.11 a compiler takes is_exporting() for true.)
         is_program = torch.compiler._is_exporting_flag or torch.jit.is_tracing()
-        keep = needs_grad and not is_program
-        args = (input, h_0, c_0, list(weights), *options, keep, return_cells)
-        results = ops.forward(*args, recompute_gates=recompute_gates)
+        results: Sequence[Tensor] = ops.forward(input, h_0, c_0, list(weights), options, needs_grad and not is_program)
     elif needs_grad or transforms_are_active():  # which hide what requires a gradient at another level
-        switches = (return_cells, recompute_gates)
-        results = _Forward.apply(torch.is_grad_enabled(), *options, *switches, *differentiable)
+        results = _Forward.apply(options, torch.is_grad_enabled(), input, h_0, c_0, *weights)
         keeping.stop_checks(results[0].grad_fn)
     else:
-        results = _forward(False, *options, return_cells, False, *differentiable)
-    output, h_n, c_n, cells, _ = results
-    return output, h_n, c_n, cells
+        results = _forward(options, False, input, h_0, c_0, *weights)
+    *outputs, _ = results  # and the reserve
+    return Outputs(*outputs)
 
 
 def in_forward_mode() -> bool:
@@ -76,22 +58,10 @@ def _functionalizes() -> bool:
 
 
 def _forward(
-    training: bool,
-    bidirectional: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
-    return_cells: bool,
-    recompute_gates: bool,
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    *weights: Tensor,
+    options: Options, training: bool, input: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor
 ) -> tuple[Tensor, ...]:
-    masks = (lengths, reset, dropout_mask)
     with torch._C._AutoDispatchBelowAutograd():  # the registered formula is for compilers; it would cost 20 us here
-        args = (input, h_0, c_0, weights, bidirectional, *masks, training, return_cells)
-        return ops.forward(*args, recompute_gates=recompute_gates)
+        return ops.forward(input, h_0, c_0, weights, options, training)
 
 
 class _Forward(torch.autograd.Function):
@@ -100,30 +70,33 @@ class _Forward(torch.autograd.Function):
         return _forward(*args)
 
     @staticmethod
-    def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> batching.Batched:
         return batching.forward(_Forward.apply, info.batch_size, in_dims, args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, bidirectional, *masks, return_cells, recompute_gates, input, h_0, c_0 = inputs[:10]
-        cells, reserve = output[3:]
-        ctx.mark_non_differentiable(*([reserve] if return_cells else [cells, reserve]))
+        options, _, input, h_0, c_0, *weights = inputs
+        *_, cells, reserve = output
+        ctx.mark_non_differentiable(*([reserve] if options.return_cells else [cells, reserve]))
         ctx.set_materialize_grads(False)
-        ctx.bidirectional = bidirectional
-        ctx.needs_weight_grads = any(ctx.needs_input_grad[10:])
-        weights: Sequence[Tensor] = inputs[10:]
+        _, _, needs_input, _, _, *need_weights = ctx.needs_input_grad
+        ctx.needs, ctx.num_weights = Needs(needs_input, any(need_weights)), len(weights)
+        ctx.options = options.without_tensors()
         others: Sequence[int] = ()
-        if not recompute_gates:  # which takes all of them
-            others = keeping.other_weights(len(weights), h_0.size(0), bidirectional, ctx.needs_input_grad[7])
-        needs_all = recompute_gates or ctx.needs_weight_grads
-        keeping.save(ctx, (*masks, reserve, c_0), input, h_0, weights, others, needs_all)
+        if not options.recompute_gates:  # which takes all of them
+            others = keeping.other_weights(len(weights), h_0.size(0), options.bidirectional, needs_input)
+        needs_all = options.recompute_gates or ctx.needs.weights
+        keeping.save(ctx, (*options.tensors, reserve, c_0), input, h_0, weights, others, needs_all)
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-        grad_input, grad_h_0, grad_c_0, grad_weights = _gradients(ctx, grads[:4], ctx.needs_input_grad[7])
-        if not ctx.needs_weight_grads:
-            grad_weights = [None] * (len(ctx.needs_input_grad) - 10)
-        return *[None] * 7, grad_input, grad_h_0, grad_c_0, *grad_weights
+        *of_outputs, _ = grads
+        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients(ctx, Outputs(*of_outputs))
+        if not ctx.needs.input:
+            grad_input = None
+        if not ctx.needs.weights:
+            grad_weights = [None] * ctx.num_weights
+        return None, None, grad_input, grad_h_0, grad_c_0, *grad_weights
 
 
 class Backward(torch.autograd.Function):
@@ -131,40 +104,39 @@ class Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
-        return grad_input, grad_h_0, grad_c_0, *grad_weights
+        return _backward(*args)
 
     @staticmethod
-    def vmap(info: Any, in_dims: batching.Dims, *args: Any) -> batching.Batched:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> batching.Batched:
         return batching.backward(Backward.apply, _Forward.apply, info.batch_size, in_dims, args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.bidirectional, _, _, *masks_and_grads, input, h_0, c_0, _ = inputs[:14]
-        ctx.save_for_backward(*masks_and_grads, input, h_0, c_0, *inputs[14:])
+        options, _, _, *tensors = inputs
+        ctx.options = options.without_tensors()
+        ctx.save_for_backward(*options.tensors, *tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grad_grads: MaybeTensor) -> tuple[Any, ...]:
-        lengths, reset, dropout_mask, *grads = ctx.saved_tensors[:7]
-        primals = ctx.saved_tensors[7:]
+        lengths, reset, dropout_mask, output, h_n, c_n, cells, *primals = ctx.saved_tensors
+        options, grads = ctx.options.with_tensors(lengths, reset, dropout_mask), Outputs(output, h_n, c_n, cells)
         given = [n for n, grad in enumerate(grads) if grad is not None]
         wanted = [n for n, grad_grad in enumerate(grad_grads) if grad_grad is not None]
         if not given or not wanted:
             return (None,) * len(ctx.needs_input_grad)
 
-        def gradients(grads: Sequence[Tensor], primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            all_grads = [grads[given.index(n)] if n in given else None for n in range(4)]
-            options = (ctx.bidirectional, lengths, reset, dropout_mask)
-            of_primals = _gradients_by_reference(*options, all_grads, primals)
+        def gradients(of_given: Sequence[Tensor], primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            all_grads = Outputs(*(of_given[given.index(n)] if n in given else None for n in range(len(grads))))
+            of_primals = _gradients_by_reference(options, all_grads, primals)
             return tuple(of_primals[n] for n in wanted)
 
-        pullback = torch.func.vjp(gradients, tuple(grads[n] for n in given), primals)[1]
+        pullback = torch.func.vjp(gradients, tuple(grads[n] for n in given), tuple(primals))[1]
         of_given, of_primals = pullback(tuple(grad_grads[n] for n in wanted))
-        of_grads: list[MaybeTensor] = [None] * 4
+        of_grads: list[MaybeTensor] = [None] * len(grads)
         for n, grad in zip(given, of_given, strict=True):
             of_grads[n] = grad
-        return *[None] * 6, *of_grads, *of_primals[:3], None, *of_primals[3:]
+        return None, None, None, *of_grads, *of_primals
 
 
 # Function.apply asks inspect for it in every call, which takes longer than a short one's kernels.
@@ -172,30 +144,21 @@ for _function in (_Forward, Backward):
     setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010 (mypy)
 
 
-def _gradients(ctx: Any, grads: Sequence[MaybeTensor], needs_input: bool) -> tuple[Any, Any, Any, list[Any]]:
-    """Of input, h_0, c_0 and the list of weights, from what was kept; input's is None where it is not needed."""
+def _gradients(ctx: Any, grads: Outputs) -> tuple[Any, ...]:
+    """Of input, h_0, c_0 and the weights, from what was kept; of what is not needed there may be none, or nonsense."""
     again = torch.is_grad_enabled() or transforms_are_active() or in_forward_mode()  # may be differentiated
-    (lengths, reset, dropout_mask, reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
-    options = (ctx.bidirectional, lengths, reset, dropout_mask)
+    (*tensors, reserve, c_0), input, h_0, weights = keeping.saved(ctx, check=again)
+    options = ctx.options.with_tensors(*tensors)
     if in_forward_mode():
-        primals = (input, h_0, c_0, *weights)
-        grad_input, grad_h_0, grad_c_0, *grad_weights = _gradients_by_reference(*options, grads, primals)
-        return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights
-    args = (options[0], needs_input, ctx.needs_weight_grads, *options[1:], *grads, input, h_0, c_0, reserve, *weights)
-    if again:
-        grad_input, grad_h_0, grad_c_0, *grad_weights = Backward.apply(*args)
-    else:
-        grad_input, grad_h_0, grad_c_0, grad_weights = _backward(*args)
-    return grad_input if needs_input else None, grad_h_0, grad_c_0, grad_weights
+        return _gradients_by_reference(options, grads, (input, h_0, c_0, *weights))
+    backward = Backward.apply if again else _backward
+    return backward(options, ctx.needs, reserve, *grads, input, h_0, c_0, *weights)
 
 
 def _backward(
-    bidirectional: bool,
-    needs_input: bool,
-    needs_weights: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
+    options: Options,
+    needs: Needs,
+    reserve: Tensor,
     grad_output: MaybeTensor,
     grad_h_n: MaybeTensor,
     grad_c_n: MaybeTensor,
@@ -203,27 +166,20 @@ def _backward(
     input: Tensor,
     h_0: Tensor,
     c_0: Tensor,
-    reserve: Tensor,
     *weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    grads = (grad_output, grad_h_n, grad_c_n, grad_cells)
-    masks = (lengths, reset, dropout_mask)
-    needs = (needs_input, needs_weights)
+) -> tuple[Tensor, ...]:
+    grads = Outputs(grad_output, grad_h_n, grad_c_n, grad_cells)
     with torch._C._AutoDispatchBelowAutograd():
-        return ops.backward(*grads, input, h_0, c_0, weights, bidirectional, *masks, reserve, *needs)
+        *of_inputs, of_weights = ops.backward(grads, input, h_0, c_0, weights, options, reserve, needs)
+    return *of_inputs, *of_weights
 
 
-def _by_reference(
-    bidirectional: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
-    *primals: Tensor,
-) -> Outputs:
+def _by_reference(options: Options, *primals: Tensor) -> Outputs:
     """As :func:`lstm`, in torch's own operations: slower, and differentiable in every mode and to any order.
 
     The half types are widened once and rounded at the end, as the kernels do. Packed input is padded.
     """
+    lengths, reset, dropout_mask = options.tensors
     places = None
     if primals[0].dim() == 2:
         assert lengths is not None
@@ -241,29 +197,22 @@ def _by_reference(
             h_0,
             c_0,
             weights,
-            bidirectional=bidirectional,
+            bidirectional=options.bidirectional,
             lengths=lengths,
             reset=reset,
             dropout_mask=dropout_mask,
         )
     if places is not None:
         output, cells = places.pack(output), places.pack(cells)
-    return output.to(dtype), h_n.to(dtype), c_n.to(dtype), cells.to(dtype)
+    return Outputs(output.to(dtype), h_n.to(dtype), c_n.to(dtype), cells.to(dtype))
 
 
-def _gradients_by_reference(
-    bidirectional: bool,
-    lengths: MaybeTensor,
-    reset: MaybeTensor,
-    dropout_mask: MaybeTensor,
-    grads: Sequence[MaybeTensor],
-    primals: Sequence[Tensor],
-) -> tuple[Tensor, ...]:
-    """Of the primals, from gradients of output, h_n, c_n and cells."""
+def _gradients_by_reference(options: Options, grads: Outputs, primals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of the primals."""
     given = [n for n, grad in enumerate(grads) if grad is not None]
 
     def outputs(*primals: Tensor) -> tuple[Tensor, ...]:
-        results = _by_reference(bidirectional, lengths, reset, dropout_mask, *primals)
+        results = _by_reference(options, *primals)
         return tuple(results[n] for n in given)
 
     return torch.func.vjp(outputs, *primals)[1](tuple(grads[n] for n in given))
@@ -271,25 +220,27 @@ def _gradients_by_reference(
 
 def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Keeps what :mod:`.keeping` says, but nothing for a second derivative, of which this formula has none."""
-    input, h_0, c_0, weights, ctx.bidirectional, *masks, training, ctx.return_cells = inputs[:10]
-    recompute_gates = len(inputs) > 11 and inputs[11]
-    ctx.training = training
+    call = ops.Forward(*inputs)
+    options, weights = call.options, call.weights
+    input, h_0, c_0 = call.input, call.h_0, call.c_0
+    ctx.options, ctx.training = options.without_tensors(), call.training
     ctx.set_materialize_grads(False)
-    ctx.needs_weight_grads = any(w.requires_grad for w in weights)
+    ctx.needs = Needs(ctx.needs_input_grad[0], any(w.requires_grad for w in weights))
     ctx.sizes = input.shape, h_0.shape, [w.shape for w in weights]
     kept = [True] * len(weights)
-    if training and not recompute_gates:
-        needs_input = ctx.needs_input_grad[0]
-        if not ctx.needs_weight_grads:
+    if call.training and not options.recompute_gates:
+        if not ctx.needs.weights:
             input = h_0 = None
-        for n in keeping.other_weights(len(weights), int(c_0.size(0)), ctx.bidirectional, needs_input):
+        for n in keeping.other_weights(len(weights), int(c_0.size(0)), options.bidirectional, ctx.needs.input):
             kept[n] = False
     saved = [w if keep else None for w, keep in zip(weights, kept, strict=True)]
-    ctx.save_for_backward(*masks, output[4], c_0, input, h_0, *saved)
+    *_, reserve = output
+    ctx.save_for_backward(*options.tensors, reserve, c_0, input, h_0, *saved)
 
 
 def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
-    *masks, reserve, c_0, input, h_0 = ctx.saved_tensors[:7]
+    lengths, reset, dropout_mask, reserve, c_0, input, h_0, *weights = ctx.saved_tensors
+    options = ctx.options.with_tensors(lengths, reset, dropout_mask)
 
     def or_stand_in(tensor: MaybeTensor, size: Sequence[Any]) -> Tensor:
         """Something of that size, to be looked at by nobody, where nothing was kept."""
@@ -297,18 +248,23 @@ def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
 
     of_input, of_h_0, of_weights = ctx.sizes
     input, h_0 = or_stand_in(input, of_input), or_stand_in(h_0, of_h_0)
-    weights = [or_stand_in(w, size) for w, size in zip(ctx.saved_tensors[7:], of_weights, strict=True)]
+    weights = [or_stand_in(w, size) for w, size in zip(weights, of_weights, strict=True)]
     if not ctx.training:  # forward kept nothing: so once more
-        *_, reserve = ops.forward(input, h_0, c_0, weights, ctx.bidirectional, *masks, True, False)
-    needs = (ctx.needs_input_grad[0], ctx.needs_weight_grads)
-    grads = (*grads[:3], grads[3] if ctx.return_cells else None)
-    grad_input, grad_h_0, grad_c_0, grad_weights = ops.backward(
-        *grads, input, h_0, c_0, weights, ctx.bidirectional, *masks, reserve, *needs
-    )
-    if not needs[1]:
-        grad_weights = [None] * len(weights)
+        *_, reserve = ops.forward(input, h_0, c_0, weights, options.without_extras(), True)
+    *of_outputs, _ = grads
+    given = Outputs(*of_outputs)
+    if not options.return_cells:
+        given = given._replace(cells=None)
+    results = ops.backward(given, input, h_0, c_0, weights, options, reserve, ctx.needs)
+    grad_input, grad_h_0, grad_c_0, grad_weights = results
     of_options = [None] * (len(ctx.needs_input_grad) - 4)  # the dispatcher drops arguments that are their defaults
-    return (grad_input if needs[0] else None, grad_h_0, grad_c_0, grad_weights, *of_options)
+    return (
+        grad_input if ctx.needs.input else None,
+        grad_h_0,
+        grad_c_0,
+        grad_weights if ctx.needs.weights else [None] * len(weights),
+        *of_options,
+    )
 
 
 torch.library.register_autograd("lstm_fused::forward", _backward_registered, setup_context=_setup_registered)

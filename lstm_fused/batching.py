@@ -16,80 +16,92 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_unflatten
 
 from . import _library
+from .options import Needs, Options, Outputs
 
-Dims = Sequence[int | None]
 Batched = tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]  # results, and where N is in each
 
-# Where B is in the arguments of forward: training, bidirectional, lengths, reset, dropout_mask, return_cells,
-# recompute_gates, input, h_0, c_0.
-_FORWARD_BATCH_DIMS = (None, None, 0, 1, 2, None, None, 1, 1, 1)
-# And of backward: bidirectional, needs_input, needs_weights, lengths, reset, dropout_mask, the gradients of output,
-# h_n, c_n, cells, then input, h_0, c_0. The reserve follows.
-_BACKWARD_BATCH_DIMS = (None, None, None, 0, 1, 2, 1, 1, 1, 1, 1, 1, 1)
-_RETURN_CELLS, _NEEDS_INPUT, _NEEDS_WEIGHTS, _RESERVE = 5, 1, 2, 13
+# Where B is in the tensors of a call; the weights have none.
+_IN_OPTIONS = 0, 1, 2  # lengths, reset, dropout_mask
+_IN_PRIMALS = 1, 1, 1  # input, h_0, c_0
+_IN_OUTPUTS = Outputs(1, 1, 1, 1)
 
 
-def forward(apply: Callable[..., Sequence[Tensor]], num_members: int, dims: Dims, args: Sequence[Any]) -> Batched:
-    """``apply(*args)`` for each member; ``dims`` says where N is in each argument, None where it is not."""
-    count = len(_FORWARD_BATCH_DIMS)
-    if any(dim is not None for dim in dims[count:]):
+def forward(apply: Callable[..., Sequence[Tensor]], num_members: int, dims: Any, args: Any) -> Batched:
+    """``apply(options, training, input, h_0, c_0, *weights)`` for each member, of ``args``.
+
+    ``dims`` says where N is in each tensor of them, None where it is not.
+    """
+    options, training, *primals = args
+    of_options, _, *of_primals = dims
+    primals, weights, of_primals, of_weights = primals[:3], primals[3:], of_primals[:3], of_primals[3:]
+    if any(dim is not None for dim in of_weights):
         return _one_by_one(apply, num_members, dims, args)
-    folded = _fold(num_members, dims, args, _FORWARD_BATCH_DIMS)
-    output, h_n, c_n, cells, reserve = apply(*folded, *args[count:])
-    results = [_unfold(num_members, t) for t in (output, h_n, c_n)]
-    reserve = reserve.expand(num_members, *reserve.shape)
-    if args[_RETURN_CELLS]:
-        return (*results, _unfold(num_members, cells), reserve), (1, 1, 1, 1, 0)
-    return (*results, cells, reserve), (1, 1, 1, None, 0)
+    options = _folded_options(num_members, of_options, options)
+    primals = _fold(num_members, of_primals, primals, _IN_PRIMALS)
+    *results, reserve = apply(options, training, *primals, *weights)
+    outputs = Outputs(*results)
+    unfolded = [_unfold(num_members, t) for t in (outputs.output, outputs.h_n, outputs.c_n)]
+    cells, of_cells = (_unfold(num_members, outputs.cells), 1) if options.return_cells else (outputs.cells, None)
+    return (*unfolded, cells, reserve.expand(num_members, *reserve.shape)), (1, 1, 1, of_cells, 0)
 
 
 def backward(
     apply: Callable[..., Sequence[Tensor]],
     apply_forward: Callable[..., Sequence[Tensor]],
     num_members: int,
-    dims: Dims,
-    args: Sequence[Any],
+    dims: Any,
+    args: Any,
 ) -> Batched:
-    """As :func:`forward`; ``apply_forward`` keeps a reserve for each member where there is one of all of them."""
-    reserve, dim = args[_RESERVE], dims[_RESERVE]
+    """As :func:`forward`, of ``apply(options, needs, reserve, *grads, input, h_0, c_0, *weights)``.
+
+    ``apply_forward`` keeps a reserve for each member where there is one of all of them.
+    """
+    options, needs, reserve, *tensors = args
+    of_options, _, dim, *of_tensors = dims
     if dim is None or num_members == 1 or reserve.stride(dim) != 0:
         return _one_by_one(apply, num_members, dims, args)
-    if not args[_NEEDS_WEIGHTS]:
-        folded = _fold(num_members, dims, args, _BACKWARD_BATCH_DIMS)
-        grad_input, grad_h_0, grad_c_0 = apply(*folded, reserve.select(dim, 0), *args[_RESERVE + 1 :])
+    if not needs.weights:
+        batch_dims = *_IN_OUTPUTS, *_IN_PRIMALS
+        count = len(batch_dims)
+        folded = _fold(num_members, of_tensors[:count], tensors[:count], batch_dims)
+        options = _folded_options(num_members, of_options, options)
+        grad_input, grad_h_0, grad_c_0 = apply(options, needs, reserve.select(dim, 0), *folded, *tensors[count:])
         grad_states = _unfold(num_members, grad_h_0), _unfold(num_members, grad_c_0)
-        if args[_NEEDS_INPUT]:
+        if needs.input:
             return (_unfold(num_members, grad_input), *grad_states), (1, 1, 1)
         return (grad_input, *grad_states), (None, 1, 1)
 
-    def backward_of_member(*member: Any) -> Sequence[Tensor]:
-        bidirectional, _, _, lengths, reset, dropout_mask, *_ = member
-        input, h_0, c_0, _, *weights = member[10:]
-        options = (True, bidirectional, lengths, reset, dropout_mask, False, False)
-        results = apply_forward(*options, input, h_0, c_0, *weights)
-        return apply(*member[:_RESERVE], results[-1], *weights)
+    def backward_of_member(options: Options, needs: Needs, shared: Tensor, *tensors: Any) -> Sequence[Tensor]:
+        *_, own_reserve = apply_forward(options.without_extras(), True, *tensors[len(_IN_OUTPUTS) :])
+        return apply(options, needs, own_reserve, *tensors)
 
     return _one_by_one(backward_of_member, num_members, dims, args)
 
 
-def _one_by_one(
-    function: Callable[..., Sequence[Tensor]], num_members: int, dims: Dims, args: Sequence[Any]
-) -> Batched:
-    members = [
-        function(*(arg if dim is None else arg.select(dim, n) for arg, dim in zip(args, dims, strict=True)))
-        for n in range(num_members)
-    ]
+def _one_by_one(function: Callable[..., Sequence[Tensor]], num_members: int, dims: Any, args: Any) -> Batched:
+    flat, structure = tree_flatten(args)
+    flat_dims = _broadcast_to_and_flatten(dims, structure)  # a list of weights may have one for all
+    assert flat_dims is not None
+    members = []
+    for n in range(num_members):
+        own = [arg if dim is None else arg.select(dim, n) for arg, dim in zip(flat, flat_dims, strict=True)]
+        members.append(function(*tree_unflatten(own, structure)))
     results = tuple(torch.stack(parts) for parts in zip(*members, strict=True))
     return results, (0,) * len(results)
 
 
-def _fold(num_members: int, dims: Dims, args: Sequence[Any], batch_dims: Dims) -> list[Any]:
-    """N and B as one dimension of ``N * B`` where B was, for as many arguments as ``batch_dims`` has."""
+def _folded_options(num_members: int, dims: Any, options: Options) -> Options:
+    return options.with_tensors(*_fold(num_members, dims.tensors, options.tensors, _IN_OPTIONS))
+
+
+def _fold(num_members: int, dims: Any, args: Sequence[Any], batch_dims: Sequence[int]) -> list[Any]:
+    """N and B as one dimension of ``N * B`` where B was."""
     folded = []
-    for arg, dim, batch_dim in zip(args, dims, batch_dims, strict=False):
-        if arg is None or batch_dim is None:
+    for arg, dim, batch_dim in zip(args, dims, batch_dims, strict=True):
+        if not isinstance(arg, Tensor):
             folded.append(arg)
             continue
         if dim is None:

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from . import _library, autograd, batching, keeping, ops
-
-MaybeTensor = Tensor | None
+from .options import MaybeTensor, Needs, Options, Outputs
 
 # As in ops.py: the overload without a look for __torch_function__.
 _CELL = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.cell.default._handle)
@@ -102,10 +101,10 @@ def _differentiable(
     if h_0 is None or c_0 is None:
         h_0 = c_0 = input.new_zeros((*input.shape[:-1], weights[1].size(1)))
     needs_input, needs_weights, _ = ctx.needs
-    options = False, needs_input, needs_weights, None, None, None
-    grads = None, as_step(grad_h), as_step(grad_c), None
-    tensors = as_step(input), as_step(h_0), as_step(c_0), reserve, *weights
-    grad_input, grad_h_0, grad_c_0, *grad_weights = autograd.Backward.apply(*options, *grads, *tensors)
+    call = Options(), Needs(needs_input, needs_weights), reserve
+    grads = Outputs(None, as_step(grad_h), as_step(grad_c), None)
+    primals = as_step(input), as_step(h_0), as_step(c_0), *weights
+    grad_input, grad_h_0, grad_c_0, *grad_weights = autograd.Backward.apply(*call, *grads, *primals)
     if needs_input:
         grad_input = grad_input.view_as(input)
     if not needs_weights:

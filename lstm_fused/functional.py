@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from . import autograd, checks, ops, packing
-
-State = tuple[Tensor, Tensor]
+from . import autograd, checks, forms, ops
+from .forms import State
+from .options import MaybeTensor, Options, Outputs
 
 
 def lstm(
@@ -73,47 +73,16 @@ def lstm(
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own; got a value")
-        switches = (return_cells, recompute_gates)
-        return _packed(input, hx, weights, layout, batch_first, dropout, training, reset, *switches)
-
-    dim = input.dim()
-    if dim not in (2, 3):
-        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {dim}D instead")
-    batched = dim == 3
-    if hx is not None and (hx[0].dim() != dim or hx[1].dim() != dim):
-        raise RuntimeError(
-            f"For {'batched 3-D' if batched else 'unbatched 2-D'} input, hx and cx should also be "
-            f"{dim}-D but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-        )
-    if lengths is not None:
-        checks.check_lengths(lengths, input, batch_first)
-    if reset is not None:
-        checks.check_reset(reset, input)
-
-    # From here on time comes first and there is a batch.
-    if not batched:
-        input = input.unsqueeze(1)
-        hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        lengths = None if lengths is None else lengths.unsqueeze(0)
-        reset = None if reset is None else reset.unsqueeze(1)
-    elif batch_first:
-        input = input.transpose(0, 1)
-        reset = None if reset is None else reset.t()
-    checks.check_input(input, weights[0], 3)
-    if hx is not None:
-        checks.check_hx(hx, input, layout)
+        call = forms.packed(input, hx, weights[0], layout, reset, batch_first)
+    else:
+        call = forms.padded(input, hx, weights[0], layout, lengths, reset, batch_first)
     if refusal is not None:
         raise refusal
-    mask = _dropout_mask(input, input.shape[:2], layout, dropout) if training and dropout != 0.0 else None
-    options = (lengths, reset, mask, return_cells, recompute_gates)
-    output, h_n, c_n, cells = _run(input, input.size(1), hx, weights, layout, *options)
-    if not batched:
-        output, h_n, c_n = output.squeeze(1), h_n.squeeze(1), c_n.squeeze(1)
-        cells = cells.squeeze(1) if return_cells else cells
-    elif batch_first:
-        output = output.transpose(0, 1)
-        cells = cells.transpose(0, 1) if return_cells else cells
-    return (output, (h_n, c_n), cells) if return_cells else (output, (h_n, c_n))
+    mask = _dropout_mask(call, layout, dropout) if training and dropout != 0.0 else None
+    options = Options(bidirectional, call.lengths, call.reset, mask, return_cells, recompute_gates)
+    results = _run(call, layout, weights, options)
+    result = call.output(results.output), (call.states(results.h_n), call.states(results.c_n))
+    return (*result, call.output(results.cells)) if return_cells else result
 
 
 def _bare(
@@ -152,124 +121,25 @@ def _bare(
     return output.transpose(0, 1) if batch_first else output, (h_n, c_n)
 
 
-def _packed(
-    packed: PackedSequence,
-    hx: State | None,
-    weights: Sequence[Tensor],
-    layout: checks.Layout,
-    batch_first: bool,
-    dropout: float,
-    training: bool,
-    reset: Tensor | None,
-    return_cells: bool,
-    recompute_gates: bool,
-) -> Any:
-    """The CPU's operator takes packed steps as they are; elsewhere, and in a graph or a transform, they are padded.
-
-    Rows stay in the order in which they are packed.
-    """
-    data, batch_sizes, sorted_indices, unsorted_indices = packed
-    checks.check_input(data, weights[0], 2, RuntimeError)
-    seq_len, batch = checks.check_packed(data, batch_sizes, hx is not None)
-    if sorted_indices is not None and hx is not None:
-        hx = hx[0].index_select(1, sorted_indices), hx[1].index_select(1, sorted_indices)
-    recorded = batch is None or torch.jit.is_tracing()
-    if recorded:
-        batch = _recorded_batch(packed, hx, reset, batch_first)
-        batch_sizes = _asserted(batch_sizes, data, batch)
-    if reset is not None:
-        checks.check_reset(reset, data, (batch, seq_len) if batch_first else (seq_len, batch))
-        reset = reset.t() if batch_first else reset
-        reset = reset if sorted_indices is None else reset.index_select(1, sorted_indices)
-    if hx is not None:
-        checks.check_hx(hx, data, layout, batch)
-
-    lengths = places = None
-    steps, device = data.size(0), data.device
-    even = not recorded and steps == seq_len * batch  # all rows are of one length
-    if not even:
-        rows = torch.arange(batch, dtype=torch.int64, device=device)
-        valid = rows < batch_sizes.to(device, non_blocking=True).unsqueeze(1)  # (T, B)
-        lengths = valid.sum(0)
-        if recorded or device.type != "cpu" or autograd.transforms_are_active():
-            places = packing.places(valid, steps)
-
-    def unpacked(data: Tensor) -> Tensor:
-        if even:
-            return data.unflatten(0, (seq_len, batch))
-        return data if places is None else places.pad(data)
-
-    def repacked(result: Tensor) -> PackedSequence:
-        if even:
-            result = result.flatten(0, 1)
-        elif places is not None:
-            result = places.pack(result)
-        return PackedSequence(result, batch_sizes, sorted_indices, unsorted_indices)
-
-    mask = _dropout_mask(data, data.shape[:1], layout, dropout) if training and dropout != 0.0 else None
-    if mask is not None:  # drawn for the packed steps alone, so that a seed gives the masks of torch.nn.LSTM
-        mask = torch.stack([unpacked(layer) for layer in mask.unbind()])
-    options = (lengths, reset, mask, return_cells, recompute_gates)
-    output, h_n, c_n, cells = _run(unpacked(data), batch, hx, weights, layout, *options)
-    if unsorted_indices is not None:
-        h_n, c_n = h_n.index_select(1, unsorted_indices), c_n.index_select(1, unsorted_indices)
-    result = repacked(output), (h_n, c_n)
-    return (*result, repacked(cells)) if return_cells else result
-
-
-def _recorded_batch(packed: PackedSequence, hx: State | None, reset: Tensor | None, batch_first: bool) -> Any:
-    """The batch in a graph: the size of a tensor, if there is one that has it, or else what batch_sizes will say."""
-    if hx is not None:
-        return hx[0].size(1)
-    if reset is not None:
-        return reset.size(0 if batch_first else 1)
-    if packed.sorted_indices is not None:
-        return packed.sorted_indices.size(0)
-    batch = packed.batch_sizes[0]
-    # To torch.jit.trace all sizes are tensors. To torch.export, int() of one would be one number for good.
-    return batch if torch.jit.is_tracing() else batch.item()
-
-
-def _asserted(batch_sizes: Tensor, data: Tensor, batch: Any) -> Tensor:
-    """What checks.check_packed says of values, as operators in a graph."""
-    fits = (batch_sizes.cummin(0).values == batch_sizes).all() & (batch_sizes[-1] > 0)
-    fits = fits & (batch_sizes.sum() == data.size(0)) & (batch_sizes[0] == batch)
-    message = "PackedSequence: batch_sizes do not fit data, or hx, reset or sorted_indices"
-    if torch.jit.is_tracing():  # which drops assertions whose result is not used
-        return torch._functional_assert_async(fits, message, batch_sizes)
-    torch._assert_async(fits, message)
-    return batch_sizes
-
-
-def _dropout_mask(like: Tensor, steps: Sequence[int], layout: checks.Layout, dropout: float) -> Tensor | None:
-    """(L-1, *steps, D*P): 0 or 1/(1-p). One draw per layer, as torch.nn.LSTM on the CPU draws."""
+def _dropout_mask(call: forms.Call, layout: checks.Layout, dropout: float) -> MaybeTensor:
+    """(L-1, ..., D*P): 0 or 1/(1-p). One draw per layer, as torch.nn.LSTM on the CPU draws."""
     if layout.num_layers == 1:
         return None
-    ones = like.new_ones((*steps, layout.num_directions * layout.proj_width))
+    ones = call.input.new_ones((*call.mask_steps, layout.num_directions * layout.proj_width))
     draws = [torch.nn.functional.dropout(ones, dropout) for _ in range(layout.num_layers - 1)]
-    return torch.stack(draws)
+    return torch.stack([call.mask(layer) for layer in draws])
 
 
-def _run(
-    input: Tensor,
-    batch: int,
-    hx: State | None,
-    weights: Sequence[Tensor],
-    layout: checks.Layout,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    mask: Tensor | None,
-    return_cells: bool,
-    recompute_gates: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator, for input (T, B, I), or on the CPU packed, (N, I)."""
-    device = input.device
-    if hx is None:
+def _run(call: forms.Call, layout: checks.Layout, weights: Sequence[Tensor], options: Options) -> Outputs:
+    """The operator, with states, dtypes and devices as it wants them."""
+    input, device = call.input, call.input.device
+    if call.hx is None:
         _, hidden, width, layers, directions = layout
-        c_0 = input.new_zeros((layers * directions, batch, hidden))
-        h_0 = c_0 if width == hidden else input.new_zeros((layers * directions, batch, width))
+        c_0 = input.new_zeros((layers * directions, call.batch, hidden))
+        h_0 = c_0 if width == hidden else input.new_zeros((layers * directions, call.batch, width))
     else:
-        h_0, c_0 = hx
+        h_0, c_0 = call.hx
+    lengths, reset, mask = options.tensors
     if lengths is not None:
         lengths = lengths.to(device=device, dtype=torch.int64, non_blocking=True).contiguous()
     if reset is not None:
@@ -279,5 +149,4 @@ def _run(
         dtype = torch.get_autocast_dtype(device.type)
         input, h_0, c_0, *weights = [t.to(dtype) for t in (input, h_0, c_0, *weights)]
         mask = None if mask is None else mask.to(dtype)
-    options = (layout.num_directions == 2, lengths, reset, mask, return_cells, recompute_gates)
-    return autograd.lstm(input, h_0, c_0, weights, *options)
+    return autograd.lstm(input, h_0, c_0, weights, options.with_tensors(lengths, reset, mask))

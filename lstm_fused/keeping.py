@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MaybeTensor = Tensor | None
+from .options import MaybeTensor
 
 
 def other_weights(count: int, num_states: int, bidirectional: bool, needs_input: bool) -> tuple[int, ...]:

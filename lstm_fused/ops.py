@@ -19,12 +19,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _library, tracing
+from .options import Needs, Options, Outputs
 
 # Device types that the operators run on, here or (meta) without data.
 DEVICE_TYPES = ("cpu", "meta", "cuda") if torch.ops.lstm_fused.kernels() else ("cpu", "meta")
@@ -37,8 +38,36 @@ _INFER = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.i
 _library.IMPLEMENTATIONS.impl("infer", torch.library.fallthrough_kernel, "Autograd")
 
 
-def forward(input: Tensor, *args: Any, recompute_gates: bool = False) -> Any:
-    return _FORWARD(input, *args, uses_tf32(input), recompute_gates)
+class Forward(NamedTuple):
+    """The arguments of ``torch.ops.lstm_fused.forward``, in the order of its schema."""
+
+    input: Any
+    h_0: Any
+    c_0: Any
+    weights: Any
+    bidirectional: bool
+    lengths: Any
+    reset: Any
+    dropout_mask: Any
+    training: bool
+    return_cells: bool
+    allow_tf32: bool
+    recompute_gates: bool = False
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            self.bidirectional, self.lengths, self.reset, self.dropout_mask, self.return_cells, self.recompute_gates
+        )
+
+
+def forward(
+    input: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], options: Options, training: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    bidirectional, lengths, reset, dropout_mask, return_cells, recompute_gates = options
+    masks = lengths, reset, dropout_mask
+    switches = training, return_cells, uses_tf32(input), recompute_gates
+    return _FORWARD(*Forward(input, h_0, c_0, weights, bidirectional, *masks, *switches))
 
 
 def infer(
@@ -52,8 +81,18 @@ def infer(
     return _INFER(input, h_0, c_0, weights, num_layers, bidirectional, uses_tf32(input))
 
 
-def backward(*args: Any) -> Any:
-    return _BACKWARD(*args, uses_tf32(args[4]))
+def backward(
+    grads: Outputs,
+    input: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    weights: Sequence[Tensor],
+    options: Options,
+    reserve: Tensor,
+    needs: Needs,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    masks = options.tensors
+    return _BACKWARD(*grads, input, h_0, c_0, weights, options.bidirectional, *masks, reserve, *needs, uses_tf32(input))
 
 
 def allows_tf32() -> bool:
@@ -72,33 +111,21 @@ def _check_devices(input: Tensor, *others: Tensor | None) -> None:
 
 
 @torch.library.register_fake("lstm_fused::forward")
-def _fake_forward(
-    input: Tensor,
-    h_0: Tensor,
-    c_0: Tensor,
-    weights: Sequence[Tensor],
-    bidirectional: bool,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    dropout_mask: Tensor | None,
-    training: bool,
-    return_cells: bool,
-    allow_tf32: bool,
-    recompute_gates: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake_forward(*args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     tracing.refuse_onnx()
+    input, h_0, c_0, weights, *_ = call = Forward(*args, **named)
     _check_devices(input, h_0, c_0, *weights)
     steps = input.shape[:-1]
     states, _, proj_width = h_0.shape
     hidden = c_0.size(2)
-    directions = 2 if bidirectional else 1
+    directions = 2 if call.bidirectional else 1
     output = input.new_empty((*steps, directions * proj_width))
-    cells = input.new_empty((*steps, directions * hidden) if return_cells else (0,))
+    cells = input.new_empty((*steps, directions * hidden) if call.return_cells else (0,))
     # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32, and the outputs always.
     cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
-    keeps_outputs = input.is_cuda or recompute_gates or proj_width != hidden
-    reserve_width = states * (hidden * ((0 if recompute_gates else 4) + cell_width) + keeps_outputs * proj_width)
-    reserve = input.new_empty(math.prod(steps) * reserve_width if training else 0)
+    keeps_outputs = input.is_cuda or call.recompute_gates or proj_width != hidden
+    reserve_width = states * (hidden * ((0 if call.recompute_gates else 4) + cell_width) + keeps_outputs * proj_width)
+    reserve = input.new_empty(math.prod(steps) * reserve_width if call.training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve
 

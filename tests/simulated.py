@@ -12,7 +12,6 @@ import simulation
 import toolchain
 import torch
 from cases import Case
-from torch import Tensor
 
 from lstm_fused import _plan, ops
 
@@ -94,15 +93,6 @@ class Simulator:
         `num_sms`: of the GPU, 0 for an H100's; `room`: for how many blocks at once, if not for all that it promises.
         """
 
-        def forward(*args: object, recompute_gates: bool = False) -> tuple[Tensor, ...]:
-            return self.ops.forward(*args, allow_tf32, recompute_gates)
-
-        def infer(*args: object) -> tuple[Tensor, ...]:
-            return self.ops.infer(*args, allow_tf32)
-
-        def backward(*args: object) -> tuple[Tensor, ...]:
-            return self.ops.backward(*args, allow_tf32)
-
         self._choose_kernels()
         self._library.sim_reset_counts()
         self.set_seed(seed)
@@ -110,9 +100,9 @@ class Simulator:
         self._library.sim_set_max_resident_blocks(num_sms if room is None else room)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LSTM_FUSED_KERNEL", kind)
-            patch.setattr(ops, "forward", forward)
-            patch.setattr(ops, "infer", infer)
-            patch.setattr(ops, "backward", backward)
+            for name in ("forward", "infer", "backward"):
+                patch.setattr(ops, f"_{name.upper()}", getattr(self.ops, name))
+            patch.setattr(ops, "uses_tf32", lambda input: allow_tf32)
             # What torch.empty returns is full of NaN, so that a read of memory that nobody wrote shows.
             torch.use_deterministic_algorithms(True)
             try:

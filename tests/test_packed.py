@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import lstm_fused
 from lstm_fused import ops
+from lstm_fused.options import Needs, Options, Outputs
 
 # The kernels differ by rows, by width and by what shares a thread: each of them, and every option.
 CASES = [
@@ -44,13 +45,13 @@ def both(case: Case, training: bool) -> list[list[Tensor]]:
     def call(pick):
         mask = None if problem.masks is None else torch.stack([pick(layer) for layer in problem.masks])
         operands = (pick(leaves["input"]), leaves["h_0"], leaves["c_0"], weights)
-        options = (case.bidirectional, lengths, problem.reset, mask)
-        output, h_n, c_n, cells, reserve = ops.forward(*operands, *options, training, case.return_cells)
+        options = Options(case.bidirectional, lengths, problem.reset, mask, case.return_cells)
+        output, h_n, c_n, cells, reserve = ops.forward(*operands, options, training)
         results = [output, h_n, c_n, *([cells] if case.return_cells else [])]
         if training:
             grad_cells = pick(given["cells"]) if case.return_cells else None
-            grads = (pick(given["output"]), given["h_n"], given["c_n"], grad_cells)
-            *gradients, grad_weights = ops.backward(*grads, *operands, *options, reserve, True, True)
+            grads = Outputs(pick(given["output"]), given["h_n"], given["c_n"], grad_cells)
+            *gradients, grad_weights = ops.backward(grads, *operands, options, reserve, Needs(True, True))
             results += [*gradients, *grad_weights]
         return results
 
@@ -124,7 +125,7 @@ def test_operators(op: str):
         args = (*tensors, *options, True, True, False)
         torch.library.opcheck(torch.ops.lstm_fused.forward.default, args, test_utils=checks)
         return
-    output, *_, reserve = ops.forward(*tensors, *options, True, False)
+    output, *_, reserve = ops.forward(*tensors, Options(lengths=lengths), True)
     args = (torch.ones_like(output), None, None, None, *tensors, *options, reserve, True, True, False)
     torch.library.opcheck(torch.ops.lstm_fused.backward.default, args, test_utils=checks)
 
@@ -148,12 +149,12 @@ def test_lengths_must_fit_the_packed_rows(lengths: list[int] | None, message: st
     lengths = None if lengths is None else torch.tensor(lengths)
     weights, state = [torch.randn(20, 4), torch.randn(20, 5)], torch.zeros(1, 3, 5)
     with pytest.raises(RuntimeError, match=message):
-        ops.forward(torch.randn(7, 4), state, state, weights, False, lengths, None, None, True, False)
+        ops.forward(torch.randn(7, 4), state, state, weights, Options(lengths=lengths), True)
 
 
 def test_rows_without_a_step_keep_their_state():
     """A length of 0, which no PackedSequence has, is one that the operator takes."""
     weights, state = [torch.randn(20, 4), torch.randn(20, 5)], torch.randn(1, 3, 5)
     lengths = torch.tensor([3, 1, 0])
-    _, h_n, c_n, _, _ = ops.forward(torch.randn(4, 4), state, state, weights, False, lengths, None, None, False, False)
+    _, h_n, c_n, _, _ = ops.forward(torch.randn(4, 4), state, state, weights, Options(lengths=lengths), False)
     assert torch.equal(h_n[:, 2], state[:, 2]) and torch.equal(c_n[:, 2], state[:, 2])

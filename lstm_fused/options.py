@@ -1,0 +1,51 @@
+"""What one call has beside its input, states and weights, as one value on its way from the module to the operators."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+MaybeTensor = Tensor | None
+
+
+class Options(NamedTuple):
+    """T, B, L, D and P as in :func:`lstm_fused.functional.lstm`. Under a transform the tensors may have more."""
+
+    bidirectional: bool = False
+    lengths: MaybeTensor = None  # int64 (B,)
+    reset: MaybeTensor = None  # bool (T, B)
+    dropout_mask: MaybeTensor = None  # (L-1, T, B, D*P), or (L-1, N, D*P) for packed input: what h is multiplied with
+    return_cells: bool = False
+    recompute_gates: bool = False
+
+    @property
+    def tensors(self) -> tuple[MaybeTensor, ...]:
+        return self.lengths, self.reset, self.dropout_mask
+
+    def with_tensors(self, lengths: Any, reset: Any, dropout_mask: Any) -> Options:
+        return self._replace(lengths=lengths, reset=reset, dropout_mask=dropout_mask)
+
+    def without_tensors(self) -> Options:
+        """What may be kept beside ``ctx.save_for_backward``, which is the place for tensors."""
+        return self.with_tensors(None, None, None)
+
+    def without_extras(self) -> Options:
+        """For a forward that only fills a reserve."""
+        return self._replace(return_cells=False, recompute_gates=False)
+
+
+class Outputs(NamedTuple):
+    """Of a call, or their gradients; and of backward, what was asked of the first call."""
+
+    output: Any  # (T, B, D*P)
+    h_n: Any  # (L*D, B, P)
+    c_n: Any  # (L*D, B, H)
+    cells: Any  # (T, B, D*H), empty or None without return_cells
+
+
+class Needs(NamedTuple):
+    """Whose gradients a backward is to find, beside those of h_0 and c_0."""
+
+    input: bool
+    weights: bool

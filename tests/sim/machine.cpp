@@ -13,6 +13,7 @@ Thread* self = nullptr;
 
 namespace {
 
+std::unique_ptr<Pace> (*make_pace)() = nullptr;
 Starved starved;
 bool found_starved = false;
 
@@ -51,6 +52,10 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t
   const uint32_t change_warp[] = {1, 16, 256};
   preempt_one_in_ = preempt[random_.below(3)];
   change_warp_one_in_ = change_warp[random_.below(3)];
+  if (make_pace) {
+    pace_ = make_pace();
+    preempt_one_in_ = preempt[2];
+  }
 
   const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
   if (shape.together) resident_blocks = num_clusters * shape.cluster;
@@ -117,7 +122,8 @@ void Machine::run() {
       start_cluster(free_slots_.back());
       free_slots_.pop_back();
     }
-    if (ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens()) break;
+    if (pace_ ? pace_->idle() : ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens())
+      break;
     run_next();
     if (fault_) break;
   }
@@ -175,7 +181,10 @@ void Machine::end_thread() {
   Fiber::switch_to(thread.fiber, main_);
 }
 
-void Machine::make_ready(Thread& thread) { set_ready(*thread.warp, thread.warp->ready | 1u << thread.lane); }
+void Machine::make_ready(Thread& thread, Delay delay) {
+  if (pace_) return pace_->ready(thread, delay);
+  set_ready(*thread.warp, thread.warp->ready | 1u << thread.lane);
+}
 
 void Machine::set_ready(Warp& warp, uint32_t lanes) {
   std::vector<Warp*>& list = list_of(warp);
@@ -223,6 +232,7 @@ void starve(Starved who) {
 bool found_who_starves() { return found_starved; }
 
 Thread* Machine::pick() {
+  if (pace_) return pace_->next();
   if (!held_warps_.empty()) {  // whatever can happen without them comes first
     while (ready_warps_.empty() && (wake_spinning() || something_happens())) continue;
   }
@@ -237,6 +247,21 @@ Thread* Machine::pick() {
   const int lane = __builtin_ctz(behind ? behind : warp.ready);
   set_ready(warp, warp.ready & ~(1u << lane));
   return &warp.threads[lane];
+}
+
+void set_pace(std::unique_ptr<Pace> (*make)()) { make_pace = make; }
+
+void Machine::happen_later(Delay delay, std::function<void()> event) {
+  if (pace_) return pace_->later(delay, std::move(event));
+  events_.push_back(std::move(event));
+}
+void Machine::happen_after(Delay delay, std::function<void()> event) {
+  pace_ ? pace_->later(delay, std::move(event)) : event();
+}
+
+void Machine::changed() {
+  ++version_;
+  if (pace_) wake_spinning();
 }
 
 bool Machine::wake_spinning() {
@@ -264,7 +289,7 @@ bool Machine::something_happens() {
 
 void Machine::run_next() {
   constexpr uint32_t kHappensOneIn = 8;
-  if (random_.one_in(kHappensOneIn)) {
+  if (!pace_ && random_.one_in(kHappensOneIn)) {
     something_happens();
     wake_spinning();
   }
@@ -288,9 +313,9 @@ const Thread* Machine::find_thread(int number) const {
   return &clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster].threads[number % shape_.threads];
 }
 
-void Machine::preempt() {
+void Machine::preempt(Delay delay) {
   if (self->fiber.nearly_overflown()) throw Fault(text(*self) + ": stack overflow");
-  make_ready(*self);
+  make_ready(*self, delay);
   run_next();
 }
 
@@ -345,9 +370,9 @@ void Machine::meet_block(const char* name, Site site) {
   block.known = now++;
   share_knowledge(block.threads.data(), shape_.threads);
   for (Thread& thread : block.threads) {
-    if (&thread != self) make_ready(thread);
+    if (&thread != self) make_ready(thread, Delay::kBarrier);
   }
-  preempt();
+  preempt(Delay::kBarrier);
 }
 
 }  // namespace sim

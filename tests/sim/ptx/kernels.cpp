@@ -11,6 +11,7 @@
 
 #include "lane.h"
 #include "print.h"
+#include "timing.h"
 
 namespace sim::ptx {
 namespace {
@@ -110,3 +111,24 @@ const char* sim_use_ptx(const char* folder) {
 uint64_t sim_executed(int what) { return sim::ptx::executed[what]; }
 const char* sim_last_kernel() { return sim::ptx::last_kernel.c_str(); }
 int64_t sim_last_threads() { return sim::ptx::last_threads; }
+void sim_time(bool on) {
+  const auto make = []() -> std::unique_ptr<sim::Pace> { return std::make_unique<sim::ptx::Timing>(); };
+  sim::set_pace(on ? +make : nullptr);
+}
+const char* sim_cost(int row) {
+  using namespace sim::ptx;
+  static std::string text;
+  const auto number = [](int cycles) { return cycles ? std::to_string(cycles) : ""; };
+  if (row >= kNumWorks + sim::kNumDelays) return nullptr;
+  if (row < kNumWorks) {
+    const Cost& cost = costs[row];
+    text = std::string(cost.what) + "|" + number(cost.slots) + "|" + number(cost.busy) + "|" + number(cost.latency) +
+           "|" + cost.source;
+  } else {
+    const DelayCost& cost = delays[row - kNumWorks];
+    text = std::string(cost.what) + "|||" + number(cost.cycles) + "|" + cost.source;
+  }
+  return text.c_str();
+}
+int64_t sim_cycles() { return sim::ptx::total_time.at; }
+int64_t sim_cycles_of(int part) { return sim::ptx::total_time.parts[part]; }

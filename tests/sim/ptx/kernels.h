@@ -21,4 +21,11 @@ __attribute__((visibility("default"))) uint64_t sim_executed(int what);
 // The name and the template arguments of the kernel that was launched last, and its threads.
 __attribute__((visibility("default"))) const char* sim_last_kernel();
 __attribute__((visibility("default"))) int64_t sim_last_threads();
+// Whether launches are timed from now on: see timing.h.
+__attribute__((visibility("default"))) void sim_time(bool on);
+// A row of the tables of costs.h, its cells parted by |; null: there is no such row.
+__attribute__((visibility("default"))) const char* sim_cost(int row);
+// Of all timed launches so far; and what their critical paths consist of, by Part.
+__attribute__((visibility("default"))) int64_t sim_cycles();
+__attribute__((visibility("default"))) int64_t sim_cycles_of(int part);
 }

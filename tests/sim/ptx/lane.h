@@ -44,6 +44,9 @@ struct Lane {
     return reinterpret_cast<char*>(get<uint64_t>(i, i.operand[operand]) + static_cast<uint64_t>(i.displacement));
   }
 
+  // Executes the next instruction, if its guard holds.
+  void step();
+
   [[noreturn]] void unwritten(const Instruction& i, int16_t slot) const;
 };
 

@@ -44,7 +44,7 @@ PASSES = ["inference", "training", "backward"]
 SHAPES = {
     "block": [(64, 8), (128, 8)],
     "cluster": [(128, 8), (256, 8), (256, 32)],
-    "group": [(128, 8), (512, 16)],
+    "group": [(128, 8), (512, 16), (1024, 16), (512, 64)],
 }
 CLASSES = ["mma", "shared", "global", "special", "barriers", "other"]  # waits depend on the schedule
 LENGTHS = 4, 8  # time steps: a step is a quarter of the difference

@@ -45,7 +45,8 @@ void run_thread(const Module& module, const Function& kernel, const void* parame
   for (size_t n = 0; n < num_constants; ++n) storage.slots[num_constants - 1 - n] = module.constants[n];
   storage.frame.resize(module.frame_bytes / sizeof(std::max_align_t) + 1);
 
-  Lane lane{&module, storage.slots.data() + num_constants, module.code.data() + kernel.begin};
+  Lane lane{&module, storage.slots.data() + num_constants, static_cast<int>(num_slots),
+            module.code.data() + kernel.begin};
   const Block& block = *self->block;
   const Shape& shape = machine->shape();
   lane.put(kThreadX, self->index);

@@ -13,6 +13,7 @@ constexpr int kMostCalls = 4;  // one within another
 struct Lane {
   const Module* module;
   Slot* slots;
+  int num_slots;  // from 0 on
   const Instruction* next;
   int depth = 0;
   const Instruction* called_from[kMostCalls] = {};

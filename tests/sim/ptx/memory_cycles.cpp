@@ -7,21 +7,20 @@ namespace {
 
 constexpr int kBanks = 32, kWordBytes = 4, kPieceBytes = 64;
 
-template <class Of>
-int count_distinct(std::vector<uint64_t>& values, Of&& of) {
-  for (uint64_t& value : values) value = of(value);
-  std::sort(values.begin(), values.end());
-  values.erase(std::unique(values.begin(), values.end()), values.end());
-  return static_cast<int>(values.size());
-}
+// Different values, by a few bits of them.
+class Distinct {
+ public:
+  void add(uint64_t value, int key) {
+    uint64_t* const of_key = values_[key];
+    uint8_t& count = counts_[key];
+    if (std::find(of_key, of_key + count, value) == of_key + count) of_key[count++] = value;
+  }
+  int most() const { return *std::max_element(counts_, counts_ + kBanks); }
 
-// Of lanes that are served at once.
-int shared_cycles(std::vector<uint64_t>& words) {
-  count_distinct(words, [](uint64_t word) { return word; });
-  int most = 0, of_bank[kBanks] = {};
-  for (const uint64_t word : words) most = std::max(most, ++of_bank[word % kBanks]);
-  return most;
-}
+ private:
+  uint8_t counts_[kBanks] = {};
+  uint64_t values_[kBanks][4 * kWarpSize];
+};
 
 }  // namespace
 
@@ -34,20 +33,28 @@ int memory_cycles(const Instruction& i, Lane* const* lanes, uint32_t active) {
   // The address is behind what is loaded, before what is stored.
   const bool loads = i.work == Work::kSharedLoad || i.work == Work::kGlobalLoad;
   const int operand = loads ? i.access.count : 0, bytes = i.access.bytes * i.access.count;
-  const int lanes_at_once = kWarpSize * kWordBytes / std::max(bytes, kWordBytes);
-  std::vector<uint64_t> touched;
+  const auto address = [&](int lane) {
+    return lanes[lane]->slots[i.operand[operand]] + static_cast<uint64_t>(i.displacement);
+  };
   int cycles = 0;
-  for (int first = 0; first < kWarpSize; first += in_shared ? lanes_at_once : kWarpSize) {
-    for (int n = first; n < first + (in_shared ? lanes_at_once : kWarpSize); ++n) {
-      if (!(active >> n & 1)) continue;
-      const uint64_t address = lanes[n]->slots[i.operand[operand]] + static_cast<uint64_t>(i.displacement);
-      for (int at = 0; at < bytes; at += kWordBytes) touched.push_back((address + at) / kWordBytes);
-    }
-    cycles += in_shared ? shared_cycles(touched)
-                        : count_distinct(touched, [](uint64_t word) { return word * kWordBytes / kPieceBytes; });
-    touched.clear();
+  if (in_global) {
+    Distinct pieces;
+    for (; active; active &= active - 1) pieces.add(address(__builtin_ctz(active)) / kPieceBytes, 0);
+    return pieces.most();
   }
-  return std::max(cycles, 1);
+  const int at_once = kWarpSize * kWordBytes / std::max(bytes, kWordBytes);
+  for (int first = 0; first < kWarpSize; first += at_once) {
+    Distinct words;
+    for (int n = first; n < first + at_once; ++n) {
+      if (!(active >> n & 1)) continue;
+      for (int at = 0; at < bytes; at += kWordBytes) {
+        const uint64_t word = (address(n) + at) / kWordBytes;
+        words.add(word, word % kBanks);
+      }
+    }
+    cycles += words.most();
+  }
+  return cycles;
 }
 
 }  // namespace sim::ptx

@@ -39,14 +39,16 @@ Timing::TimedWarp& Timing::warp_of(const Thread& thread) {
 void Timing::ready(Thread& thread, Delay delay) {
   TimedWarp& warp = warp_of(thread);
   const DelayCost& cost = delays[static_cast<int>(delay)];
-  warp.order = ptx::later(warp.order, plus(now_, cost.part, cost.cycles));
+  const bool within_warp = &warp == current_ && delay == Delay::kNone;  // as in a shuffle
+  if (!within_warp) warp.order = ptx::later(warp.order, plus(seen_, cost.part, cost.cycles));
   warp.resumed |= 1u << thread.lane;
-  if (&warp != current_) enqueue(warp, now_.at, now_.at);
+  warp.next.instruction = nullptr;
+  if (&warp != current_) queue_.push({now_, now_, warp.number});
 }
 
 void Timing::later(Delay delay, std::function<void()> event) {
   const DelayCost& cost = delays[static_cast<int>(delay)];
-  const Moment moment = plus(now_, cost.part, cost.cycles);
+  const Moment moment = plus(seen_, cost.part, cost.cycles);
   queue_.push({moment.at, 0, next_event_});
   events_[next_event_++] = {moment, std::move(event)};
 }
@@ -55,6 +57,8 @@ bool Timing::take_turn(Lane& lane) {
   TimedWarp& warp = warp_of(*self);
   warp.lanes[self->lane] = &lane;
   warp.waiting |= 1u << self->lane;
+  warp.next.instruction = nullptr;
+  if (warp.registers.size() < static_cast<size_t>(lane.num_slots)) warp.registers.resize(lane.num_slots);
   machine->wait("its turn", {"", 0});
   return lane.next;
 }
@@ -80,62 +84,85 @@ Thread* Timing::next() {
     const Turn turn = queue_.top();
     queue_.pop();
     if (turn.number >= 0) {
-      now_.at = turn.at;
+      now_ = turn.at;
       current_ = &warps_[turn.number];
     } else {
       const Event event = std::move(events_.at(turn.number));
       events_.erase(turn.number);
-      now_ = event.at;
+      now_ = event.at.at;
+      seen_ = event.at;
       event.happens();
     }
   }
 }
 
-// Whether the warp's next instruction can be issued now.
-bool Timing::issue(TimedWarp& warp) {
-  if (!warp.waiting) return false;
-  const Instruction* at = nullptr;
-  for (uint32_t lanes = warp.waiting; lanes; lanes &= lanes - 1) {
-    const Instruction* const next = warp.lanes[__builtin_ctz(lanes)]->next;
-    if (!at || next < at) at = next;
-  }
-  const Instruction& i = *at;
-  uint32_t group = 0, active = 0;
+void Timing::look_ahead(TimedWarp& warp) {
+  TimedWarp::Next& next = warp.next;
+  next.instruction = nullptr;
   for (uint32_t lanes = warp.waiting; lanes; lanes &= lanes - 1) {
     const int n = __builtin_ctz(lanes);
-    const Lane& lane = *warp.lanes[n];
-    if (lane.next != at) continue;
-    group |= 1u << n;
-    if (i.guard == kNone || lane.get<bool>(i, i.guard) != i.guard_negated) active |= 1u << n;
+    const Instruction* const i = warp.lanes[n]->next;
+    if (!next.instruction || i < next.instruction) {
+      next.instruction = i;
+      next.group = 0;
+    }
+    if (i == next.instruction) next.group |= 1u << n;
+  }
+  const Instruction& i = *next.instruction;
+  next.active = next.group;
+  if (i.guard != kNone) {
+    next.active = 0;
+    for (uint32_t lanes = next.group; lanes; lanes &= lanes - 1) {
+      const int n = __builtin_ctz(lanes);
+      if (warp.lanes[n]->get<bool>(i, i.guard) != i.guard_negated) next.active |= 1u << n;
+    }
   }
 
-  const bool ordered = keeps_order(i);
-  Moment from = warp.order;
-  if (ordered) from = ptx::later(from, warp.issued);
-  if (i.guard != kNone) from = ptx::later(from, *result(warp, i.guard));
+  const Moment* from = &warp.order;
+  const auto wait_for = [&from](const Moment& moment) {
+    if (moment.at > from->at) from = &moment;
+  };
+  if (keeps_order(i)) wait_for(warp.issued);
+  if (i.guard != kNone) wait_for(warp.registers[i.guard]);
   for (int n = i.num_written; n < i.num_operands; ++n)
-    if (i.operand[n] >= kFirstRegister) from = ptx::later(from, *result(warp, i.operand[n]));
-  if (i.work == Work::kRelease && active) from = ptx::later(from, stored_[warp.threads->block->slot]);
+    if (i.operand[n] >= kFirstRegister) wait_for(warp.registers[i.operand[n]]);
+  if (i.work == Work::kRelease && next.active) wait_for(stored_[warp.threads->block->slot]);
   if (i.work == Work::kCopyWait) {
-    const int open = static_cast<int>(warp.lanes[__builtin_ctz(group)]->get<int32_t>(i, i.operand[0]));
-    const int done = static_cast<int>(warp.copies.size()) - open;
-    for (int n = 0; n < done; ++n) from = ptx::later(from, warp.copies[n]);
-    if (done > 0) warp.copies.erase(warp.copies.begin(), warp.copies.begin() + done);
+    const int open = warp.lanes[__builtin_ctz(next.group)]->integer(i, 0);
+    for (int n = 0; n < static_cast<int>(warp.copies.size()) - open; ++n) wait_for(warp.copies[n]);
   }
-  const int cycles = active ? memory_cycles(i, warp.lanes, active) : 0;
-  const Moment slot = find_slot(warp, i, from, cycles);
-  if (slot.at > now_.at) {
-    enqueue(warp, slot.at, from.at);
-    return false;
+  next.from = *from;
+  next.memory_cycles = next.active ? memory_cycles(i, warp.lanes, next.active) : 0;
+}
+
+// Whether the warp's next instruction is issued now.
+bool Timing::issue(TimedWarp& warp) {
+  if (!warp.waiting) return false;
+  if (!warp.next.instruction) look_ahead(warp);
+  const Instruction& i = *warp.next.instruction;
+  const Moment& from = warp.next.from;
+  const Cycle at = find_slot(warp);
+  // A warp may be ahead of the others by an addition, unless it has to wait its turn: to queue for each instruction
+  // would take twice as long.
+  constexpr Cycle kAhead = 4;
+  if (at > now_ + (keeps_order(i) || at > from.at ? 0 : kAhead)) {
+    const Turn turn{at, from.at, warp.number};
+    if (!queue_.empty() && turn < queue_.top()) {  // somebody else comes first
+      queue_.push(turn);
+      return false;
+    }
+    now_ = at;
   }
-  warp.waiting &= ~group;
-  warp.group = group;
-  if (ordered) {
-    now_ = warp.order = slot;
+  const Moment slot = plus(from, Part::kSlots, static_cast<int>(at - from.at));
+  warp.waiting &= ~warp.next.group;
+  warp.group = warp.next.group;
+  if (keeps_order(i)) {
     const Cost& cost = costs[static_cast<int>(i.work)];
-    if (cost.holds_up) warp.order = plus(slot, cost.part, cost.latency);
+    seen_ = slot;
+    warp.order = cost.holds_up ? plus(slot, cost.part, cost.latency) : slot;
   }
-  account(warp, i, slot, active ? cycles : -1);
+  account(warp, slot);
+  warp.next.instruction = nullptr;
   return true;
 }
 
@@ -157,44 +184,40 @@ void Timing::execute(TimedWarp& warp) {
   self = caller;
 }
 
-Moment* Timing::result(TimedWarp& warp, int16_t slot) {
-  if (static_cast<size_t>(slot) >= warp.registers.size()) warp.registers.resize(slot + 64);
-  return &warp.registers[slot];
-}
-
-Moment Timing::find_slot(TimedWarp& warp, const Instruction& i, Moment from, int memory_cycles) {
-  const Cost& cost = costs[static_cast<int>(i.work)];
-  if (!cost.slots) return from;
-  const Block& block = *warp.threads->block;
-  Sm& sm = sms_[block.slot % kSms];
+// The first that is free for the warp's next instruction.
+Cycle Timing::find_slot(TimedWarp& warp) {
+  const Cost& cost = costs[static_cast<int>(warp.next.instruction->work)];
+  Cycle at = warp.next.from.at;
+  if (!cost.slots) return at;
+  Sm& sm = sms_[warp.threads->block->slot % kSms];
   Scheduler& scheduler = sm.schedulers[warp.number % kSchedulers];
   const bool in_memory = cost.pipe == Pipe::kMemory;
   const Calendar& pipe = in_memory ? sm.memory : scheduler.pipes[static_cast<int>(cost.pipe)];
-  const int busy = in_memory ? memory_cycles : cost.busy;
-  Cycle at = from.at;
+  const int busy = in_memory ? warp.next.memory_cycles : cost.busy;
   while (true) {
     const Cycle slot = scheduler.slots.find(at, cost.slots);
     at = busy ? pipe.find(slot, busy) : slot;
-    if (at == slot) return plus(from, Part::kSlots, static_cast<int>(at - from.at));
+    if (at == slot) return slot;
   }
 }
 
-// What was issued takes its slots and pipe, and has its results later; memory_cycles < 0: no lane executes it.
-void Timing::account(TimedWarp& warp, const Instruction& i, const Moment& at, int memory_cycles) {
+// What is issued takes its slots and its pipe, and has its results later.
+void Timing::account(TimedWarp& warp, const Moment& at) {
+  const Instruction& i = *warp.next.instruction;
   const Cost& cost = costs[static_cast<int>(i.work)];
   const Block& block = *warp.threads->block;
   Sm& sm = sms_[block.slot % kSms];
   Scheduler& scheduler = sm.schedulers[warp.number % kSchedulers];
-  warp.issued = ptx::later(warp.issued, at);
-  end_ = ptx::later(end_, at);
+  if (at.at > warp.issued.at) warp.issued = at;
+  if (at.at > end_.at) end_ = at;
   if (cost.slots) scheduler.slots.take(at.at, cost.slots);
-  if (memory_cycles < 0) return;
+  if (!warp.next.active) return;
   const bool in_memory = cost.pipe == Pipe::kMemory;
-  const int busy = in_memory ? memory_cycles : cost.busy;
+  const int busy = in_memory ? warp.next.memory_cycles : cost.busy;
   if (busy) (in_memory ? sm.memory : scheduler.pipes[static_cast<int>(cost.pipe)]).take(at.at, busy);
   const Moment done = plus(at, cost.part, cost.latency + (in_memory && busy ? busy - 1 : 0));
   for (int n = 0; n < i.num_written; ++n)
-    if (i.operand[n] >= kFirstRegister) *result(warp, i.operand[n]) = done;
+    if (i.operand[n] >= kFirstRegister) warp.registers[i.operand[n]] = done;
   if (i.work == Work::kGlobalStore || i.work == Work::kRelease) {
     Moment& stored = stored_[block.slot];
     stored = ptx::later(stored, done);

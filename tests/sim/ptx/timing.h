@@ -59,8 +59,16 @@ class Timing : public Pace {
     uint32_t resumed = 0;  // lanes that are to finish an instruction
     uint32_t waiting = 0;  // for their turn
     uint32_t group = 0;    // that are to execute an instruction now
-    Moment order;          // nothing is issued before
-    Moment issued;         // the last of all that has been
+    // What the group of lanes is that comes next, those of them whose guard holds, when their operands are ready, and
+    // for how long they hold the memory pipe. No instruction: not known.
+    struct Next {
+      const Instruction* instruction = nullptr;
+      uint32_t group = 0, active = 0;
+      Moment from;
+      int memory_cycles = 0;
+    } next;
+    Moment order;   // nothing is issued before
+    Moment issued;  // the last of all that has been
     std::vector<Moment> registers;
     std::vector<Moment> copies;  // when closed groups of them will have been made
     Moment open_copies;
@@ -79,14 +87,14 @@ class Timing : public Pace {
   };
 
   TimedWarp& warp_of(const Thread& thread);
-  void enqueue(const TimedWarp& warp, Cycle at, Cycle wanted) { queue_.push({at, wanted, warp.number}); }
+  void look_ahead(TimedWarp& warp);
   bool issue(TimedWarp& warp);
   void execute(TimedWarp& warp);
-  Moment find_slot(TimedWarp& warp, const Instruction& i, Moment from, int memory_cycles);
-  void account(TimedWarp& warp, const Instruction& i, const Moment& at, int memory_cycles);
-  Moment* result(TimedWarp& warp, int16_t slot);
+  Cycle find_slot(TimedWarp& warp);
+  void account(TimedWarp& warp, const Moment& at);
 
-  Moment now_;
+  Cycle now_ = 0;
+  Moment seen_;  // of what others see that is happening now
   std::priority_queue<Turn> queue_;
   TimedWarp* current_ = nullptr;
   std::unordered_map<int64_t, Event> events_;  // by number

@@ -2,6 +2,7 @@
 
     python -m bench.static                               # every case, into bench/results
     python -m bench.static --filter 'block.*bfloat16'    # those whose name matches, on the screen alone
+    python -m bench.static --case 'group 1024 64 tf32 backward'    # of other sizes
     python -m bench.static --filter 'group 512' --save before.json
     python -m bench.static --filter 'group 512' --compare before.json    # without a file: with those of bench/results
 
@@ -17,6 +18,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +43,16 @@ TYPES = {
     "float32": torch.float32,
 }
 PASSES = ["inference", "training", "backward"]
+# H and B. Of those behind the first, which take the simulator longer, bfloat16 alone; of the last of group, inference.
 SHAPES = {
     "block": [(64, 8), (128, 8)],
-    "cluster": [(128, 8), (256, 8), (256, 32)],
-    "group": [(128, 8), (512, 16), (1024, 16), (512, 64)],
+    "cluster": [(256, 8), (256, 32)],
+    "group": [(128, 8), (512, 16), (512, 64), (1024, 16)],
+    "step": [(64, 8), (256, 16)],
 }
+INFERENCE_ALONE = [("group", 512, 64), ("group", 1024, 16)]
 CLASSES = ["mma", "shared", "global", "special", "barriers", "other"]  # waits depend on the schedule
-LENGTHS = 4, 8  # time steps: a step is a quarter of the difference
+LENGTHS = 3, 5  # time steps: a step is half of the difference
 INPUT_SIZE = 32
 WARP = 32
 
@@ -60,6 +65,11 @@ class Run:
     type: str
     what: str  # of PASSES
 
+    @staticmethod
+    def of(name: str) -> Run:
+        kind, hidden_size, batch, type, what = name.split()
+        return Run(kind, int(hidden_size), int(batch), type, what)
+
     @property
     def name(self) -> str:
         return f"{self.kind} {self.hidden_size} {self.batch} {self.type} {self.what}"
@@ -69,7 +79,13 @@ class Run:
         return next(path for path in ptx.KERNELS if path.stem == f"{self.kind}_{self.type.replace('tf32', 'float32')}")
 
 
-RUNS = [Run(kind, *shape, type, what) for kind in SHAPES for shape in SHAPES[kind] for type in TYPES for what in PASSES]
+RUNS = [
+    Run(kind, *shape, type, what)
+    for kind, shapes in SHAPES.items()
+    for shape in shapes
+    for type in (TYPES if shape == shapes[0] else ["bfloat16"])
+    for what in (["inference"] if (kind, *shape) in INFERENCE_ALONE else PASSES)
+]
 
 
 def source_hash() -> str:
@@ -108,7 +124,7 @@ def difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
 
 @dataclass
 class Launch:
-    """Of a pass: instructions of all threads, cycles, the kernel, and its threads."""
+    """Of a pass: instructions of all threads, cycles, the kernel that was launched most often, and its threads."""
 
     instructions: dict[str, int]
     cycles: dict[str, int]
@@ -129,7 +145,7 @@ def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Lau
         if run.what == "backward":
             output, h_n, c_n, _, reserve = forward()
         with simulator.timed():
-            counted, cycles = simulator.executed(), simulator.cycles()
+            counted, cycles, launched = simulator.executed(), simulator.cycles(), len(simulator.launched())
             if run.what == "backward":
                 grads = *map(torch.ones_like, (output, h_n, c_n)), None
                 simulator.ops.backward(*grads, *args, reserve, True, True, allow_tf32)
@@ -138,7 +154,7 @@ def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Lau
         return Launch(
             difference(simulator.executed(), counted),
             difference(simulator.cycles(), cycles),
-            simulator.last_kernel(),
+            Counter(simulator.launched()[launched:]).most_common(1)[0][0],
         )
 
 
@@ -192,11 +208,15 @@ def main() -> None:
     parser.add_argument(
         "--filter", help="a regular expression, of '<kind> <H> <B> <type> <pass>'; bench/results stays as it is"
     )
+    parser.add_argument(
+        "--case", action="append", metavar="NAME", help="one more, of any sizes: 'group 1024 64 tf32 backward'"
+    )
     parser.add_argument("--save", type=Path, help="a file to write what was found to")
     parser.add_argument("--compare", nargs="?", const=OUT.with_suffix(".json"), type=Path, help="a file of results")
     options = parser.parse_args()
     assert ptx.CUDA is not None
-    runs = [run for run in RUNS if re.search(options.filter or "", run.name)]
+    runs = [Run.of(name) for name in options.case or []]
+    runs += [run for run in RUNS if re.search(options.filter or "", run.name) and (options.filter or not runs)]
     if not runs:
         parser.error(f"no case matches {options.filter!r}; there are:\n" + "\n".join(run.name for run in RUNS))
     before = {}
@@ -209,7 +229,7 @@ def main() -> None:
         print(line(rows[-1], before.get(run.name)), flush=True)
     if options.save:
         options.save.write_text(json.dumps({"cases": rows}, indent=1) + "\n")
-    if options.filter:
+    if options.filter or options.case:
         return
     usages = registers()
     report = {

@@ -59,8 +59,8 @@ def page(report: dict[str, Any]) -> str:
     return f"""# Counted and modelled, not measured: the CUDA kernels as PTX for {report["architecture"]}
 
 By `python -m bench.static`, without a GPU, of csrc {report["csrc"]} as nvcc {report["nvcc"]} compiles it.
-I = {report["input_size"]}. **Nothing here was measured on a GPU.** [simulator.md](../../docs/simulator.md) says what the
-model leaves out.
+I = {report["input_size"]}. **Nothing here was measured on a GPU.** [simulator.md](../../docs/simulator.md) says what
+the model leaves out.
 
 ## Cycles of a time step, modelled
 

@@ -68,13 +68,14 @@ class Simulator:
         )
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
-        self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
-        for function in (self._library.sim_use_ptx, self._library.sim_last_kernel, self._library.sim_cost):
-            function.restype = ctypes.c_char_p
+        names = "sim_launches sim_max_shared_bytes sim_num_launched sim_launched_threads sim_cycles_of".split()
+        types = dict.fromkeys(names, ctypes.c_int64) | dict.fromkeys(
+            ["sim_use_ptx", "sim_launched", "sim_cost"], ctypes.c_char_p
+        )
+        for name, result in types.items():
+            getattr(self._library, name).restype = result
         self._library.sim_executed.restype = ctypes.c_uint64
-        self._library.sim_last_threads.restype = self._library.sim_cycles.restype = ctypes.c_int64
-        self._library.sim_cycles_of.restype = ctypes.c_int64
         self._library.sim_found_who_starves.restype = ctypes.c_bool
         self._is_watched = False
 
@@ -198,9 +199,13 @@ class Simulator:
             rows.append(row.decode().split("|"))
         return rows
 
-    def last_kernel(self) -> tuple[str, int]:
-        """Of the PTX kernel that was launched last: name and template arguments, and threads of the grid."""
-        return self._library.sim_last_kernel().decode(), self._library.sim_last_threads()
+    def launched(self) -> list[tuple[str, int]]:
+        """PTX kernels since the program began: name and template arguments, and threads of the grid."""
+        of = self._library
+        return [
+            (of.sim_launched(n).decode(), of.sim_launched_threads(n))
+            for n in map(ctypes.c_int64, range(of.sim_num_launched()))
+        ]
 
     def launches(self) -> int:
         """Of kernels since `running` was entered."""

@@ -21,7 +21,9 @@ def cycles(program: Path, folder: Path, body: str, *, blocks: int = 1, threads: 
     said = call(program, "time", write(folder, body), blocks, threads, 8192, cluster, 1024, 4).decode().splitlines()
     assert not any(text.startswith("fault") for text in said), said
     assert len(said) == 4 and len(set(said)) == 1, said
-    return sum(map(int, said[0].split()))
+    total, *parts = map(int, said[0].split())
+    assert total == sum(parts) and min(parts) >= 0
+    return total
 
 
 def more(program: Path, folder: Path, body: str, few: int, many: int, **launch: int) -> int:

@@ -10,9 +10,9 @@ using Cycle = int64_t;
 
 class Calendar {
  public:
-  // The first cycle from `from` on that has `count` free ones, itself among them.
+  // The first cycle from `from` on that is the first of `count` free ones.
   Cycle find(Cycle from, int count) const {
-    for (int run = 0;; ++from) {
+    for (int run = 0; count > 0; ++from) {
       const size_t word = from / 64;
       if (word >= taken_.size()) return from - run;
       if (run == 0 && taken_[word] == ~uint64_t{0}) {
@@ -23,6 +23,7 @@ class Calendar {
         return from - run + 1;
       }
     }
+    return from;
   }
   void take(Cycle from, int count) {
     for (const Cycle end = from + count; from < end; ++from) {

@@ -9,9 +9,9 @@ namespace sim::ptx {
 
 namespace {
 constexpr const char* kAssumed = "assumed";
-constexpr const char* kGuide = "rate: CUDA C++ Programming Guide, throughput of arithmetic instructions, 9.0";
-constexpr const char* kLuo = "Luo et al. 2024, Benchmarking and Dissecting the Nvidia Hopper GPU";
-constexpr const char* kRates = "latency assumed; rate: two thirds of the peak, what mma.sync reaches (Luo et al. 2024)";
+constexpr const char* kGuide = "latency assumed; rate as in the CUDA C++ Programming Guide for 9.0";
+constexpr const char* kMeasured = "assumed, near what arXiv 2402.13499 measured";
+constexpr const char* kTensor = "latency assumed; rate: two thirds of the peak, near what arXiv 2402.13499 measured";
 }  // namespace
 
 // In the order of Work. A pipe that serves 16 lanes in a cycle is busy for two.
@@ -27,24 +27,25 @@ const Cost costs[kNumWorks] = {
     {"ex2, rcp: approximate, with numbers below the normal ones", 4, Pipe::kSpecial, 8, 34, Part::kSpecial, kAssumed},
     {"rcp: rounded", 8, Pipe::kSpecial, 8, 46, Part::kSpecial, kAssumed},
     {"rcp of float64", 2, Pipe::kSpecial, 8, 30, Part::kSpecial, kAssumed},
-    {"shuffle", 1, Pipe::kMemory, 1, 23, Part::kSpecial, kAssumed},
+    {"shuffle", 1, Pipe::kShared, 1, 23, Part::kSpecial, kAssumed},
     {"vote", 1, Pipe::kInteger, 2, 12, Part::kSpecial, kAssumed},
-    {"mma.m16n8", 1, Pipe::kTensor, 6, 33, Part::kProduct, kRates},
+    {"mma.m16n8", 1, Pipe::kTensor, 6, 33, Part::kProduct, kTensor},
     {"parameter at a computed place", 1, Pipe::kNone, 0, 30, Part::kShared, kAssumed},
-    {"load of shared memory", 1, Pipe::kMemory, 1, 30, Part::kShared, kLuo},
-    {"store to shared memory", 1, Pipe::kMemory, 1, 0, Part::kShared, kAssumed},
-    {"load of global memory", 1, Pipe::kMemory, 1, 270, Part::kGlobal, "all from L2; Luo et al. 2024"},
-    {"store to global memory, until it is in L2", 1, Pipe::kMemory, 1, 270, Part::kGlobal, "as a load"},
-    {"release, behind the block's stores", 2, Pipe::kMemory, 1, 270, Part::kExchange, "as a load"},
-    {"copy from global to shared memory", 1, Pipe::kMemory, 1, 300, Part::kGlobal, "a load and a store"},
+    {"load of shared memory", 1, Pipe::kShared, 1, 30, Part::kShared, kMeasured},
+    {"store to shared memory", 1, Pipe::kShared, 1, 0, Part::kShared, kAssumed},
+    {"load of global memory", 1, Pipe::kL2, 1, 270, Part::kGlobal,
+     "all from L2; assumed, near what arXiv 2402.13499 measured"},
+    {"store to global memory, until it is in L2", 1, Pipe::kL2, 1, 270, Part::kGlobal, "as a load"},
+    {"release, behind the block's stores", 2, Pipe::kL2, 1, 270, Part::kExchange, "as a load"},
+    {"copy from global to shared memory", 1, Pipe::kL2, 1, 300, Part::kGlobal, "a load and a store"},
     {"end of a group of copies", 1, Pipe::kNone, 0, 0, Part::kArithmetic, kAssumed},
     {"wait for copies", 1, Pipe::kNone, 0, 4, Part::kBarrier, kAssumed, true},
-    {"store to another block's shared memory", 1, Pipe::kMemory, 1, 0, Part::kExchange, kAssumed},
+    {"store to another block's shared memory", 1, Pipe::kShared, 1, 0, Part::kExchange, kAssumed},
     {"arrival at a barrier", 1, Pipe::kNone, 0, 4, Part::kBarrier, kAssumed, true},
     {"barrier of a warp", 1, Pipe::kNone, 0, 8, Part::kBarrier, kAssumed, true},
-    {"mbarrier: arrival, look", 1, Pipe::kMemory, 1, 20, Part::kBarrier, kAssumed},
+    {"mbarrier: arrival, look", 1, Pipe::kShared, 1, 20, Part::kBarrier, kAssumed},
     {"branch, until the next instruction", 1, Pipe::kNone, 0, 6, Part::kSlots, kAssumed, true},
-    {"nanosleep of 20 ns", 1, Pipe::kNone, 0, 35, Part::kExchange, "1.755 GHz", true},
+    {"nanosleep of 20 ns", 1, Pipe::kNone, 0, 35, Part::kExchange, "at 1755 MHz", true},
 };
 
 const DelayCost delays[kNumDelays] = {
@@ -52,7 +53,7 @@ const DelayCost delays[kNumDelays] = {
     {"barrier of a block, from the last arrival", 20, Part::kBarrier, kAssumed},
     {"barrier of a cluster, from the last arrival", 190, Part::kBarrier, kAssumed},
     {"mbarrier, from the end of a phase to who waits", 20, Part::kExchange, kAssumed},
-    {"store or arrival, from block to block of a cluster", 180, Part::kExchange, kLuo},
+    {"store or arrival, from block to block of a cluster", 180, Part::kExchange, kMeasured},
 };
 
 Work work_of(const std::string& opcode) {
@@ -62,7 +63,9 @@ Work work_of(const std::string& opcode) {
   };
   const auto has = [&](const char* part) { return opcode.find(part) != std::string::npos; };
   const bool is_double = has(".f64"), is_float = has(".f32") || has(".f16") || has(".bf16") || has(".tf32");
-  if (is({"mov", "cvta"})) return has("pack") && (has("b32") || has("4")) ? Work::kInteger : Work::kNothing;
+  if (is({"mov", "cvta"})) {  // halves of a register are no registers of their own
+    return has("b32 pack") || has("b32 unpack") || has("pack 4") ? Work::kInteger : Work::kNothing;
+  }
   if (is({"neg", "abs"}) && is_float) return Work::kNothing;  // a sign of an operand
   if (is({"ex2", "rcp"})) {
     if (is_double) return Work::kDoubleReciprocal;

@@ -17,9 +17,9 @@ enum class Part : uint8_t { kSlots, kArithmetic, kProduct, kSpecial, kShared, kG
 constexpr int kNumParts = 8;
 
 // What executes instructions besides the slot in which they are issued. Each of an SM's four schedulers has one of
-// each; the SM has one memory pipe.
-enum class Pipe : uint8_t { kNone, kInteger, kDouble, kSpecial, kTensor, kMemory };
-constexpr int kNumPipes = 6;
+// each; shared memory, and the way to L2, the SM has one of.
+enum class Pipe : uint8_t { kNone, kInteger, kDouble, kSpecial, kTensor, kShared, kL2 };
+constexpr int kNumPipes = 7;
 
 enum class Work : uint8_t {
   kNothing,
@@ -58,7 +58,7 @@ struct Cost {
   const char* what;
   int slots;  // of the scheduler
   Pipe pipe;
-  int busy;     // cycles of the pipe; of the memory pipe where addresses do not say: see memory_cycles.h
+  int busy;     // cycles of the pipe; of shared memory and L2 by the addresses, see busy.h
   int latency;  // from the issue to the result
   Part part;
   const char* source;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "memory_cycles.h"
+#include "busy.h"
 
 namespace sim::ptx {
 
@@ -132,7 +132,7 @@ void Timing::look_ahead(TimedWarp& warp) {
     for (int n = 0; n < static_cast<int>(warp.copies.size()) - open; ++n) wait_for(warp.copies[n]);
   }
   next.from = *from;
-  next.memory_cycles = next.active ? memory_cycles(i, warp.lanes, next.active) : 0;
+  next.busy = next.active ? busy_cycles(i, warp.lanes, next.active) : 0;
 }
 
 // Whether the warp's next instruction is issued now.
@@ -145,7 +145,9 @@ bool Timing::issue(TimedWarp& warp) {
   // A warp may be ahead of the others by an addition, unless it has to wait its turn: to queue for each instruction
   // would take twice as long.
   constexpr Cycle kAhead = 4;
-  if (at > now_ + (keeps_order(i) || at > from.at ? 0 : kAhead)) {
+  const bool waits =
+      keeps_order(i) || (costs[static_cast<int>(i.work)].slots && at > now_ + (at > from.at ? 0 : kAhead));
+  if (waits && at > now_) {
     const Turn turn{at, from.at, warp.number};
     if (!queue_.empty() && turn < queue_.top()) {  // somebody else comes first
       queue_.push(turn);
@@ -184,19 +186,27 @@ void Timing::execute(TimedWarp& warp) {
   self = caller;
 }
 
+Timing::Scheduler& Timing::scheduler_of(const TimedWarp& warp) {
+  return sms_[warp.threads->block->slot % kSms].schedulers[warp.number % kSchedulers];
+}
+// Of its next instruction.
+Calendar& Timing::pipe_of(const TimedWarp& warp) {
+  Sm& sm = sms_[warp.threads->block->slot % kSms];
+  const Pipe pipe = costs[static_cast<int>(warp.next.instruction->work)].pipe;
+  if (pipe == Pipe::kShared) return sm.shared;
+  return pipe == Pipe::kL2 ? sm.l2 : scheduler_of(warp).pipes[static_cast<int>(pipe)];
+}
+
 // The first that is free for the warp's next instruction.
 Cycle Timing::find_slot(TimedWarp& warp) {
-  const Cost& cost = costs[static_cast<int>(warp.next.instruction->work)];
+  const int slots = costs[static_cast<int>(warp.next.instruction->work)].slots;
   Cycle at = warp.next.from.at;
-  if (!cost.slots) return at;
-  Sm& sm = sms_[warp.threads->block->slot % kSms];
-  Scheduler& scheduler = sm.schedulers[warp.number % kSchedulers];
-  const bool in_memory = cost.pipe == Pipe::kMemory;
-  const Calendar& pipe = in_memory ? sm.memory : scheduler.pipes[static_cast<int>(cost.pipe)];
-  const int busy = in_memory ? warp.next.memory_cycles : cost.busy;
+  if (!slots) return at;
+  const Calendar& of_scheduler = scheduler_of(warp).slots;
+  const Calendar& pipe = pipe_of(warp);
   while (true) {
-    const Cycle slot = scheduler.slots.find(at, cost.slots);
-    at = busy ? pipe.find(slot, busy) : slot;
+    const Cycle slot = of_scheduler.find(at, slots);
+    at = pipe.find(slot, warp.next.busy);
     if (at == slot) return slot;
   }
 }
@@ -205,21 +215,18 @@ Cycle Timing::find_slot(TimedWarp& warp) {
 void Timing::account(TimedWarp& warp, const Moment& at) {
   const Instruction& i = *warp.next.instruction;
   const Cost& cost = costs[static_cast<int>(i.work)];
-  const Block& block = *warp.threads->block;
-  Sm& sm = sms_[block.slot % kSms];
-  Scheduler& scheduler = sm.schedulers[warp.number % kSchedulers];
   if (at.at > warp.issued.at) warp.issued = at;
   if (at.at > end_.at) end_ = at;
-  if (cost.slots) scheduler.slots.take(at.at, cost.slots);
+  if (cost.slots) scheduler_of(warp).slots.take(at.at, cost.slots);
   if (!warp.next.active) return;
-  const bool in_memory = cost.pipe == Pipe::kMemory;
-  const int busy = in_memory ? warp.next.memory_cycles : cost.busy;
-  if (busy) (in_memory ? sm.memory : scheduler.pipes[static_cast<int>(cost.pipe)]).take(at.at, busy);
-  const Moment done = plus(at, cost.part, cost.latency + (in_memory && busy ? busy - 1 : 0));
+  pipe_of(warp).take(at.at, warp.next.busy);
+  // The last of what does not fit into one cycle of memory comes so much later.
+  const bool in_memory = cost.pipe == Pipe::kShared || cost.pipe == Pipe::kL2;
+  const Moment done = plus(at, cost.part, cost.latency + (in_memory ? warp.next.busy - 1 : 0));
   for (int n = 0; n < i.num_written; ++n)
     if (i.operand[n] >= kFirstRegister) warp.registers[i.operand[n]] = done;
   if (i.work == Work::kGlobalStore || i.work == Work::kRelease) {
-    Moment& stored = stored_[block.slot];
+    Moment& stored = stored_[warp.threads->block->slot];
     stored = ptx::later(stored, done);
   }
   if (i.work == Work::kCopy) warp.open_copies = ptx::later(warp.open_copies, done);

@@ -50,7 +50,7 @@ class Timing : public Pace {
   };
   struct Sm {
     Scheduler schedulers[kSchedulers];
-    Calendar memory;
+    Calendar shared, l2;
   };
   struct TimedWarp {
     int number = 0;
@@ -60,12 +60,12 @@ class Timing : public Pace {
     uint32_t waiting = 0;  // for their turn
     uint32_t group = 0;    // that are to execute an instruction now
     // What the group of lanes is that comes next, those of them whose guard holds, when their operands are ready, and
-    // for how long they hold the memory pipe. No instruction: not known.
+    // for how long they hold its pipe. No instruction: not known.
     struct Next {
       const Instruction* instruction = nullptr;
       uint32_t group = 0, active = 0;
       Moment from;
-      int memory_cycles = 0;
+      int busy = 0;
     } next;
     Moment order;   // nothing is issued before
     Moment issued;  // the last of all that has been
@@ -90,6 +90,8 @@ class Timing : public Pace {
   void look_ahead(TimedWarp& warp);
   bool issue(TimedWarp& warp);
   void execute(TimedWarp& warp);
+  Scheduler& scheduler_of(const TimedWarp& warp);
+  Calendar& pipe_of(const TimedWarp& warp);
   Cycle find_slot(TimedWarp& warp);
   void account(TimedWarp& warp, const Moment& at);
 

@@ -5,7 +5,8 @@
 // program run <file> <blocks> <threads> <shared bytes> <cluster> <words> <seeds>
 //                               the kernel of the file, whose parameter points to that many words, zeros before: a line
 //                               per seed, "ok" and the words, or "fault: ..."
-// program time ...              the same, timed: a line per seed, the cycles of each part of the critical path
+// program time ...              the same, timed: a line per seed, the cycles, and those of each part of the critical
+// path
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -103,6 +104,7 @@ int main(int argc, char** argv) {
         std::puts(said.c_str());
         continue;
       }
+      std::printf("%d ", static_cast<int>(total_time.at));
       for (const int32_t cycles : total_time.parts) std::printf("%d ", cycles);
       std::puts("");
     }

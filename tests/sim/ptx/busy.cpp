@@ -1,11 +1,11 @@
-#include "memory_cycles.h"
+#include "busy.h"
 
 #include <algorithm>
 
 namespace sim::ptx {
 namespace {
 
-constexpr int kBanks = 32, kWordBytes = 4, kPieceBytes = 64;
+constexpr int kBanks = 32, kWordBytes = 4, kSectorBytes = 32;
 
 // Different values, by a few bits of them.
 class Distinct {
@@ -24,9 +24,8 @@ class Distinct {
 
 }  // namespace
 
-int memory_cycles(const Instruction& i, Lane* const* lanes, uint32_t active) {
+int busy_cycles(const Instruction& i, Lane* const* lanes, uint32_t active) {
   const Cost& cost = costs[static_cast<int>(i.work)];
-  if (cost.pipe != Pipe::kMemory) return 0;
   const bool in_shared = i.work == Work::kSharedLoad || i.work == Work::kSharedStore || i.work == Work::kRemoteStore;
   const bool in_global = i.work == Work::kGlobalLoad || i.work == Work::kGlobalStore;
   if (!in_shared && !in_global) return cost.busy;
@@ -38,9 +37,9 @@ int memory_cycles(const Instruction& i, Lane* const* lanes, uint32_t active) {
   };
   int cycles = 0;
   if (in_global) {
-    Distinct pieces;
-    for (; active; active &= active - 1) pieces.add(address(__builtin_ctz(active)) / kPieceBytes, 0);
-    return pieces.most();
+    Distinct sectors;
+    for (; active; active &= active - 1) sectors.add(address(__builtin_ctz(active)) / kSectorBytes, 0);
+    return sectors.most();
   }
   const int at_once = kWarpSize * kWordBytes / std::max(bytes, kWordBytes);
   for (int first = 0; first < kWarpSize; first += at_once) {

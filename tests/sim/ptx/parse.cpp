@@ -287,9 +287,10 @@ class Parser : Operands {
     i.wait = places_.wait();
     i.what = i.wait.file ? Class::kWait : class_of(opcode);
     if (opcode == "call" || opcode == "call.uni") {
+      i.work = work_of(opcode);
       parse_call(i, opcode);
     } else {
-      parse_operands(i, find(opcode));
+      parse_operands(i, opcode);
     }
     expect(";");
     module_->code.push_back(i);

@@ -29,7 +29,7 @@ from bench import environment, floor, page, peer_onnxruntime
 from bench.__main__ import BUSY, WIDTH
 from bench.cases import Case
 from bench.report import geometric_mean, headline, markdown_table, microseconds, rates_line
-from bench.stream_peers import SIDES, Call, asarray
+from bench.stream_peers import BYTES, SIDES, Call, asarray
 from bench.timing import BLOCK_S
 
 STEPS, BATCHES, SIZES = (1, 4, 16), (1, 4, 16), (64, 256, 1024, 2048)
@@ -38,7 +38,7 @@ BUDGET_S, QUICK_BUDGET_S = 1.0, 0.05  # of each side of a case
 MIN_CALLS, MAX_CALLS = 5, 20_000
 # Parts of the calls that are no slower than the times in a Distribution.
 PARTS = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0)
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1, BYTES: 1}  # bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,15 @@ class StreamResult:
     sides: dict[str, Distribution]
     differences: dict[str, float]  # of the first output, from float64's, as a part of its largest element
 
-    def ratio(self, side: str) -> float | None:
-        """The side's minimum over that of our Stream of like weights."""
-        ours = SIDES[side].ours
-        if ours is None or side not in self.sides or ours not in self.sides:
+    def ratio(self, side: str, ours: str) -> float | None:
+        """Of the minima."""
+        if side not in self.sides or ours not in self.sides:
             return None
         return self.sides[side].minimum / self.sides[ours].minimum
+
+    def likest(self, side: str) -> str | None:
+        """The stream that the side is compared with."""
+        return next((ours for ours in SIDES[side].ours if ours in self.sides), None)
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,9 @@ def time_calls(calls: dict[str, Call], budget_s: float) -> dict[str, Distributio
 
 def reading_s(result: StreamResult, side: str, rates: floor.Rates) -> float | None:
     """What reading W_ih once and W_hh at every step takes, of our own sides."""
-    if side not in BYTES:
+    if side not in WIDTHS:
         return None
-    w_hh = 4 * result.case.hidden_size**2 * BYTES[side]
+    w_hh = 4 * result.case.hidden_size**2 * WIDTHS[side]
     return 2 * w_hh / rates.bytes_per_s(2 * w_hh) + (result.case.seq_len - 1) * w_hh / rates.bytes_per_s(w_hh)
 
 
@@ -160,8 +163,9 @@ def rows(report: StreamReport) -> list[list[str]]:
         for side, times in result.sides.items():
             shown = [times.minimum, *(times.at(part) for part in (0.5, 0.99, 0.999))]
             cells = ["" if seconds is None else microseconds(seconds) for seconds in shown]
-            ratio, reading = result.ratio(side), reading_s(result, side, report.rates)
-            cells += ["" if ratio is None else f"{ratio:.2f}", "" if reading is None else microseconds(reading)]
+            likest, reading = result.likest(side), reading_s(result, side, report.rates)
+            ratio = likest and result.ratio(side, likest)
+            cells += ["" if not ratio else f"{ratio:.2f}", "" if reading is None else microseconds(reading)]
             found.append([result.case.shape, side, str(times.calls), *cells, f"{result.differences[side]:.1e}"])
     return found
 
@@ -169,24 +173,25 @@ def rows(report: StreamReport) -> list[list[str]]:
 def summary(report: StreamReport) -> list[list[str]]:
     """Of each peer: its minimum over our Stream's of like weights."""
     found = []
-    for side, about in SIDES.items():
-        for title, steps in (("T = 1", (1,)), ("T = 4, 16", (4, 16))):
-            of_steps = [r for r in report.results if r.case.seq_len in steps and r.ratio(side) is not None]
-            if of_steps:
-                ratios = [r.ratio(side) or 0.0 for r in of_steps]
-                worst = of_steps[ratios.index(min(ratios))].case.shape
-                found.append([side, str(about.ours), title, str(len(ratios)), f"{geometric_mean(ratios):.2f}"])
-                found[-1] += [f"{min(ratios):.2f}", worst]
+    pairs = [(side, ours) for side, about in SIDES.items() for ours in about.ours]
+    for (side, ours), (title, steps) in itertools.product(pairs, (("T = 1", (1,)), ("T = 4, 16", (4, 16)))):
+        of_steps = [r for r in report.results if r.case.seq_len in steps and r.ratio(side, ours) is not None]
+        if of_steps:
+            ratios = [r.ratio(side, ours) or 0.0 for r in of_steps]
+            worst = of_steps[ratios.index(min(ratios))].case.shape
+            means = [f"{geometric_mean(ratios):.2f}", f"{min(ratios):.2f}"]
+            found.append([side, ours, title, str(len(ratios)), *means, worst])
     return found
 
 
 SUMMARY_COLUMNS = ["peer", "over our Stream in", "steps", "cases", "geometric mean", "worst", "worst case"]
 LEGEND = (
-    "float32, bfloat16, int8: lstm_fused.Stream with weights of that width. module: lstm_fused.LSTM, torch: "
-    "torch.nn.LSTM, both given their state and returning it; LSTMCell: torch's. ORT: ONNX Runtime, its state and "
-    "output in memory bound beforehand. torch int8: quantize_dynamic; ORT int8: its DynamicQuantizeLSTM, a scale per "
-    "row: both round activations to 8 bit too. Above 1 Stream is faster. A time holds the clock's own, about 0.05 us. "
-    "A percentile that fewer calls than it takes were timed for is left out. reading: W_ih once and W_hh at every "
+    "float32, bfloat16, int8: lstm_fused.Stream with weights of that width; int8 x int8 with activations=torch.int8, "
+    "which rounds activations too. module: lstm_fused.LSTM, torch: torch.nn.LSTM, both given their state and returning "
+    "it; LSTMCell: torch's. ORT: ONNX Runtime, its state and output in memory bound beforehand. torch int8: "
+    "quantize_dynamic; ORT int8: its DynamicQuantizeLSTM, a scale per row: both round activations to 8 bit too, and in "
+    "the large table are compared with int8 x int8. Above 1 Stream is faster. A time holds the clock's own, about 0.05 "
+    "us. A percentile that fewer calls than it takes were timed for is left out. reading: W_ih once and W_hh at every "
     "step, at the rates below. difference: largest, of the first output from float64's, as a part of the largest "
     "element."
 )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import lstm_fused
 from bench import peer_onnxruntime
 from bench.cases import Case
+from lstm_fused.stream_weights import MULTIPLIES_BYTES
 
 # A call takes x and returns the output (T, B, H), as whatever the side makes of it: asarray() reads all of them.
 Call = Callable[[], object]
@@ -26,17 +27,17 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Side:
-    """One way to run it. `ours` is the width of our Stream's weights that it is compared with, None for our own."""
+    """One way to run it. `ours` names the streams that it is compared with, the likest first; none for our own."""
 
     build: Callable[[nn.LSTM, Tensor], Call]
     tolerance: float  # largest difference of the first output from float64's, as a part of the largest element
-    ours: str | None = None
+    ours: tuple[str, ...] = ()
     runs: Callable[[Case], bool] = lambda case: True
 
 
-def stream_of(dtype: torch.dtype | None) -> Callable[[nn.LSTM, Tensor], Call]:
+def stream_of(weights: torch.dtype | None, activations: torch.dtype | None = None) -> Callable[[nn.LSTM, Tensor], Call]:
     def build(lstm: nn.LSTM, x: Tensor) -> Call:
-        stream = lstm_fused.Stream(lstm, x.size(1), dtype)
+        stream = lstm_fused.Stream(lstm, x.size(1), weights, activations=activations)
         given = x[0] if len(x) == 1 else x
         return lambda: stream(given)
 
@@ -158,15 +159,17 @@ def asarray(output: object) -> np.ndarray:
     return np.array(output.numpy())  # a torch.Tensor, or an OrtValue
 
 
+BYTES = "int8 x int8"
 HAS_ONNXRUNTIME = peer_onnxruntime.version() is not None
 SIDES = {
     "float32": Side(stream_of(None), 1e-5),
     "bfloat16": Side(stream_of(torch.bfloat16), 1e-2),
     "int8": Side(stream_of(torch.int8), 1e-1),
-    "module": Side(module, 1e-5, "float32"),
-    "torch": Side(called, 1e-5, "float32"),
-    "LSTMCell": Side(cell, 1e-5, "float32", lambda case: case.seq_len == 1),
-    "ORT": Side(onnxruntime_of(int8=False), 1e-5, "float32", lambda case: HAS_ONNXRUNTIME),
-    "torch int8": Side(torch_int8, 1e-1, "int8"),
-    "ORT int8": Side(onnxruntime_of(int8=True), 2e-1, "int8", lambda case: HAS_ONNXRUNTIME),
+    BYTES: Side(stream_of(torch.int8, torch.int8), 1e-1, runs=lambda case: bool(MULTIPLIES_BYTES)),
+    "module": Side(module, 1e-5, ("float32",)),
+    "torch": Side(called, 1e-5, ("float32",)),
+    "LSTMCell": Side(cell, 1e-5, ("float32",), lambda case: case.seq_len == 1),
+    "ORT": Side(onnxruntime_of(int8=False), 1e-5, ("float32",), lambda case: HAS_ONNXRUNTIME),
+    "torch int8": Side(torch_int8, 1e-1, (BYTES, "int8")),
+    "ORT int8": Side(onnxruntime_of(int8=True), 2e-1, (BYTES, "int8"), lambda case: HAS_ONNXRUNTIME),
 }

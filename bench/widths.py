@@ -1,8 +1,8 @@
 """`python -m bench.widths`: what weights of fewer bits cost in accuracy: the error of a Stream's output.
 
 Both hold the same module (I = H, torch's initial weights) and read the same random input, four rows of it. Errors are
-parts of the largest element of all outputs up to T. torch int8 (quantize_dynamic), which rounds activations too, stands
-beside. Writes bench/results/stream-widths.md.
+parts of the largest element of all outputs up to T. int8 x int8 rounds activations too (activations=torch.int8), as
+torch int8 (quantize_dynamic) does. Writes bench/results/stream-widths.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from bench import page
 from bench.report import markdown_table
 
 SIZES, STEPS, ROWS = (64, 256, 1024), (1, 16, 256), 4
-WIDTHS = {"bfloat16": torch.bfloat16, "int8": torch.int8}
+# Dtypes of weights and, where they are rounded, of activations.
+WIDTHS = {"bfloat16": (torch.bfloat16, None), "int8": (torch.int8, None), "int8 x int8": (torch.int8, torch.int8)}
 COLUMNS = ["H", "T", *(f"{name}: {norm}" for name in (*WIDTHS, "torch int8") for norm in ("largest", "rms"))]
 
 
@@ -27,7 +28,9 @@ def outputs(hidden_size: int) -> dict[str, Tensor]:
     torch.manual_seed(0)
     lstm = nn.LSTM(hidden_size, hidden_size).eval()
     x = torch.randn(max(STEPS), ROWS, hidden_size)
-    found = {name: lstm_fused.Stream(lstm, ROWS, dtype)(x) for name, dtype in ({"float32": None} | WIDTHS).items()}
+    found = {"float32": lstm_fused.Stream(lstm, ROWS)(x)}
+    for name, (weights, activations) in WIDTHS.items():
+        found[name] = lstm_fused.Stream(lstm, ROWS, weights, activations=activations)(x)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated
         quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(lstm), {nn.LSTM}, torch.qint8)

@@ -175,6 +175,7 @@ class StreamStep:
         weights: int,
         layers: list[list[int]],
         memory: list[int],
+        bytes_stride: int,
         step_bytes: int,
     ) -> None: ...
     def __call__(self, x: Any, out: Any) -> Any: ...

@@ -13,9 +13,13 @@ from torch.nn.modules.rnn import RNNBase
 from . import _library  # noqa: F401 (loads the operators)
 from .flat_weights import FlatWeights
 
-RUN, VECTOR_BYTES = torch.ops.lstm_fused.stream_facts()
-KINDS = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.int8: 2}  # as csrc/cpu/stream.h numbers them
-PANEL_VECTORS = 2
+RUN, VECTOR_BYTES, MULTIPLIES_BYTES = torch.ops.lstm_fused.stream_facts()
+Key = tuple[torch.dtype, torch.dtype | None]
+# How csrc/cpu/stream.h numbers them, by the dtypes of weights and of activations that are rounded.
+KINDS: dict[Key, int] = {(torch.float32, None): 0, (torch.float64, None): 0, (torch.bfloat16, None): 1}
+KINDS |= {(torch.int8, None): 2, (torch.int8, torch.int8): 3}
+PANEL_VECTORS, BYTES_TOGETHER = 2, 4
+MOST_BYTES = 2**16  # products of bytes whose sum fits an int32
 
 
 class Layout(NamedTuple):
@@ -33,7 +37,7 @@ class Layout(NamedTuple):
         return VECTOR_BYTES // self.dtype.itemsize
 
     def whole_panels(self, size: int) -> int:
-        return _whole(size, PANEL_VECTORS * self.lanes)
+        return whole(size, PANEL_VECTORS * self.lanes)
 
     def __str__(self) -> str:
         projection = f", projection {self.width}" if self.width != self.hidden_size else ""
@@ -44,8 +48,8 @@ class Layout(NamedTuple):
 class Packed:
     """The weights of a module as they were at one time. Streams of the module share it."""
 
-    def __init__(self, lstm: RNNBase, dtype: torch.dtype) -> None:
-        self.layout, self.dtype = layout_of(lstm), dtype
+    def __init__(self, lstm: RNNBase, dtype: torch.dtype, activations: torch.dtype | None) -> None:
+        self.layout, self.dtype, self.activations = layout_of(lstm), dtype, activations
         self.version = version_of(lstm)
         weights = [weight.detach() for weight in weights_of(lstm)]
         per_layer = len(weights) // lstm.num_layers
@@ -68,7 +72,10 @@ class Packed:
                 matrices, scales = [*matrices, None], [*scales, None]
                 continue
             stored, scale = quantized(matrix) if self.dtype == torch.int8 else (matrix.to(self.dtype), None)
-            matrices.append(in_blocks(stored))
+            panels = in_blocks(stored)
+            if self.activations:
+                panels = _of_bytes(panels, in_blocks(-128 * stored.sum(1, keepdim=True, dtype=torch.int32)))
+            matrices.append(panels)
             scales.append(None if scale is None else in_blocks(scale.unsqueeze(1)))
         return [*matrices, self._blocks(bias.unsqueeze(1)), *scales]
 
@@ -76,7 +83,7 @@ class Packed:
         """(4H, K) as (blocks, 2, K, 2 * lanes)."""
         hidden, lanes = self.layout.hidden_size, self.layout.lanes
         gates = _padded(matrix.unflatten(0, (4, hidden)), 1, lanes)
-        return gates.reshape(2, 2, -1, lanes, matrix.size(1)).permute(2, 0, 4, 1, 3).contiguous()
+        return gates.reshape(2, 2, -1, lanes, matrix.size(1)).permute(2, 0, 4, 1, 3).contiguous().flatten(-2)
 
     def _columns(self, matrix: Tensor) -> Tensor:
         """(P, K) as (panels, K, 2 * lanes)."""
@@ -91,19 +98,21 @@ def quantized(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return (matrix / scale.unsqueeze(1)).round_().to(torch.int8), scale
 
 
-_cache: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary[torch.dtype, Packed]]
+_cache: weakref.WeakKeyDictionary[nn.Module, weakref.WeakValueDictionary[Key, Packed]]
 _cache = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def pack(lstm: RNNBase, dtype: torch.dtype | None) -> Packed:
+def pack(lstm: RNNBase, dtype: torch.dtype | None, activations: torch.dtype | None) -> Packed:
     """The packed weights of a module that a stream can be made of; those of another stream of it, if still right."""
     dtype = check(lstm, dtype)
+    check_activations(lstm, dtype, activations)
+    key = dtype, activations
     with _lock:
         of_module = _cache.setdefault(lstm, weakref.WeakValueDictionary())
-        packed = of_module.get(dtype)
+        packed = of_module.get(key)
         if packed is None or packed.version != version_of(lstm):
-            packed = of_module[dtype] = Packed(lstm, dtype)
+            packed = of_module[key] = Packed(lstm, dtype, activations)
         return packed
 
 
@@ -131,6 +140,19 @@ def check(lstm: RNNBase, dtype: torch.dtype | None) -> torch.dtype:
             if not bool(weight.isfinite().all()):
                 raise ValueError(f"lstm: {name} has numbers that are not finite, which int8 cannot hold")
     return dtype
+
+
+def check_activations(lstm: RNNBase, dtype: torch.dtype, activations: torch.dtype | None) -> None:
+    if activations is None:
+        return
+    if activations != torch.int8 or dtype != torch.int8:
+        raise ValueError(f"activations: expected None, or torch.int8 with weights of torch.int8; got {activations}")
+    if not MULTIPLIES_BYTES:
+        raise ValueError("activations: torch.int8 needs a CPU with AVX512-VNNI, got one without; leave it out")
+    layout = layout_of(lstm)
+    longest = max(layout[:3])
+    if longest > MOST_BYTES:
+        raise ValueError(f"activations: torch.int8 takes sizes up to {MOST_BYTES}, got {longest}")
 
 
 def layout_of(lstm: RNNBase) -> Layout:
@@ -166,12 +188,19 @@ def version_of(lstm: nn.Module) -> list[tuple[int, int, int]]:
     return [(id(v), v.data_ptr(), -1 if v.is_inference() else v._version) for v in values]
 
 
-def _whole(size: int, unit: int) -> int:
+def whole(size: int, unit: int) -> int:
+    """Up to the next multiple."""
     return -(-size // unit) * unit
+
+
+def _of_bytes(panels: Tensor, firsts: Tensor) -> Tensor:
+    """Panels (..., K, width) of bytes as (..., 1 + K / 4, width, 4): an int32, then the bytes of four k's together."""
+    fours = _padded(panels, -2, BYTES_TOGETHER).unflatten(-2, (-1, BYTES_TOGETHER)).transpose(-1, -2)
+    return torch.cat([firsts.unsqueeze(-1).view(torch.int8), fours], -3)
 
 
 def _padded(tensor: Tensor, dim: int, unit: int) -> Tensor:
     """With zeros behind, up to a multiple of the unit."""
     missing = list(tensor.shape)
-    missing[dim] = _whole(missing[dim], unit) - missing[dim]
+    missing[dim] = whole(missing[dim], unit) - missing[dim]
     return torch.cat([tensor, tensor.new_zeros(missing)], dim)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_stream import needs_bytes
 
 from bench import environment, floor, page, stream, stream_peers, widths
 from bench.cases import Case
@@ -56,8 +57,9 @@ def test_all_sides_agree_and_are_timed(report: stream.StreamReport) -> None:
     assert "LSTMCell" in first.sides and "LSTMCell" not in second.sides
     assert ("ORT int8" in first.sides) == stream_peers.HAS_ONNXRUNTIME
     assert first.differences["float32"] < 1e-6 < first.differences["bfloat16"] < first.differences["int8"] < 0.1
-    assert first.ratio("torch int8") == first.sides["torch int8"].minimum / first.sides["int8"].minimum
-    assert first.ratio("int8") is None
+    assert first.ratio("torch int8", "int8") == first.sides["torch int8"].minimum / first.sides["int8"].minimum
+    assert first.likest("torch int8") == (stream.BYTES if stream.BYTES in first.sides else "int8")
+    assert first.likest("int8") is None and first.likest("ORT") in (None, "float32")
     # 4 * 16 * 16 weights of one byte, read as W_ih once and as W_hh once a step.
     assert stream.reading_s(first, "int8", RATES) == pytest.approx(2048 / 1e9)
     assert stream.reading_s(second, "int8", RATES) == pytest.approx((2048 + 3 * 1024) / 1e9)
@@ -86,6 +88,7 @@ def test_the_results_of_streams_are_no_report_of_the_grid() -> None:
     assert page.cpu_report().results
 
 
+@needs_bytes
 def test_errors_of_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert widths.errors(torch.tensor([1.0, -2.5]), torch.tensor([1.0, -2.0])) == (0.25, math.sqrt(0.03125))
     monkeypatch.setattr(widths, "SIZES", (16,))
@@ -93,5 +96,5 @@ def test_errors_of_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, *rows = widths.table()
     assert [row.split(" | ")[:2] for row in rows] == [["| 16", "1"], ["| 16", "3"]]
     for row in rows:
-        bfloat16, _, int8, _, of_torch, _ = map(float, row.strip("| ").split(" | ")[2:])
-        assert 0 < bfloat16 < int8 < 0.1 and 0 < of_torch < 0.2
+        bfloat16, _, int8, _, of_both, _, of_torch, _ = map(float, row.strip("| ").split(" | ")[2:])
+        assert 0 < bfloat16 < int8 < 0.1 and 0 < of_both < 0.1 and 0 < of_torch < 0.2

@@ -13,8 +13,12 @@ from numerics import Errors
 from torch import Tensor, nn
 
 import lstm_fused
+from lstm_fused.stream_weights import MULTIPLIES_BYTES, quantized
 
 WIDTHS = [None, torch.bfloat16, torch.int8]
+# Weights of int8 by activations that are rounded to it as well.
+needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX512-VNNI")
+BYTES = pytest.param("bytes", marks=needs_bytes)
 # Rows of one tile and several, sizes below, at and past vectors, panels, running sums and the steps taken together.
 CASES = [
     Case(1, 1, 1, 1),
@@ -35,6 +39,12 @@ CASES = [
 def make(case: Case, seed: int = 0, **options) -> lstm_fused.LSTM:
     torch.manual_seed(seed)
     return lstm_fused.LSTM(**case.options() | options).eval()
+
+
+def stream_of(lstm: nn.LSTM, batch: int, width: torch.dtype | str | None) -> lstm_fused.Stream:
+    if width == "bytes":
+        return lstm_fused.Stream(lstm, batch, torch.int8, activations=torch.int8)
+    return lstm_fused.Stream(lstm, batch, width)
 
 
 def stored(weight: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -115,33 +125,33 @@ def test_accuracy_in_float64(case: Case):
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_an_instruction_set(isa: str):
-    run_again(isa, __file__, "test_accuracy or cutting or nan", 4 * len(CASES) + 4 * 2 * len(CASES) + 3)
+    run_again(isa, __file__, "test_accuracy or cutting or nan", 4 * len(CASES) + 8 * len(CASES) + 3)
 
 
-@pytest.mark.parametrize("number_of_threads", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [*WIDTHS, torch.float64], ids=str)
+@pytest.mark.parametrize("number_of_threads", [1, 3])
+@pytest.mark.parametrize("width", [*WIDTHS, BYTES, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_cutting_gives_the_same_bits(case: Case, dtype: torch.dtype | None, number_of_threads: int, threads):
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
+def test_any_cutting_gives_the_same_bits(case: Case, width: torch.dtype | str | None, number_of_threads: int, threads):
+    wide = torch.float64 if width == torch.float64 else torch.float32
     lstm = make(case, dtype=wide)
     x = torch.randn(case.seq_len, case.rows, case.input_size, dtype=wide)
     threads(1)
-    first = cut(lstm_fused.Stream(lstm, case.rows, dtype), x, [1])
+    first = cut(stream_of(lstm, case.rows, width), x, [1])
     threads(number_of_threads)
     for lengths in ([len(x)], [2], [3, 1], [17, 2]):
-        assert torch.equal(cut(lstm_fused.Stream(lstm, case.rows, dtype), x, lengths), first)
+        assert torch.equal(cut(stream_of(lstm, case.rows, width), x, lengths), first)
     # Nor do the other rows of the batch matter.
-    alone = lstm_fused.Stream(lstm, 1, dtype)
+    alone = stream_of(lstm, 1, width)
     assert torch.equal(alone(x[:, -1:].contiguous()), first[:, -1:])
 
 
-@pytest.mark.parametrize("dtype", WIDTHS, ids=str)
-def test_nan_stays_in_its_row(dtype: torch.dtype | None):
+@pytest.mark.parametrize("width", [*WIDTHS, BYTES], ids=str)
+def test_nan_stays_in_its_row(width: torch.dtype | str | None):
     case = Case(6, 5, 7, 33, num_layers=2)
     lstm, x = make(case), torch.randn(6, 5, 7)
-    clean = lstm_fused.Stream(lstm, 5, dtype)(x)
+    clean = stream_of(lstm, 5, width)(x)
     x[2, 3, 1] = float("nan")
-    dirty = lstm_fused.Stream(lstm, 5, dtype)(x)
+    dirty = stream_of(lstm, 5, width)(x)
     others = [0, 1, 2, 4]
     assert torch.equal(dirty[:, others], clean[:, others]) and torch.equal(dirty[:2], clean[:2])
     assert dirty[2:, 3].isnan().all()
@@ -154,13 +164,57 @@ def test_int8_is_the_nearest():
         lstm.weight_ih_l0[3] = 0
         lstm.weight_hh_l0[5] *= 1e-30
     for weight in (lstm.weight_ih_l0.detach(), lstm.weight_hh_l0.detach()):
-        q, scale = lstm_fused.stream_weights.quantized(weight)
+        q, scale = quantized(weight)
         assert q.dtype == torch.int8
         value = q.double() * scale.double().unsqueeze(1)
         torch.testing.assert_close(value, stored(weight, torch.int8), rtol=1e-6, atol=0)
         largest = weight.double().abs().amax(1)
         assert ((value - weight.double()).abs().amax(1) <= largest / 254 * (1 + 1e-6)).all()
         assert (q.abs().amax(1) == torch.where(largest > 0, 127, 0)).all()
+
+
+def as_bytes(row: np.ndarray) -> np.ndarray:
+    """A row of activations as it is multiplied, in float64."""
+    largest = np.abs(row).max()
+    if largest < 1e-35:
+        return np.zeros(len(row))
+    whole = np.rint(row * (np.float32(127) / largest))
+    return whole.astype(np.float64) * np.float64(largest / np.float32(127))
+
+
+@needs_bytes
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30, 1e-40])
+@pytest.mark.parametrize("case", [case for case in CASES if not case.proj_size and case.num_layers == 1], ids=str)
+def test_rounded_activations(case: Case, scale: float):
+    """Step by step, each from the same state: next to a rounding's edge h may go either way, and not come back."""
+    lstm, rows = make(case), case.rows
+    x, hx = torch.randn(rows, case.input_size) * scale, [torch.randn(1, rows, case.hidden_size) for _ in range(2)]
+    hx[0] = hx[0].clamp(-1, 1)
+    stream = stream_of(lstm, rows, "bytes")
+    stream.state = hx
+    rounded = [torch.from_numpy(np.stack([as_bytes(row) for row in part.numpy()])) for part in (x, hx[0][0])]
+    weights = [stored(weight, torch.int8) for weight in (lstm.weight_ih_l0.detach(), lstm.weight_hh_l0.detach())]
+    gates = sum(part @ weight.T for part, weight in zip(rounded, weights))
+    if case.bias:
+        gates += (lstm.bias_ih_l0 + lstm.bias_hh_l0).detach().double()
+    i, f, g, o = gates.chunk(4, 1)
+    c = f.sigmoid() * hx[1][0].double() + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    actual = stream(x)
+    if scale > 1:  # what is left of a gate's sum is its sign
+        assert ((actual.double() - h).abs() < 1e-4).double().mean() > 0.98
+        return
+    torch.testing.assert_close(actual.double(), h, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(stream.state[1][0].double(), c, rtol=2e-6, atol=2e-6)
+
+
+@needs_bytes
+def test_rounded_activations_are_near_enough():
+    """Over many steps of a stack with a projection."""
+    case = Case(60, 3, 64, 96, num_layers=2, proj_size=40)
+    lstm, x = make(case), torch.randn(60, 3, 64)
+    difference = stream_of(lstm, 3, "bytes")(x) - stream_of(lstm, 3, None)(x)
+    assert 0 < difference.abs().max() < 0.01
 
 
 # State

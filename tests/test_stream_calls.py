@@ -13,11 +13,12 @@ import pytest
 import torch
 from cases import Case
 from test_cpu import at_once
-from test_stream import WIDTHS, cut, make
+from test_stream import BYTES, WIDTHS, cut, make, needs_bytes, stream_of
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import lstm_fused
+from lstm_fused import stream_weights
 
 # Buffers
 
@@ -174,15 +175,15 @@ def test_streams_of_a_module_share_its_weights():
 
 
 @pytest.mark.parametrize("number_of_threads", [1, 2])
-@pytest.mark.parametrize("dtype", WIDTHS, ids=str)
-def test_threads_with_streams_of_their_own(dtype: torch.dtype | None, number_of_threads: int, threads):
+@pytest.mark.parametrize("width", [*WIDTHS, BYTES], ids=str)
+def test_threads_with_streams_of_their_own(width: torch.dtype | str | None, number_of_threads: int, threads):
     threads(number_of_threads)
     lstm, x = make(Case(1, 1, 24, 196, num_layers=2)), torch.randn(8, 30, 1, 24)
-    alone = [lstm_fused.Stream(lstm, 1, dtype)(x[n]) for n in range(8)]
+    alone = [stream_of(lstm, 1, width)(x[n]) for n in range(8)]
 
     def run(n: int) -> Tensor:
         torch.set_num_threads(number_of_threads)
-        return cut(lstm_fused.Stream(lstm, 1, dtype), x[n], [1, 4])
+        return cut(stream_of(lstm, 1, width), x[n], [1, 4])
 
     assert all(map(torch.equal, at_once(8, run), alone))
 
@@ -240,7 +241,7 @@ def test_python_runs_while_a_long_call_does():
 
 def of(**options) -> Callable[[], object]:
     """A stream of a module with these options."""
-    stream = {name: options.pop(name) for name in ("batch", "weights") if name in options}
+    stream = {name: options.pop(name) for name in ("batch", "weights", "activations") if name in options}
     return lambda: lstm_fused.Stream(lstm_fused.LSTM(5, 20, **options), **stream)
 
 
@@ -260,6 +261,8 @@ REFUSED = {
         ValueError,
         "weights: expected None for .*float64",
     ),
+    "int8 by float": (of(activations=torch.int8), ValueError, "activations: expected None, or .* got torch.int8"),
+    "int8 by half": (of(weights=torch.int8, activations=torch.half), ValueError, "activations: .* got torch.float16"),
     "meta": (of(device="meta"), NotImplementedError, "lstm: a Stream is on the CPU, and the module on meta"),
 }
 
@@ -279,6 +282,34 @@ def test_numbers_that_int8_cannot_hold_are_refused():
     lstm_fused.Stream(lstm, weights=torch.bfloat16)
     with pytest.raises(ValueError, match="weight_hh_l0 has numbers that are not finite"):
         lstm_fused.Stream(lstm, weights=torch.int8)
+
+
+def test_products_of_bytes_need_their_instruction(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream_weights, "MULTIPLIES_BYTES", 0)
+    with pytest.raises(ValueError, match=r"activations: torch.int8 needs a CPU with AVX512-VNNI"):
+        of(weights=torch.int8, activations=torch.int8)()
+
+
+@needs_bytes
+def test_sums_of_bytes_are_bounded():
+    long = lstm_fused.LSTM(2**16 + 1, 1)
+    lstm_fused.Stream(long, weights=torch.int8)
+    with pytest.raises(ValueError, match=r"activations: torch.int8 takes sizes up to 65536, got 65537"):
+        lstm_fused.Stream(long, weights=torch.int8, activations=torch.int8)
+
+
+@needs_bytes
+def test_the_largest_sum_of_bytes_fits():
+    """All weights and all activations at their ends: a sum of 65536 products, which saturates both gates."""
+    lstm = lstm_fused.LSTM(2**16, 1, bias=False)
+    with torch.no_grad():
+        lstm.weight_ih_l0.fill_(1.0)
+        lstm.weight_ih_l0[2].fill_(-1.0)
+    stream = lstm_fused.Stream(lstm, 2, torch.int8, activations=torch.int8)
+    x = torch.ones(2, 2**16)
+    x[1] = -1
+    stream(x)
+    assert stream.state[1].flatten().tolist() == [-1.0, 0.0]  # c = i g: tanh(-65536), and a gate that is shut
 
 
 def test_mixed_parameters_are_refused():

@@ -149,4 +149,7 @@ struct InstructionSet {
 // The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
 const InstructionSet& instruction_set();
 
+// Whether it has products of bytes, for StreamWeights::kByteProducts.
+bool multiplies_bytes();
+
 }  // namespace lstm_fused

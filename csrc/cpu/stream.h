@@ -8,16 +8,19 @@
 
 namespace lstm_fused {
 
-// How packed weights are stored. They are computed in the type of x, as which kWide stores them.
-enum class StreamWeights : int32_t { kWide, kBFloat16, kInt8 };
+// How packed weights are stored. They are computed in the type of x, as which kWide stores them; but for kByteProducts
+// the rows that they multiply are rounded to bytes too, each with a factor of its own. That is for CPUs with
+// AVX512-VNNI.
+enum class StreamWeights : int32_t { kWide, kBFloat16, kInt8, kByteProducts };
 
 // Rows of weights in panels: rows of a panel are its lanes, K runs along it. A block is one vector of units, and two
-// panels: of its rows i and f, then g and o. Rows that fill up a panel are zero.
+// panels: of its rows i and f, then g and o. Rows that fill up a panel are zero. Of kByteProducts a panel is
+// (1 + K / 4, kPanelWidth, 4): four k's lie together, and before them the int32 -128 times the sum of the row.
 struct StreamLayer {
   const void* w_ih;  // (blocks, 2, I, kPanelWidth), in the second layer and later I = P
   const void* w_hh;  // (blocks, 2, P, kPanelWidth)
   const void* w_hr;  // (panels of P columns, H, kPanelWidth), null without projection
-  // Of x's type, in the order of the rows: b_ih + b_hh, and for kInt8 what a row is multiplied by, else null.
+  // Of x's type, in the order of the rows: b_ih + b_hh, and what a row of bytes is multiplied by, else null.
   const void *bias, *scale_ih, *scale_hh, *scale_hr;
 };
 
@@ -34,6 +37,10 @@ struct Stream {
   void* outputs;  // (2, rows, P'): of a layer and of the one below
   void* gates;    // (rows, 4H'): x W_ih^T
   void* hidden;   // (B, H') with projection: o tanh(c)
+  // Of kByteProducts: rows as bytes, and what each is multiplied by: h or o tanh(c) of the batch, then x.
+  uint8_t* bytes;  // (B + rows, bytes_stride), the stride being the longest row, I, P or H, in whole fours
+  void* factors;   // (B + rows,)
+  int64_t bytes_stride;
 
   // Steps that are taken together, layer by layer. Nothing else depends on it.
   int64_t steps_at_once() const { return batch < kStreamRows ? kStreamRows / batch : 1; }

@@ -34,7 +34,7 @@ class StreamStep {
 
   StreamStep(const py::type& tensor_type, int64_t run, bool is_double, int64_t batch, int64_t input_size,
              int64_t hidden_size, int64_t proj_width, int weights, const std::vector<std::vector<int64_t>>& layers,
-             const std::vector<int64_t>& memory, int64_t step_bytes)
+             const std::vector<int64_t>& memory, int64_t bytes_stride, int64_t step_bytes)
       : tensor_type(tensor_type), run(reinterpret_cast<Run*>(run)), is_double(is_double), step_bytes(step_bytes) {
     const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
     api = capsule.get_pointer<const dlpack::ExchangeApi>();
@@ -53,7 +53,10 @@ class StreamStep {
               pointer(memory.at(1)),
               pointer(memory.at(2)),
               pointer(memory.at(3)),
-              pointer(memory.at(4))};
+              pointer(memory.at(4)),
+              static_cast<uint8_t*>(pointer(memory.at(5))),
+              pointer(memory.at(6)),
+              bytes_stride};
   }
 
   // y, or None where an argument is not plainly what is expected, or a parameter has changed.
@@ -177,10 +180,10 @@ class StreamStep {
 void bind_stream(py::module_& module) {
   py::class_<StreamStep>(module, "StreamStep")
       .def(py::init<const py::type&, int64_t, bool, int64_t, int64_t, int64_t, int64_t, int,
-                    const std::vector<std::vector<int64_t>>&, const std::vector<int64_t>&, int64_t>(),
+                    const std::vector<std::vector<int64_t>>&, const std::vector<int64_t>&, int64_t, int64_t>(),
            py::kw_only(), py::arg("tensor_type"), py::arg("run"), py::arg("is_double"), py::arg("batch"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_width"), py::arg("weights"), py::arg("layers"),
-           py::arg("memory"), py::arg("step_bytes"))
+           py::arg("memory"), py::arg("bytes_stride"), py::arg("step_bytes"))
       .def("__call__", &StreamStep::operator())
       .def("enter", &StreamStep::enter)
       .def("leave", &StreamStep::leave)

@@ -12,6 +12,8 @@ void run(const Stream& stream, bool is_double, int64_t seq_len, const void* x, v
 
 }  // namespace
 
-std::vector<int64_t> stream_facts() { return {reinterpret_cast<int64_t>(&run), instruction_set().vector_bytes}; }
+std::vector<int64_t> stream_facts() {
+  return {reinterpret_cast<int64_t>(&run), instruction_set().vector_bytes, multiplies_bytes()};
+}
 
 }  // namespace lstm_fused

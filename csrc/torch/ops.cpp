@@ -33,7 +33,7 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
-  m.def("stream_facts() -> int[]");            // address of a stream's step on the CPU, bytes of a vector
+  m.def("stream_facts() -> int[]");            // cpu_stream.cpp
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {

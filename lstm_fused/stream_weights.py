@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 
-from . import _library  # noqa: F401 (loads the operators)
+from . import _library, _plan  # noqa: F401 (_library loads the operators)
 from .flat_weights import FlatWeights
 
 RUN, VECTOR_BYTES, MULTIPLIES_BYTES = torch.ops.lstm_fused.stream_facts()
@@ -75,20 +75,20 @@ class Packed:
             panels = in_blocks(stored)
             if self.activations:
                 panels = _of_bytes(panels, in_blocks(-128 * stored.sum(1, keepdim=True, dtype=torch.int32)))
-            matrices.append(panels)
-            scales.append(None if scale is None else in_blocks(scale.unsqueeze(1)))
-        return [*matrices, self._blocks(bias.unsqueeze(1)), *scales]
+            matrices.append(_settled(panels))
+            scales.append(None if scale is None else in_blocks(scale.unsqueeze(1)).contiguous())
+        return [*matrices, self._blocks(bias.unsqueeze(1)).contiguous(), *scales]
 
     def _blocks(self, matrix: Tensor) -> Tensor:
         """(4H, K) as (blocks, 2, K, 2 * lanes)."""
         hidden, lanes = self.layout.hidden_size, self.layout.lanes
         gates = _padded(matrix.unflatten(0, (4, hidden)), 1, lanes)
-        return gates.reshape(2, 2, -1, lanes, matrix.size(1)).permute(2, 0, 4, 1, 3).contiguous().flatten(-2)
+        return gates.reshape(2, 2, -1, lanes, matrix.size(1)).permute(2, 0, 4, 1, 3).flatten(-2)
 
     def _columns(self, matrix: Tensor) -> Tensor:
         """(P, K) as (panels, K, 2 * lanes)."""
         rows = _padded(matrix, 0, PANEL_VECTORS * self.layout.lanes)
-        return rows.reshape(-1, PANEL_VECTORS * self.layout.lanes, matrix.size(1)).transpose(1, 2).contiguous()
+        return rows.reshape(-1, PANEL_VECTORS * self.layout.lanes, matrix.size(1)).transpose(1, 2)
 
 
 def quantized(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,6 +191,13 @@ def version_of(lstm: nn.Module) -> list[tuple[int, int, int]]:
 def whole(size: int, unit: int) -> int:
     """Up to the next multiple."""
     return -(-size // unit) * unit
+
+
+def _settled(tensor: Tensor) -> Tensor:
+    """A copy in memory that is good to read from end to end."""
+    copy = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    _plan.prefer_large_pages(copy.data_ptr(), copy.nbytes)
+    return copy.copy_(tensor)
 
 
 def _of_bytes(panels: Tensor, firsts: Tensor) -> Tensor:

@@ -2,6 +2,10 @@
 #include "python/stream.h"
 
 #include <pybind11/stl.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <vector>
@@ -175,6 +179,17 @@ class StreamStep {
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
+// Asks for large pages for memory that nobody has touched yet: to read megabytes once a step takes less looking up of
+// small ones (T = B = 1 on one core of an AMD EPYC: H = 512 125 us, then 113; H = 1024 1234, then 774). A wish, no
+// more.
+void prefer_large_pages([[maybe_unused]] int64_t address, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  const int64_t page = sysconf(_SC_PAGESIZE), begin = (address + page - 1) / page * page;
+  const int64_t end = (address + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), static_cast<size_t>(end - begin), MADV_HUGEPAGE);
+#endif
+}
+
 }  // namespace
 
 void bind_stream(py::module_& module) {
@@ -189,6 +204,7 @@ void bind_stream(py::module_& module) {
       .def("leave", &StreamStep::leave)
       .def("watch", &StreamStep::watch)
       .def("unchanged", &StreamStep::unchanged);
+  module.def("prefer_large_pages", &prefer_large_pages, py::arg("address"), py::arg("bytes"));
   module.attr("STREAM_ROWS") = kStreamRows;
 }
 

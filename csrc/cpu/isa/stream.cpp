@@ -16,7 +16,10 @@ constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
 template <class T>
 constexpr int kBlock = kNumGates * kLanes<T>;  // its sums
-constexpr double kFlopWorthAThread = 1.5e5;    // per step; a barrier is about 1 us
+// Of a step: 10 to 20 us on one core. A barrier is about 1 us, but where another program has the other core,
+// milliseconds.
+template <class W>
+constexpr double kFlopWorthAThread = std::is_same_v<W, ByteProducts> ? 3.2e6 : 8e5;
 
 template <class T>
 int64_t whole_panels(int64_t size) {
@@ -100,7 +103,7 @@ class StreamSteps {
       const Stream& s = all.s;
       const double flop =
           8.0 * static_cast<double>(s.batch * s.hidden_size) * static_cast<double>(s.proj_width + input_size);
-      const bool alone = flop < kFlopWorthAThread;
+      const bool alone = flop < kFlopWorthAThread<W>;
       const int64_t threads = alone ? 1 : parallel.num_threads;
       const auto each = [&](int64_t total, auto&& task) {
         const int64_t size = num_tiles(total, threads), parts = num_tiles(total, size);

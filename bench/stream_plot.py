@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from bench.report import headline
 from bench.stream import PARTS, StreamReport
@@ -50,11 +51,12 @@ def plot(report: StreamReport, path: Path) -> None:
         axis.set_axisbelow(True)
         axis.set_title(result.case.shape, fontsize=9)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("us per call", fontsize=8)
     for row in axes:
         row[0].set_ylabel("part of the calls that took longer", fontsize=8)
     handles = {label: h for row in axes for a in row for h, label in zip(*a.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=9, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=10, fontsize=8)
     subtitle = textwrap.fill(headline(report.environment), int(12 * figure.get_figwidth()))
     figure.suptitle(f"Latency of a call of an LSTM that goes on step by step\n{subtitle}", fontsize=9)
     figure.savefig(path, dpi=110)

@@ -52,10 +52,14 @@ class Stream:
         width, cells = layout.whole_panels(layout.width), layout.whole_panels(layout.hidden_size)
         shapes: list[tuple[int, ...]] = [(layout.num_layers, batch, width), (layout.num_layers, batch, cells)]
         shapes += [(2, rows, width), (rows, 4 * cells), (batch, cells)]
-        self._h, self._c, *scratch = [torch.zeros(shape, dtype=layout.dtype) for shape in shapes]
         longest = stream_weights.whole(max(layout.input_size, width, cells), stream_weights.BYTES_TOGETHER)
         of_bytes = batch + rows if self._packed.activations else 0
-        as_bytes = torch.zeros(of_bytes, longest, dtype=torch.uint8), torch.zeros(of_bytes, dtype=layout.dtype)
+        with (
+            torch.device("cpu"),
+            torch.inference_mode(False),
+        ):  # wherever it is made
+            self._h, self._c, *scratch = [torch.zeros(shape, dtype=layout.dtype) for shape in shapes]
+            as_bytes = torch.zeros(of_bytes, longest, dtype=torch.uint8), torch.zeros(of_bytes, dtype=layout.dtype)
         self._scratch = [*scratch, *as_bytes]
         self._given: State | None = None
         self._connect()
@@ -160,7 +164,7 @@ class Stream:
                 own[:, rows, : given.size(2)] = given[:, rows]
 
     def _indices(self, rows: Any) -> Tensor:
-        index = torch.as_tensor(rows)
+        index = torch.as_tensor(rows, device="cpu")
         if index.dtype == torch.bool:
             if index.shape != (self.batch,):
                 raise ValueError(f"rows: expected a mask of shape ({self.batch},), got {tuple(index.shape)}")

@@ -284,3 +284,26 @@ def test_rows_that_end_at_different_times():
     for step in range(12):
         stream.reset(ends[step])
         torch.testing.assert_close(stream(x[step]), expected[step])
+
+
+def test_made_anywhere_used_anywhere():
+    """Within torch.inference_mode or another default device, and without."""
+    lstm, x = make(Case(1, 2, 5, 20)), torch.randn(3, 2, 5)
+    expected = stream_of(lstm, 2, None)(x)
+    with torch.inference_mode():
+        made_inside = stream_of(lstm, 2, None)
+    made_outside = stream_of(lstm, 2, None)
+    with torch.device("meta"):
+        made_elsewhere = stream_of(lstm, 2, None)
+        made_elsewhere.reset([1])
+
+    def use(stream: lstm_fused.Stream) -> None:
+        assert torch.equal(stream(x), expected)
+        stream.state = stream.state
+        stream.reset(torch.tensor([True, False]))
+        stream.state = None
+
+    for stream in (made_inside, made_outside, made_elsewhere):
+        use(stream)
+        with torch.inference_mode():
+            use(stream)

@@ -1,8 +1,9 @@
 """Writes one build.ninja for g++ and nvcc, runs it, and puts the two libraries where the package looks for them.
 
-liblstm_fused.so is the op library: torch's stable ABI, no Python inside. _plan is the planner seen from Python:
-pybind11, no torch. A build is incremental, and build/ninja-*/build.ninja shows every command. The environment may set
-CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA) and FORCE_CUDA=1 (or fail without).
+liblstm_fused.so is the op library: torch's stable ABI, no Python inside. _plan is the planner, and a stream's step,
+seen from Python: pybind11, no torch. A build is incremental, and build/ninja-*/build.ninja shows every command. The
+environment may set CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA) and FORCE_CUDA=1
+(or fail without).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
     ninja.rule("link", f"{command(*cxx, '-shared')} $in -o $out {command(*libraries, *extra_link)}")
     ninja.rule("link_plan", f"{command(*cxx, '-shared')} $in -o $out {command(*extra_link)}")
 
-    planner = [name for name in ninja.compile("cxx", "csrc/plan/*.cpp", python_flags) if "bindings" not in name]
+    planner = ninja.compile("cxx", "csrc/plan/*.cpp")
     objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", torch_flags)
     objects += ninja.compile("cxx", "csrc/cpu/*.cpp") + ninja.compile("cxx", "csrc/kernels/*.cpp")
     for isa, isa_flags in INSTRUCTION_SETS.items():
@@ -107,7 +108,7 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
         ninja.rule("nvcc", with_report(f"{command(*nvcc)} -MD -MF $out.d -c $in -o $out"), *depends)
         objects += ninja.compile("nvcc", "csrc/kernels/*.cu")
     ninja.link("link", "liblstm_fused.so", objects)
-    ninja.link("link_plan", plan_name, [*planner, f"{folder}/csrc/plan/bindings.cpp.o"])
+    ninja.link("link_plan", plan_name, [*planner, *ninja.compile("cxx", "csrc/python/*.cpp", python_flags)])
     return "\n".join(ninja.lines) + "\n"
 
 

@@ -55,16 +55,21 @@ class OnnxRuntimeSide:
         return dict(zip(names, map(torch.from_numpy, self.binding.copy_outputs_to_cpu()), strict=True))
 
 
-def build(case: Case, side: Side) -> OnnxRuntimeSide:
-    """The same weights and input as `side`'s, on as many threads as torch has."""
+def session_options() -> onnxruntime.SessionOptions:
+    """On as many threads as torch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     # Its threads wait for work by spinning. They may do so within a call, not on the others' time.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def build(case: Case, side: Side) -> OnnxRuntimeSide:
+    """The same weights and input as `side`'s."""
     weights = {name: parameter.detach().numpy() for name, parameter in side.parameters}
     model = graph(case, weights).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, session_options(), providers=["CPUExecutionProvider"])
 
     binding = session.io_binding()
     binding.bind_ortvalue_input("input", onnxruntime.OrtValue.ortvalue_from_numpy(side.input.detach().numpy()))

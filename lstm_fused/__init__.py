@@ -5,7 +5,8 @@ from .convert import convert, revert
 from .explain import explain
 from .in_place import in_place_of_torch
 from .modules import LSTM, LSTMCell
+from .stream import Stream
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "convert", "explain", "functional", "in_place_of_torch", "reference", "revert"]
+__all__ = ["LSTM", "LSTMCell", "Stream", "convert", "explain", "functional", "in_place_of_torch", "reference", "revert"]

@@ -1,7 +1,7 @@
 """The planner (csrc/plan): problem and device in, plan out, as data. All attributes are read-only."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 class Problem:
     def __init__(
@@ -156,3 +156,31 @@ def plan_cpu(problem: Problem, num_threads: int) -> CpuPlan: ...
 def cpu_device(num_threads: int, vector_bytes: int) -> DeviceInfo: ...
 def cuda_device(name: str, facts: Sequence[int]) -> DeviceInfo: ...
 def known_devices() -> list[DeviceInfo]: ...
+def prefer_large_pages(address: int, bytes: int) -> None: ...
+
+STREAM_ROWS: int  # csrc/cpu/stream.h
+
+class StreamStep:
+    """A call of lstm_fused.Stream: csrc/python/stream.cpp. Addresses as there."""
+
+    def __init__(
+        self,
+        *,
+        tensor_type: type,
+        run: int,
+        is_double: bool,
+        batch: int,
+        input_size: int,
+        hidden_size: int,
+        proj_width: int,
+        weights: int,
+        layers: list[list[int]],
+        memory: list[int],
+        bytes_stride: int,
+        step_bytes: int,
+    ) -> None: ...
+    def __call__(self, x: Any, out: Any) -> Any: ...
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
+    def watch(self, parameters: list[tuple[dict[str, Any], str, Any]]) -> None: ...
+    def unchanged(self) -> bool: ...

@@ -43,4 +43,12 @@ const InstructionSet& instruction_set() {
   return chosen;
 }
 
+bool multiplies_bytes() {
+#if defined(__x86_64__)
+  return &instruction_set() == &avx512::kInstructionSet && __builtin_cpu_supports("avx512vnni");
+#else
+  return false;
+#endif
+}
+
 }  // namespace lstm_fused

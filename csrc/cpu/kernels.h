@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/parallel.h"
+#include "cpu/stream.h"
 #include "params.h"
 
 namespace lstm_fused {
@@ -134,10 +135,12 @@ struct CpuKernels {
                    CpuSplit, const Parallel&);
   void (*widen)(const WidenParams<T>&, const Parallel&);
   void (*hidden)(const HiddenParams<T>&, const Parallel&);
+  StreamRun* stream;
 };
 
 struct InstructionSet {
   const char* name;
+  int64_t vector_bytes;
   bool multiplies_and_adds;  // in one instruction, with one rounding
   bool widens_halves;        // in one or two instructions
   CpuKernels<float> float32;
@@ -146,5 +149,8 @@ struct InstructionSet {
 
 // The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
 const InstructionSet& instruction_set();
+
+// Whether it has products of bytes, for StreamWeights::kByteProducts.
+bool multiplies_bytes();
 
 }  // namespace lstm_fused

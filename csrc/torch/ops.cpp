@@ -33,6 +33,7 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
+  m.def("stream_facts() -> int[]");            // cpu_stream.cpp
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
@@ -57,6 +58,7 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("kernels", TORCH_BOX(&kernels));
   m.impl("device_facts", TORCH_BOX(&device_facts));
+  m.impl("stream_facts", TORCH_BOX(&stream_facts));
 }
 
 }  // namespace lstm_fused

@@ -61,6 +61,8 @@ using CellBackward = CellBackwardResult(OptionalTensor grad_h, OptionalTensor gr
                                         bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
                                         bool allow_tf32);
 
+std::vector<int64_t> stream_facts();  // csrc/torch/cpu_stream.cpp
+
 Forward forward_cpu, forward_cuda;
 Infer infer_cpu, infer_cuda;
 Backward backward_cpu, backward_cuda;

@@ -35,5 +35,7 @@ template <class T>
 void widen(const WidenParams<T>& params, const Parallel& parallel);
 template <class T>
 void hidden(const HiddenParams<T>& params, const Parallel& parallel);
+template <class T>
+void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const Parallel& parallel);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -22,10 +22,15 @@ constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     backward_workspace<T>,
                                     backward<T>,
                                     widen<T>,
-                                    hidden<T>};
+                                    hidden<T>,
+                                    stream<T>};
 
 extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA), kMultipliesAndAdds, kWidensHalves,
-                                        kKernels<float>, kKernels<double>};
+const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA),
+                                        kVectorBytes,
+                                        kMultipliesAndAdds,
+                                        kWidensHalves,
+                                        kKernels<float>,
+                                        kKernels<double>};
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -57,16 +57,21 @@ using Ints = typename Vector<T>::integers;
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
-// Half types are computed in float: to load them is to widen them, which is exact.
+// Narrow types are computed in float: to load them is to widen them, which is exact.
 struct BFloat16 {
   uint16_t bits;
 };
 struct Float16 {
   uint16_t bits;
 };
+struct Int8 {
+  int8_t value;
+};
 template <class T>
-using Wide = std::conditional_t<sizeof(T) == sizeof(uint16_t), float, T>;
-typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));  // as many as a vector has floats
+using Wide = std::conditional_t<sizeof(T) <= sizeof(uint16_t), float, T>;
+// As many as a vector has floats.
+typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
+typedef int8_t Bytes __attribute__((vector_size(kVectorBytes / 4)));
 
 // The intrinsics, because GCC 12 widens its own vectors in two halves. (maskz: it calls the plain ones uninitialized.)
 LSTM_FUSED_INLINE Ints<float> zero_extended(HalfBits bits) {
@@ -93,6 +98,17 @@ LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, Float16) {
   const Ints<float> normal = (magnitude << 13) + kMoreBias + ((magnitude >= 0x7c00) & kMoreBias);
   const Ints<float> tiny = (Ints<float>)(__builtin_convertvector(magnitude, Vec<float>) * 0x1p-24f);
   return (Vec<float>)((magnitude < 0x400 ? tiny : normal) | (all & 0x8000) << 16);
+#endif
+}
+
+LSTM_FUSED_INLINE Vec<float> widened(Bytes bytes, Int8) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtepi32_ps(-1, _mm512_maskz_cvtepi8_epi32(-1, (__m128i)bytes));
+#elif defined(__AVX2__)
+  const __m128i low = _mm_cvtsi64_si128((int64_t)bytes);
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low));
+#else
+  return __builtin_convertvector(__builtin_convertvector(bytes, Ints<float>), Vec<float>);
 #endif
 }
 
@@ -132,7 +148,9 @@ LSTM_FUSED_INLINE HalfBits narrowed(Vec<float> v, Float16) {
 
 template <class T>
 LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p) {
-  std::conditional_t<std::is_same_v<T, Wide<T>>, Vec<Wide<T>>, HalfBits> v;
+  std::conditional_t<std::is_same_v<T, Wide<T>>, Vec<Wide<T>>,
+                     std::conditional_t<std::is_same_v<T, Int8>, Bytes, HalfBits>>
+      v;
   std::memcpy(&v, p, sizeof(v));
   if constexpr (std::is_same_v<T, Wide<T>>)
     return v;

@@ -1,10 +1,10 @@
 // The planner seen from Python: lstm_fused._plan. Everything is read-only; names are lstm_fused/_plan.pyi's.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <stdexcept>
 
 #include "plan/planner.h"
+#include "python/stream.h"
 
 namespace py = pybind11;
 
@@ -116,6 +116,7 @@ PYBIND11_MODULE(_plan, module) {
   module.doc() = "Problem and device in, plan out, as data.";
   bind_inputs(module);
   bind_plan(module);
+  bind_stream(module);
   module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
   module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("num_threads"));
   module.def("cpu_device", &cpu_device, py::arg("num_threads"), py::arg("vector_bytes"));

@@ -1,0 +1,83 @@
+// Products of bytes with bytes, four of them and their sum in an instruction (AVX512-VNNI): weights of 8 bit by rows
+// that are rounded to 8 bit, each row with a factor of its own. Sums are exact.
+#pragma once
+
+#include "cpu/isa/product.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+// Rows that weights are multiplied by: of T, or of bytes u that stand for (u - 128) times the factor of the row.
+template <class T, class A>
+struct LeftRows {
+  const A* begin;
+  int64_t stride;
+  const T* factors;
+};
+
+// As which such weights are stored.
+struct ByteProducts {
+  int8_t of_a_lane[4];  // weights of four k's; of a panel's first row, an int32: -128 times their sum over all k
+};
+constexpr int64_t kBytesTogether = 4;
+constexpr float kLeastRow = 1e-35f;  // rows of smaller numbers count as zero: 127 divided by one might not be finite
+
+#if defined(__AVX512F__)
+template <int R, int V, class T>
+__attribute__((target("avx512vnni"))) inline void multiply_tile(const LeftRows<T, uint8_t>& left, int64_t first,
+                                                                int64_t k_size, const ByteProducts* panel,
+                                                                int64_t next_panel, const T* scale, T* to,
+                                                                int64_t stride) {
+  const uint8_t* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
+  __m512i acc[R][V];
+  const ByteProducts* at[V];
+  for (int v = 0; v < V; ++v) {
+    at[v] = panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>;
+    for (int r = 0; r < R; ++r) acc[r][v] = _mm512_loadu_si512(at[v]);
+  }
+  for (int64_t k = 0; k < k_size; k += kBytesTogether) {
+    __m512i a[R];
+    for (int r = 0; r < R; ++r) {
+      int32_t four;
+      std::memcpy(&four, rows[r] + k, sizeof(four));
+      a[r] = _mm512_set1_epi32(four);
+    }
+    for (int v = 0; v < V; ++v) {
+      at[v] += kPanelWidth<T>;
+      const __m512i w = _mm512_loadu_si512(at[v]);
+      for (int r = 0; r < R; ++r) acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], a[r], w);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) {
+      const Vec<T> sum = _mm512_maskz_cvtepi32_ps(-1, acc[r][v]);
+      store(to + r * stride + v * kLanes<T>, sum * load(scale + v * kLanes<T>) * left.factors[first + r]);
+    }
+}
+
+// The factor of the row: its largest element is 127 times it; NaN if there is a number in it that is not finite.
+inline float quantize(const float* row, int64_t size, uint8_t* to) {
+  Vec<float> largest = {}, poison = {};
+  for (int64_t k = 0; k < size; k += kLanes<float>) {
+    const Vec<float> x = load(row + k, valid_lanes<float>(k, size));
+    largest = larger(largest, (Vec<float>)((Ints<float>)x & 0x7fffffff));
+    poison += x * 0;
+  }
+  float most = 0, nothing = 0;
+  for (int lane = 0; lane < kLanes<float>; ++lane) {
+    most = largest[lane] > most ? largest[lane] : most;
+    nothing += poison[lane];
+  }
+  if (most < kLeastRow) most = 0;
+  const float per_step = most > 0 ? 127 / most : 0;
+  for (int64_t k = 0; k < size; k += kLanes<float>) {
+    const int lanes = valid_lanes<float>(k, size);
+    const __m512i whole = _mm512_maskz_cvtps_epi32(-1, load(row + k, lanes) * per_step);
+    _mm_mask_storeu_epi8(to + k, (1u << lanes) - 1,
+                         _mm512_maskz_cvtepi32_epi8(-1, _mm512_add_epi32(whole, _mm512_set1_epi32(128))));
+  }
+  return most / 127 + nothing;
+}
+#endif
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,0 +1,266 @@
+// The steps of a stream (cpu/stream.h). W is what a weight is stored as: T, or for T = float half a float or a byte,
+// widened in registers; or ByteProducts. Weights are read once for up to kTileRows rows of the batch.
+//
+// An element is computed in the same order whatever the number of steps, rows and threads: so are its bits.
+#include "cpu/stream.h"
+
+#include "cpu/isa/bytes.h"
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
+// Blocks that few rows multiply at once, so that there are enough sums to hide the latency of one.
+constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
+template <class T>
+constexpr int kBlock = kNumGates * kLanes<T>;  // its sums
+// Of a step: 10 to 20 us on one core. A barrier is about 1 us, but where another program has the other core,
+// milliseconds.
+template <class W>
+constexpr double kFlopWorthAThread = std::is_same_v<W, ByteProducts> ? 3.2e6 : 8e5;
+
+template <class T>
+int64_t whole_panels(int64_t size) {
+  return num_tiles(size, kPanelWidth<T>) * kPanelWidth<T>;
+}
+
+// to (R rows `stride` apart, V vectors) = rows [first, first + R) times V vectors of panels, `next_panel` apart, times
+// the scale of each of their lanes where W has scales.
+template <int R, int V, class T, class W>
+LSTM_FUSED_INLINE void multiply_tile(const LeftRows<T, T>& left, int64_t first, int64_t k_size, const W* panel,
+                                     int64_t next_panel, const T* scale, T* to, int64_t stride) {
+  const T* rows[R];
+  for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
+  const Accumulators<T, R, V> acc = multiply<T, R, V, R != 1>(rows, k_size, panel, 1, kPanelWidth<T>, next_panel);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) {
+      Vec<T> sum = acc.at[r][v];
+      if constexpr (std::is_same_v<W, Int8>) sum *= load(scale + v * kLanes<T>);
+      store(to + r * stride + v * kLanes<T>, sum);
+    }
+}
+
+template <class T, class W>
+class StreamSteps {
+ public:
+  StreamSteps(const Stream& stream) : s(stream) {}
+
+  void run(int64_t seq_len, const T* x, T* y, const Parallel& parallel) const {
+    for (int64_t begin = 0; begin < seq_len; begin += s.steps_at_once()) {
+      const int64_t steps = min(s.steps_at_once(), seq_len - begin);
+      const T* in = x + begin * s.batch * s.input_size;
+      int64_t stride = s.input_size;
+      for (int64_t n = 0; n < s.num_layers; ++n) {
+        Layer layer{*this, s.layers[n], n, in, stride, output(n % 2, 0)};
+        layer.run(steps, parallel);
+        in = layer.out;
+        stride = width;
+      }
+      for (int64_t row = 0; row < steps * s.batch; ++row)
+        copy(y + (begin * s.batch + row) * s.proj_width, in + row * width, s.proj_width);
+    }
+  }
+
+ private:
+  const Stream& s;
+  const int64_t width = whole_panels<T>(s.proj_width), cells_width = whole_panels<T>(s.hidden_size);
+  const int64_t num_blocks = num_tiles(s.hidden_size, kLanes<T>);
+  const int64_t num_columns = num_tiles(s.proj_width, kPanelWidth<T>);  // panels of W_hr
+
+  static constexpr bool kBytes = std::is_same_v<W, ByteProducts>;
+  using Left = LeftRows<T, std::conditional_t<kBytes, uint8_t, T>>;
+
+  // `count` rows, as they are multiplied; `place` is that of the first one among those in bytes.
+  Left left_rows(const T* begin, int64_t stride, int64_t size, int64_t place, int64_t count) const {
+    if constexpr (kBytes) {
+      uint8_t* const to = s.bytes + place * s.bytes_stride;
+      T* const factors = static_cast<T*>(s.factors) + place;
+      for (int64_t n = 0; n < count; ++n) factors[n] = quantize(begin + n * stride, size, to + n * s.bytes_stride);
+      return {to, s.bytes_stride, factors};
+    } else {
+      return {begin, stride, nullptr};
+    }
+  }
+
+  T* output(int64_t side, int64_t row) const { return static_cast<T*>(s.outputs) + (side * s.rows() + row) * width; }
+  T* gates(int64_t row, int64_t block) const {
+    return static_cast<T*>(s.gates) + (row * cells_width + block * kLanes<T>)*kNumGates;
+  }
+
+  // A layer, over some steps.
+  struct Layer {
+    const StreamSteps& all;
+    const StreamLayer& weights;
+    const int64_t index;
+    const T* const x;  // rows x_stride apart
+    const int64_t x_stride;
+    T* const out;  // (steps, B, P')
+    const int64_t input_size = index > 0 ? all.s.proj_width : all.s.input_size;
+
+    void run(int64_t steps, const Parallel& parallel) const {
+      const Stream& s = all.s;
+      const double flop =
+          8.0 * static_cast<double>(s.batch * s.hidden_size) * static_cast<double>(s.proj_width + input_size);
+      const bool alone = flop < kFlopWorthAThread<W>;
+      const int64_t threads = alone ? 1 : parallel.num_threads;
+      const auto each = [&](int64_t total, auto&& task) {
+        const int64_t size = num_tiles(total, threads), parts = num_tiles(total, size);
+        parallel(parts, [&](int64_t part) { task(part * size, min(total, (part + 1) * size)); });
+      };
+      const int64_t rows = steps * s.batch;
+      const Left inputs = all.left_rows(x, x_stride, input_size, s.batch, rows);
+      for (int64_t step = 0; step < steps; ++step) {
+        const T* const h = step == 0 ? state(0) : out + (step - 1) * s.batch * all.width;
+        const Left states = all.left_rows(h, all.width, s.proj_width, 0, s.batch);
+        each(all.num_blocks, [&](int64_t begin, int64_t end) {
+          if (step == 0) project_input(inputs, rows, begin, end);
+          advance(states, step, begin, end);
+        });
+        if (weights.w_hr == nullptr) continue;
+        const Left hiddens = all.left_rows(hidden(0), all.cells_width, s.hidden_size, 0, s.batch);
+        each(all.num_columns, [&](int64_t begin, int64_t end) { project(hiddens, step, begin, end); });
+      }
+      copy(state(0), out + (steps - 1) * s.batch * all.width, s.batch * all.width);
+    }
+
+    T* state(int64_t b) const { return static_cast<T*>(all.s.h) + (index * all.s.batch + b) * all.width; }
+    T* cells(int64_t b) const { return static_cast<T*>(all.s.c) + (index * all.s.batch + b) * all.cells_width; }
+    T* hidden(int64_t b) const { return static_cast<T*>(all.s.hidden) + b * all.cells_width; }
+
+    // Blocks [begin, end) of x W_ih^T.
+    void project_input(const Left& inputs, int64_t rows, int64_t begin, int64_t end) const {
+      for_tiles(rows, begin, end, [&](int64_t first, auto R, int64_t block, auto N) {
+        tile<R.value, N.value>(inputs, first, input_size, weights.w_ih, weights.scale_ih, block,
+                               all.gates(first, block), all.cells_width * kNumGates);
+      });
+    }
+
+    // Blocks [begin, end) of a step's gates and cells.
+    void advance(const Left& states, int64_t step, int64_t begin, int64_t end) const {
+      for_tiles(all.s.batch, begin, end, [&](int64_t first, auto R, int64_t block, auto N) {
+        alignas(kVectorBytes) T sums[R.value * N.value * kBlock<T>];
+        tile<R.value, N.value>(states, first, all.s.proj_width, weights.w_hh, weights.scale_hh, block, sums,
+                               N.value * kBlock<T>);
+        cells(step, first, R.value, block, N.value, sums);
+      });
+    }
+
+    // Panels [begin, end) of h = W_hr (o tanh(c)).
+    void project(const Left& hiddens, int64_t step, int64_t begin, int64_t end) const {
+      for (int64_t panel = begin; panel < end; ++panel)
+        for_row_tiles(all.s.batch, [&](int64_t first, auto R) {
+          project_tile<R.value>(hiddens, first, panel, out + (step * all.s.batch + first) * all.width);
+        });
+    }
+
+    // f(first row, rows, first block, blocks) for all tiles.
+    template <class F>
+    static LSTM_FUSED_INLINE void for_tiles(int64_t count, int64_t begin, int64_t end, F&& f) {
+      for (int64_t block = begin; block < end;) {
+        const bool wide = count <= kWideRows && block + kWideBlocks <= end;
+        for_row_tiles(count, [&](int64_t first, auto R) {
+          if constexpr (R.value <= kWideRows)
+            if (wide) return f(first, R, block, Constant<kWideBlocks>{});
+          f(first, R, block, Constant<1>{});
+        });
+        block += wide ? kWideBlocks : 1;
+      }
+    }
+
+    // W's in a panel.
+    static int64_t panel_elements(int64_t k_size) {
+      return panel_size<T>(kBytes ? 1 + num_tiles(k_size, kBytesTogether) : k_size);
+    }
+
+    // to (R rows `stride` apart, N blocks, gate, lane) = rows times `block` and those after it.
+    template <int R, int N>
+    static __attribute__((noinline)) void tile(const Left& left, int64_t first, int64_t k_size, const void* w,
+                                               const void* scale, int64_t block, T* to, int64_t stride) {
+      // All panels of the blocks at once for few rows, else one after the other.
+      constexpr int kAll = N * kNumGates, V = R <= kWideRows ? kAll : kTileVectors;
+      const int64_t size = panel_elements(k_size);
+      for (int v = 0; v < kAll; v += V)
+        multiply_tile<R, V>(
+            left, first, k_size, static_cast<const W*>(w) + (block * kPanelsPerBlock + v / kTileVectors) * size, size,
+            static_cast<const T*>(scale) + (block * kNumGates + v) * kLanes<T>, to + v * kLanes<T>, stride);
+    }
+
+    template <int R>
+    __attribute__((noinline)) void project_tile(const Left& left, int64_t first, int64_t panel, T* to) const {
+      const int64_t size = panel_elements(all.s.hidden_size), begin = panel * kPanelWidth<T>;
+      multiply_tile<R, kTileVectors>(left, first, all.s.hidden_size, static_cast<const W*>(weights.w_hr) + panel * size,
+                                     size, static_cast<const T*>(weights.scale_hr) + begin, to + begin, all.width);
+    }
+
+    // The cells of a tile of rows and blocks; `sums` (row, block, gate, lane) are h_prev W_hh^T.
+    __attribute__((noinline)) void cells(int64_t step, int64_t first, int rows, int64_t block, int blocks,
+                                         const T* sums) const {
+      int n = 0;
+      const auto update_next = [&](auto M) {
+        Cell cell[M.value];
+        for (int m = 0; m < M.value; ++m) {
+          const int64_t b = first + (n + m) / blocks, at = block + (n + m) % blocks;
+          T* const h = weights.w_hr != nullptr ? hidden(b) : out + (step * all.s.batch + b) * all.width;
+          cell[m] = {all.gates(step * all.s.batch + b, at), sums + (n + m) * kBlock<T>,
+                     static_cast<const T*>(weights.bias) + at * kBlock<T>, cells(b) + at * kLanes<T>,
+                     h + at * kLanes<T>};
+        }
+        update<M.value>(cell);
+        n += M.value;
+      };
+      while (n + kCellRows <= rows * blocks) update_next(Constant<kCellRows>{});
+      while (n < rows * blocks) update_next(Constant<1>{});
+    }
+
+    // A vector of cells: what meets in it.
+    struct Cell {
+      const T *input, *state, *bias;  // (gate, lane)
+      T *c, *h;
+    };
+
+    // Lanes past H have zero weights; no weight but zero meets what they leave.
+    template <int M>
+    static LSTM_FUSED_INLINE void update(const Cell (&cell)[M]) {
+      using V = Vectors<T, M>;
+      using Math = VectorMath<T, M>;
+      // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
+      const auto pre = [&](int gate) {
+        const int at = gate * kLanes<T>;
+        return V::each(
+            [&](int m) { return (load(cell[m].input + at) + load(cell[m].state + at)) + load(cell[m].bias + at); });
+      };
+      const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+      const V c = next_cell(active, V::each([&](int m) { return load(cell[m].c); }));
+      const V h = next_hidden<Math>(active, c);
+      for (int m = 0; m < M; ++m) {
+        store(cell[m].c, c.at[m]);
+        store(cell[m].h, h.at[m]);
+      }
+    }
+  };
+};
+
+}  // namespace
+
+template <class T>
+void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const Parallel& parallel) {
+  const auto run = [&](auto w) {
+    using W = decltype(w);
+    StreamSteps<T, W>(stream).run(seq_len, static_cast<const T*>(x), static_cast<T*>(y), parallel);
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    if (stream.weights == StreamWeights::kBFloat16) return run(BFloat16{});
+    if (stream.weights == StreamWeights::kInt8) return run(Int8{});
+#if defined(__AVX512F__)
+    if (stream.weights == StreamWeights::kByteProducts) return run(ByteProducts{});
+#endif
+  }
+  run(T{});
+}
+
+template void stream<float>(const Stream&, int64_t, const void*, void*, const Parallel&);
+template void stream<double>(const Stream&, int64_t, const void*, void*, const Parallel&);
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

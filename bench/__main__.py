@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from bench import environment, floor, page, peer_onnxruntime
 from bench.cases import DTYPES, GRIDS, MODES, Case
 from bench.pair import Disagreement, Side, build, check_agreement, precision
-from bench.report import Report, Result, print_report, write
+from bench.report import Report, Result
+from bench.tables import print_report, write
 from bench.timing import BLOCK_S, MIN_REPETITIONS, Block, Call, CudaBlock, cpu_block, graphed, interleave
 
 BUDGET_S = {"cpu": 0.75, "cuda": 0.08}  # measured time per case and side, unless MIN_REPETITIONS take longer

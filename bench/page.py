@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import Case
-from bench.report import Report, Result, from_json, geometric_mean, markdown_table, microseconds
+from bench.report import Report, Result, from_json, geometric_mean
 from bench.static_page import total
+from bench.tables import markdown_table, microseconds
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"

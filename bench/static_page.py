@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.report import markdown_table
+from bench.tables import markdown_table
 
 
 def total(row: dict[str, Any], of: str, where: str) -> float:

@@ -28,8 +28,9 @@ from torch import nn
 from bench import environment, floor, page, peer_onnxruntime
 from bench.__main__ import BUSY, WIDTH
 from bench.cases import Case
-from bench.report import geometric_mean, headline, markdown_table, microseconds, rates_line
+from bench.report import geometric_mean, headline
 from bench.stream_peers import BYTES, SIDES, Call, asarray
+from bench.tables import markdown_table, microseconds, rates_line
 from bench.timing import BLOCK_S
 
 STEPS, BATCHES, SIZES = (1, 4, 16), (1, 4, 16), (64, 256, 1024, 2048)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import lstm_fused
 from bench import page
-from bench.report import markdown_table
+from bench.tables import markdown_table
 
 SIZES, STEPS, ROWS = (64, 256, 1024), (1, 16, 256), 4
 # Dtypes of weights and, where they are rounded, of activations.

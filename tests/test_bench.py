@@ -15,7 +15,8 @@ from bench.__main__ import run_case
 from bench.cases import CPU_GRID, CUDA_GRID, MODES, Case, Grid
 from bench.constants import __main__ as constants
 from bench.pair import Disagreement, build, check_agreement, precision, relative_difference
-from bench.report import Report, Result, from_json, geometric_mean, markdown, to_json, write
+from bench.report import Report, Result, from_json, geometric_mean, to_json
+from bench.tables import markdown, write
 from bench.timing import MAX_REPETITIONS, Timing, interleave
 
 CPU = torch.device("cpu")

@@ -129,7 +129,13 @@ class StreamStep {
   // False where it is no memory that could be read.
   bool look(const Watched& one, int64_t* version, const void** data) const {
     dlpack::Tensor seen;
-    *version = one.has_version ? one.tensor.attr(version_name).cast<int64_t>() : 0;
+    *version = 0;
+    if (one.has_version) {
+      PyObject* const found = PyObject_GetAttr(one.tensor.ptr(), version_name.ptr());
+      if (found == nullptr) throw py::error_already_set();
+      *version = PyLong_AsLongLong(found);
+      Py_DECREF(found);
+    }
     if (api->look_at(one.tensor.ptr(), &seen) != 0) {
       PyErr_Clear();
       return false;

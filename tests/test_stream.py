@@ -29,6 +29,7 @@ CASES = [
     Case(3, 64, 20, 33),
     Case(40, 1, 3, 300),
     Case(6, 8, 65, 16, bias=False),
+    Case(3, 8, 260, 410),  # worth several threads in every width
     Case(9, 4, 12, 31, num_layers=3),
     Case(9, 1, 12, 70, proj_size=1),
     Case(9, 5, 12, 70, num_layers=2, proj_size=37, bias=False),

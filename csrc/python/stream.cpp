@@ -112,8 +112,7 @@ class StreamStep {
       int64_t version;
       const void* data;
       if (PyDict_GetItemWithError(one.parameters.ptr(), one.name.ptr()) != one.tensor.ptr()) return false;
-      look(one, &version, &data);
-      if (version != one.version || data != one.data) return false;
+      if (!look(one, &version, &data) || version != one.version || data != one.data) return false;
     }
     return true;
   }
@@ -127,11 +126,22 @@ class StreamStep {
 
   static char* data(const dlpack::Tensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
 
-  void look(const Watched& one, int64_t* version, const void** data) const {
+  // False where it is no memory that could be read.
+  bool look(const Watched& one, int64_t* version, const void** data) const {
     dlpack::Tensor seen;
-    *version = one.has_version ? one.tensor.attr(version_name).cast<int64_t>() : 0;
-    if (api->look_at(one.tensor.ptr(), &seen) != 0) throw py::error_already_set();
+    *version = 0;
+    if (one.has_version) {
+      PyObject* const found = PyObject_GetAttr(one.tensor.ptr(), version_name.ptr());
+      if (found == nullptr) throw py::error_already_set();
+      *version = PyLong_AsLongLong(found);
+      Py_DECREF(found);
+    }
+    if (api->look_at(one.tensor.ptr(), &seen) != 0) {
+      PyErr_Clear();
+      return false;
+    }
     *data = this->data(seen);
+    return true;
   }
 
   // Whether it is a contiguous tensor ([T,] B, width) of the stream's type, on the CPU.

@@ -16,10 +16,10 @@ constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
 template <class T>
 constexpr int kBlock = kNumGates * kLanes<T>;  // its sums
-// Of a step: 10 to 20 us on one core. A barrier is about 1 us, but where another program has the other core,
-// milliseconds.
+// Of a step: some 40 us on one core. A barrier is about 1 us, but where another program has the other core,
+// milliseconds: with a load of 8 on two cores H = 256, B = 1 took 27 us on one thread and 5700 on two, at best.
 template <class W>
-constexpr double kFlopWorthAThread = std::is_same_v<W, ByteProducts> ? 3.2e6 : 8e5;
+constexpr double kFlopWorthAThread = std::is_same_v<W, ByteProducts> ? 8e6 : 2e6;
 
 template <class T>
 int64_t whole_panels(int64_t size) {

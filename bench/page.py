@@ -80,8 +80,8 @@ def modelled() -> list[str]:
     device = next(known for known in _plan.known_devices() if known.name == "H100")
     rows = []
     for kind, hidden_size, batch in dict.fromkeys(key[:3] for key in found):
-        of_passes = [found[kind, hidden_size, batch, name] for name in ("inference", "training", "backward")]
-        us = [f"{total(row, 'cycles', 'step') / report['clock_mhz']:.2f}" for row in of_passes]
+        of_passes = [found.get((kind, hidden_size, batch, name)) for name in ("inference", "training", "backward")]
+        us = [f"{total(row, 'cycles', 'step') / report['clock_mhz']:.2f}" if row else "" for row in of_passes]
         problem = _plan.Problem(seq_len=256, batch=batch, hidden_size=hidden_size, dtype="bfloat16")
         planned = next(c for c in _plan.plan(problem, device).candidates if c.kind == kind)
         rows.append([kind, f"{hidden_size}, {batch}", *us, f"{planned.us_per_step:.2f}", "not measured"])

@@ -56,11 +56,11 @@ def assumptions(report: dict[str, Any]) -> str:
 
 
 def page(report: dict[str, Any]) -> str:
+    compiled = f"csrc {report['csrc']} as nvcc {report['nvcc']} compiles it, I = {report['input_size']}"
     return f"""# Counted and modelled, not measured: the CUDA kernels as PTX for {report["architecture"]}
 
-By `python -m bench.static`, without a GPU, of csrc {report["csrc"]} as nvcc {report["nvcc"]} compiles it.
-I = {report["input_size"]}. **Nothing here was measured on a GPU.** [simulator.md](../../docs/simulator.md) says what
-the model leaves out.
+By `python -m bench.static`, without a GPU, of {compiled}.
+**Nothing here was measured on a GPU.** [simulator.md](../../docs/simulator.md) says what the model leaves out.
 
 ## Cycles of a time step, modelled
 
@@ -78,8 +78,8 @@ launch; looks at what is waited for are not counted. Registers and spills are th
 
 ## What the model assumes
 
-Slots of a scheduler, cycles for which the instruction's pipe is busy, and the latency until there is a result, all in
-cycles. From tests/sim/ptx/costs.cpp.
+Slots of a scheduler, cycles for which the instruction's pipe is busy (in memory more where addresses collide), and the
+latency until there is a result, all in cycles. From tests/sim/ptx/costs.cpp.
 
 {assumptions(report)}
 """

@@ -68,9 +68,7 @@ LOAD = "add.u32 %r4, %r4, %r3;\nld.shared.u32 %r3, [%r4];\n"
 @pytest.mark.parametrize(("stride", "cycles_of_a_load"), [(0, 1), (4, 1), (8, 2), (128, 32)])
 def test_banks_of_shared_memory(program: Path, tmp_path: Path, stride: int, cycles_of_a_load: int) -> None:
     start = f"{ONES}mov.u32 %r5, shared;\nmul.lo.u32 %r4, %r0, {stride};\nadd.u32 %r4, %r4, %r5;\n"
-    start += "setp.eq.u32 %p1, %r0, %r0;\n" + ("st.shared.u32 [%r4], %r2;\n" if stride else "")
-    if stride == 0:
-        start += "setp.eq.u32 %p1, %r0, 0;\n@%p1 st.shared.u32 [%r4], %r2;\nmov.u32 %r6, -1;\nbar.warp.sync %r6;\n"
+    start += "setp.eq.u32 %p1, %r0, 0;\n" + ("" if stride else "@%p1 ") + "st.shared.u32 [%r4], %r2;\nbar.sync 0;\n"
     taken = more(program, tmp_path, f"{start}@@{LOAD}@@st.global.u32 [%rd2], %r3;\n", 5, 25)
     assert taken == 20 * (SHARED + cycles_of_a_load - 1 + 4)  # and the addition of the address
 
@@ -175,3 +173,16 @@ def test_flags_in_global_memory(program: Path, tmp_path: Path) -> None:
     """There and back: each way a release and the look that sees it, and part of the look that did not."""
     few, many = (cycles(program, tmp_path, FLAGS.replace("ROUNDS", str(n)), blocks=2) for n in (3, 13))
     assert 2 * L2 <= (many - few) / 10 <= 2 * (2 * L2 + 100)
+
+
+def test_a_release_waits_for_stores_and_a_wait_for_copies(program: Path, tmp_path: Path) -> None:
+    """Each time until they have arrived, and a few slots."""
+    released = f"{ONES}setp.eq.u32 %p1, %r0, 0;\n@@st.global.u32 [%rd2], %r2;\n"
+    released += "@%p1 st.release.gpu.global.u32 [%rd0+512], %r2;\n@@"
+    copied = f"{ONES}mov.u32 %r5, shared;\nmul.lo.u32 %r6, %r0, 16;\nadd.u32 %r5, %r5, %r6;\n@@" + (
+        "cp.async.cg.shared.global [%r5], [%rd0], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\n@@"
+    )
+    for body, latency in ((released, L2), (copied, L2 + SHARED)):
+        assert 20 * latency <= more(program, tmp_path, body, 5, 25) <= 20 * (latency + 8)
+    apart = released.replace("@%p1 st.release", "@!%p1 st.release").replace("%r0, 0", "%r0, %r0")  # by nobody
+    assert more(program, tmp_path, apart, 5, 25) < 20 * 10

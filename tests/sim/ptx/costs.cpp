@@ -45,11 +45,11 @@ const Cost costs[kNumWorks] = {
     {"barrier of a warp", 1, Pipe::kNone, 0, 8, Part::kBarrier, kAssumed, true},
     {"mbarrier: arrival, look", 1, Pipe::kShared, 1, 20, Part::kBarrier, kAssumed},
     {"branch, until the next instruction", 1, Pipe::kNone, 0, 6, Part::kSlots, kAssumed, true},
-    {"nanosleep of 20 ns", 1, Pipe::kNone, 0, 35, Part::kExchange, "at 1755 MHz", true},
+    {"nanosleep of 20 ns", 1, Pipe::kNone, 0, 35, Part::kExchange, kAssumed, true},
 };
 
 const DelayCost delays[kNumDelays] = {
-    {"what one warp does for itself, until others see it", 0, Part::kBarrier, "in the table above"},
+    {"none", 0, Part::kBarrier, ""},
     {"barrier of a block, from the last arrival", 20, Part::kBarrier, kAssumed},
     {"barrier of a cluster, from the last arrival", 190, Part::kBarrier, kAssumed},
     {"mbarrier, from the end of a phase to who waits", 20, Part::kExchange, kAssumed},

@@ -123,13 +123,14 @@ const char* sim_cost(int row) {
   using namespace sim::ptx;
   static std::string text;
   const auto number = [](int cycles) { return cycles ? std::to_string(cycles) : ""; };
-  if (row >= kNumWorks + sim::kNumDelays) return nullptr;
+  constexpr int kFirstDelay = kNumWorks - 1;  // none is no row
+  if (row >= kFirstDelay + sim::kNumDelays) return nullptr;
   if (row < kNumWorks) {
     const Cost& cost = costs[row];
     text = std::string(cost.what) + "|" + number(cost.slots) + "|" + number(cost.busy) + "|" + number(cost.latency) +
            "|" + cost.source;
   } else {
-    const DelayCost& cost = delays[row - kNumWorks];
+    const DelayCost& cost = delays[row - kFirstDelay];
     text = std::string(cost.what) + "|||" + number(cost.cycles) + "|" + cost.source;
   }
   return text.c_str();

@@ -10,8 +10,7 @@ namespace sim::ptx {
 namespace {
 constexpr const char* kAssumed = "assumed";
 constexpr const char* kGuide = "latency assumed; rate as in the CUDA C++ Programming Guide for 9.0";
-constexpr const char* kMeasured = "assumed, near what arXiv 2402.13499 measured";
-constexpr const char* kTensor = "latency assumed; rate: two thirds of the peak, near what arXiv 2402.13499 measured";
+constexpr const char* kTensor = "assumed; rate: two thirds of the peak";
 }  // namespace
 
 // In the order of Work. A pipe that serves 16 lanes in a cycle is busy for two.
@@ -31,10 +30,9 @@ const Cost costs[kNumWorks] = {
     {"vote", 1, Pipe::kInteger, 2, 12, Part::kSpecial, kAssumed},
     {"mma.m16n8", 1, Pipe::kTensor, 6, 33, Part::kProduct, kTensor},
     {"parameter at a computed place", 1, Pipe::kNone, 0, 30, Part::kShared, kAssumed},
-    {"load of shared memory", 1, Pipe::kShared, 1, 30, Part::kShared, kMeasured},
+    {"load of shared memory", 1, Pipe::kShared, 1, 30, Part::kShared, kAssumed},
     {"store to shared memory", 1, Pipe::kShared, 1, 0, Part::kShared, kAssumed},
-    {"load of global memory", 1, Pipe::kL2, 1, 270, Part::kGlobal,
-     "all from L2; assumed, near what arXiv 2402.13499 measured"},
+    {"load of global memory", 1, Pipe::kL2, 1, 270, Part::kGlobal, "all from L2; assumed"},
     {"store to global memory, until it is in L2", 1, Pipe::kL2, 1, 270, Part::kGlobal, "as a load"},
     {"release, behind the block's stores", 2, Pipe::kL2, 1, 270, Part::kExchange, "as a load"},
     {"copy from global to shared memory", 1, Pipe::kL2, 1, 300, Part::kGlobal, "a load and a store"},
@@ -53,7 +51,7 @@ const DelayCost delays[kNumDelays] = {
     {"barrier of a block, from the last arrival", 20, Part::kBarrier, kAssumed},
     {"barrier of a cluster, from the last arrival", 190, Part::kBarrier, kAssumed},
     {"mbarrier, from the end of a phase to who waits", 20, Part::kExchange, kAssumed},
-    {"store or arrival, from block to block of a cluster", 180, Part::kExchange, kMeasured},
+    {"store or arrival, from block to block of a cluster", 180, Part::kExchange, kAssumed},
 };
 
 Work work_of(const std::string& opcode) {

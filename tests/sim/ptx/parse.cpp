@@ -289,7 +289,9 @@ class Parser : Operands {
     if (opcode == "call" || opcode == "call.uni") {
       parse_call(i, opcode);
     } else {
-      parse_operands(i, find(opcode));
+      // Approximations that the kernels ask for by themselves are as bad as they may be.
+      const bool is_ours = is_inline_ && opcode.find(".approx.ftz.f32") != std::string::npos;
+      parse_operands(i, find(is_ours ? "inline " + opcode : opcode));
     }
     expect(";");
     module_->code.push_back(i);

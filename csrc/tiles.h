@@ -82,7 +82,7 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
 // Registers per thread, at most: the weights and, as nvcc reports them, the rest, but no more than a full block may
 // have. The rest is larger without tensor cores, where a lane has the sums of all 8 rows.
 constexpr int64_t block_registers(int64_t weights, int64_t rest, int64_t most_threads) {
-  const int64_t allowed = 65536 / most_threads;
+  const int64_t allowed = most_threads > kThreads ? 65536 / most_threads : 256;
   return weights + rest < allowed ? weights + rest : allowed;
 }
 constexpr bool has_tensor_cores(DType dtype, bool allow_tf32) {
@@ -92,12 +92,12 @@ constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
   return variant.hidden_chunks * kChunkBytes / element_bytes(dtype);
 }
 constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  const int64_t rest = !has_tensor_cores(dtype, allow_tf32) ? 144 : variant.input_chunks > 0 ? 104 : 96;
+  const int64_t rest = has_tensor_cores(dtype, allow_tf32) ? 144 : 192;
   return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), rest,
                          block_forward_threads(block_max_units(dtype, variant)));
 }
 constexpr int64_t block_backward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 144 : 128,
+  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 176 : 128,
                          block_backward_threads(block_max_units(dtype, variant)));
 }
 
@@ -172,7 +172,7 @@ constexpr int64_t group_lines(bool backward) { return (backward ? 1 : 4) * kGrou
 // where sums need more and nvcc would spill; there, 48 for stacked layers backward.
 constexpr int64_t group_chunks_held(GroupVariant variant) {
   const auto [dtype, tensor_cores, stacked, backward] = variant;
-  if (!tensor_cores && stacked && backward) return 3;
+  if (!tensor_cores && backward) return stacked ? 3 : 7;
   if (!is_16_bit(dtype) && stacked && !backward) return 1;
   if (is_16_bit(dtype) && !stacked && backward) return 12;
   return (tensor_cores ? 4 : 2) * (backward ? 4 : 1) / (stacked ? 2 : 1);

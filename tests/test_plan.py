@@ -267,7 +267,7 @@ def test_reasons_of_architecture_and_options() -> None:
     assert reasons["step"] == ""
     half = gpu(80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320)
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), half).candidates}
-    assert reasons["block"] == "needs 61440 registers per SM, this device has 32768"
+    assert reasons["block"] == "needs 65536 registers per SM, this device has 32768"
     assert reasons["group"] == "needs 65536 registers per SM, this device has 32768"
     bare = gpu(80, 40, 4 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320)
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), bare).candidates}

@@ -5,16 +5,19 @@ The page's own text stays; each table stands between a line `<!-- NAME -->` and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import Case
 from bench.report import Report, Result, from_json, geometric_mean, markdown_table, microseconds
+from bench.static_page import total
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "bench" / "results"
+STATIC = RESULTS / "static-sm_90a.json"
 
 REGIMES: dict[str, Callable[[Case], bool]] = {
     "one step (T = 1)": lambda c: c.group == "sizes" and c.seq_len == 1,
@@ -27,21 +30,6 @@ REGIMES: dict[str, Callable[[Case], bool]] = {
     "two directions": lambda c: c.group == "directions",
     "rows that end early": lambda c: c.group == "lengths",
 }
-
-KINDS = ("block", "cluster", "group", "step")
-# Of the H100 in 16 bit: H, B, the kind that is built for them, and us per step at best, by bytes, products and
-# exchanges, the input's product left out. tests/test_plan.py holds the planner's estimates against them.
-FLOORS = [
-    (64, 8, "block", 0.25),
-    (128, 8, "block", 0.5),
-    (256, 128, "cluster", 0.45),
-    (512, 64, "cluster", 0.6),
-    (768, 16, "group", 0.75),
-    (1024, 16, "group", 0.9),
-    (1024, 128, "group", 4.1),
-    (1536, 16, "group", 1.6),
-    (2048, 16, "group", 1.85),
-]
 
 
 def ratios(results: Sequence[Result], name: str) -> str:
@@ -81,18 +69,22 @@ def losses(report: Report) -> list[str]:
     return markdown_table(["peer", "mode", "dtype", "case", "ours us", "peer us", "peer/ours"], rows)
 
 
-def predictions() -> list[str]:
-    """What the planner expects of an H100, beside the floors."""
+def modelled() -> list[str]:
+    """What bench.static found for bfloat16, and what the planner expects of the same kind."""
     from lstm_fused import _plan
 
+    report = json.loads(STATIC.read_text())
+    keys = "kind", "hidden_size", "batch", "pass"
+    found = {tuple(row[key] for key in keys): row for row in report["cases"] if row["type"] == "bfloat16"}
     device = next(known for known in _plan.known_devices() if known.name == "H100")
     rows = []
-    for hidden_size, batch, _, floor in FLOORS:
+    for kind, hidden_size, batch in dict.fromkeys(key[:3] for key in found):
+        of_passes = [found[kind, hidden_size, batch, name] for name in ("inference", "training", "backward")]
+        us = [f"{total(row, 'cycles', 'step') / report['clock_mhz']:.2f}" for row in of_passes]
         problem = _plan.Problem(seq_len=256, batch=batch, hidden_size=hidden_size, dtype="bfloat16")
-        plan = _plan.plan(problem, device)
-        times = {c.kind: f"{c.us_per_step:.2f}" if c.legal else "-" for c in plan.candidates}
-        rows.append([f"{hidden_size}, {batch}", *(times[kind] for kind in KINDS), f"{floor:.2f}", "not measured"])
-    return markdown_table(["H, B", *KINDS, "floor", "measured"], rows)
+        planned = next(c for c in _plan.plan(problem, device).candidates if c.kind == kind)
+        rows.append([kind, f"{hidden_size}, {batch}", *us, f"{planned.us_per_step:.2f}", "not measured"])
+    return markdown_table(["kind", "H, B", "inference", "training", "backward", "the planner's", "measured"], rows)
 
 
 def tables(report: Report) -> dict[str, list[str]]:
@@ -104,7 +96,7 @@ def tables(report: Report) -> dict[str, list[str]]:
         "machine": [f"{machine}: {size}."],
         "regimes": regimes(report),
         "losses": losses(report),
-        "predictions": predictions(),
+        "modelled": modelled(),
     }
 
 

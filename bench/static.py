@@ -1,14 +1,25 @@
-"""`python -m bench.static`: what can be counted of the CUDA kernels without a GPU: the instructions of a time step.
+"""What can be said of the CUDA kernels' time steps without a GPU: instructions, counted, and cycles, modelled.
 
-Kernels run as PTX in the simulator of tests/sim, which counts what their threads execute; registers and spills are what
-nvcc reported when the library was built. No time is measured.
+    python -m bench.static                               # every case, into bench/results
+    python -m bench.static --filter 'block.*bfloat16'    # those whose name matches, on the screen alone
+    python -m bench.static --case 'group 1024 64 tf32 backward'    # of other sizes
+    python -m bench.static --filter 'group 512' --save before.json
+    python -m bench.static --filter 'group 512' --compare before.json    # without a file: with those of bench/results
+
+Kernels run as PTX in the simulator of tests/sim. Instructions are those that threads execute. Cycles are the critical
+path by a table of assumed latencies and rates (tests/sim/ptx/costs.cpp). Registers and spills are what nvcc reported
+when the library was built. No time is measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import re
 import sys
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +30,62 @@ import ptx  # noqa: E402
 import resources  # noqa: E402
 import torch  # noqa: E402
 from cases import Case, draw  # noqa: E402
-from simulated import Simulator  # noqa: E402
+from simulated import H100, Simulator  # noqa: E402
+
+from bench.static_page import page, total  # noqa: E402
 
 ARCHITECTURE = "sm_90a"
 OUT = ROOT / "bench" / "results" / f"static-{ARCHITECTURE}"
-SHAPES = [("block", 64, 8), ("cluster", 128, 8), ("group", 128, 8)]
-TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "tf32": torch.float32}
-LENGTHS = 3, 13  # time steps: a step is a tenth of the difference
+TYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
+}
+PASSES = ["inference", "training", "backward"]
+# H and B. Of those behind the first, which take the simulator longer, bfloat16 alone; of the last of group, inference.
+SHAPES = {
+    "block": [(64, 8), (128, 8)],
+    "cluster": [(256, 8), (256, 32)],
+    "group": [(128, 8), (512, 16), (512, 64), (1024, 16)],
+    "step": [(64, 8), (256, 16)],
+}
+INFERENCE_ALONE = [("group", 512, 64), ("group", 1024, 16)]
 CLASSES = ["mma", "shared", "global", "special", "barriers", "other"]  # waits depend on the schedule
+LENGTHS = 3, 5  # time steps: a step is half of the difference
+INPUT_SIZE = 32
 WARP = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    kind: str
+    hidden_size: int
+    batch: int
+    type: str
+    what: str  # of PASSES
+
+    @staticmethod
+    def of(name: str) -> Run:
+        kind, hidden_size, batch, type, what = name.split()
+        return Run(kind, int(hidden_size), int(batch), type, what)
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.hidden_size} {self.batch} {self.type} {self.what}"
+
+    @property
+    def source(self) -> Path:
+        return next(path for path in ptx.KERNELS if path.stem == f"{self.kind}_{self.type.replace('tf32', 'float32')}")
+
+
+RUNS = [
+    Run(kind, *shape, type, what)
+    for kind, shapes in SHAPES.items()
+    for shape in shapes
+    for type in (TYPES if shape == shapes[0] else ["bfloat16"])
+    for what in (["inference"] if (kind, *shape) in INFERENCE_ALONE else PASSES)
+]
 
 
 def source_hash() -> str:
@@ -60,85 +118,131 @@ def without_parameters(function: str) -> str:
     return function
 
 
-def count(simulator: Simulator, case: Case, kind: str, allow_tf32: bool, what: str) -> tuple[dict[str, int], str, int]:
-    """Instructions of all threads in one launch, the kernel, and its threads."""
+def difference(after: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return {name: after[name] - before[name] for name in after}
+
+
+@dataclass
+class Launch:
+    """Of a pass: instructions of all threads, cycles, the kernel that was launched most often, and its threads."""
+
+    instructions: dict[str, int]
+    cycles: dict[str, int]
+    kernel: tuple[str, int]
+
+
+def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Launch:
+    case = Case(num_steps, run.batch, INPUT_SIZE, run.hidden_size, dtype=TYPES[run.type])
     leaves = draw(case).leaves
     weights = [tensor for name, tensor in leaves.items() if "_l" in name]
     args = leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None
-    with simulator.running(kind, allow_tf32):
-        before = simulator.executed()
-        output, h_n, c_n, _, reserve = simulator.ops.forward(*args, what != "inference", False, allow_tf32)
-        if what == "backward":
-            before = simulator.executed()
-            grads = *map(torch.ones_like, (output, h_n, c_n)), None
-            simulator.ops.backward(*grads, *args, reserve, True, True, allow_tf32)
-        after = simulator.executed()
-        return {name: after[name] - before[name] for name in CLASSES}, *simulator.last_kernel()
+    allow_tf32 = run.type == "tf32"
+
+    def forward() -> tuple[torch.Tensor, ...]:
+        return simulator.ops.forward(*args, run.what != "inference", False, allow_tf32)
+
+    with simulator.running(run.kind, allow_tf32, seed, room=H100.num_sms):
+        if run.what == "backward":
+            output, h_n, c_n, _, reserve = forward()
+        with simulator.timed():
+            counted, cycles, launched = simulator.executed(), simulator.cycles(), len(simulator.launched())
+            if run.what == "backward":
+                grads = *map(torch.ones_like, (output, h_n, c_n)), None
+                simulator.ops.backward(*grads, *args, reserve, True, True, allow_tf32)
+            else:
+                forward()
+        return Launch(
+            difference(simulator.executed(), counted),
+            difference(simulator.cycles(), cycles),
+            Counter(simulator.launched()[launched:]).most_common(1)[0][0],
+        )
 
 
-def per_warp(simulator: Simulator, kind: str, hidden: int, batch: int, name: str, what: str) -> dict[str, Any]:
-    """Instructions of one warp, on average over those of the grid: of a time step, and of a launch beside its steps."""
-    cases = [Case(steps, batch, 32, hidden, dtype=TYPES[name]) for steps in LENGTHS]
-    (few, kernel, threads), (many, *same) = (count(simulator, case, kind, name == "tf32", what) for case in cases)
-    if same != [kernel, threads]:
-        raise RuntimeError(f"other kernels or grids for other lengths: {kernel}, {same}")
-    step = {of: (many[of] - few[of]) / (LENGTHS[1] - LENGTHS[0]) / threads for of in CLASSES}
+def per_step(few: dict[str, int], many: dict[str, int], share: int = 1) -> dict[str, dict[str, float]]:
+    """Of a time step, and of a launch beside its steps."""
+    step = {name: (many[name] - few[name]) / (LENGTHS[1] - LENGTHS[0]) / share for name in few}
     return {
-        "kind": kind,
-        "hidden_size": hidden,
-        "batch": batch,
-        "type": name,
-        "pass": what,
-        "kernel": kernel,
-        "warps": threads // WARP,
-        "step": {of: round(number, 2) for of, number in step.items()},
-        "launch": {of: round(few[of] / threads - LENGTHS[0] * step[of], 2) for of in CLASSES},
+        "step": {name: round(number, 2) for name, number in step.items()},
+        "launch": {name: round(few[name] / share - LENGTHS[0] * step[name], 2) for name in few},
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    head = ["kind", "H, B", "type", "pass", "warps", *CLASSES, "all", "beside the steps", "registers", "spilled bytes"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for row in report["cases"]:
-        step, launch = row["step"], row["launch"]
-        cells = [row["kind"], f"{row['hidden_size']}, {row['batch']}", row["type"], row["pass"], str(row["warps"])]
-        cells += [f"{step[of]:.0f}" for of in CLASSES]
-        cells += [f"{sum(step.values()):.0f}", f"{sum(launch.values()):.0f}"]
-        cells += [str(row["registers"]), str(row["spilled_bytes"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def measure(simulator: Simulator, run: Run) -> dict[str, Any]:
+    """Instructions of one warp, on average over those of the grid, and cycles of the critical path."""
+    few, many = (launch(simulator, run, num_steps) for num_steps in LENGTHS)
+    if few.kernel != many.kernel:
+        raise RuntimeError(f"other kernels or grids for other lengths: {few.kernel}, {many.kernel}")
+    kernel, threads = few.kernel
+    counts = ({name: one.instructions[name] for name in CLASSES} for one in (few, many))
+    return {
+        "kind": run.kind,
+        "hidden_size": run.hidden_size,
+        "batch": run.batch,
+        "type": run.type,
+        "pass": run.what,
+        "kernel": kernel,
+        "warps": threads // WARP,
+        "instructions": per_step(*counts, threads),
+        "cycles": per_step(few.cycles, many.cycles),
+    }
 
 
-def page(report: dict[str, Any]) -> str:
-    return f"""# Counted, not measured: the CUDA kernels as PTX for {report["architecture"]}
+def name_of(row: dict[str, Any]) -> str:
+    return " ".join(str(row[key]) for key in ("kind", "hidden_size", "batch", "type", "pass"))
 
-By `python -m bench.static`, without a GPU, of csrc {report["csrc"]} as nvcc {report["nvcc"]} compiles it.
 
-PTX instructions that a warp executes in a time step, on average over the warps of the grid, and beside the steps of a
-launch; looks at what is waited for are not counted. I = 32. Registers and spills are those of nvcc's report. Nothing
-here says how long a step takes.
-
-{table(report)}
-"""
+def line(row: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """For the screen: cycles of a step and beside the steps, what a step's consist of, instructions of a warp."""
+    cycles, instructions = total(row, "cycles", "step"), total(row, "instructions", "step")
+    parts = " ".join(f"{part} {number:.0f}" for part, number in row["cycles"]["step"].items() if number >= 0.5)
+    text = f"{name_of(row):36} step {cycles:6.0f}, beside {total(row, 'cycles', 'launch'):6.0f}"
+    text += f"; instructions {instructions:5.0f}; {parts}"
+    if before:
+        was, counted = total(before, "cycles", "step"), total(before, "instructions", "step")
+        text += f"\n{'':36}  was {was:6.0f} ({was / cycles:.2f} times), instructions {counted:5.0f}"
+    return text
 
 
 def main() -> None:
-    simulator, usages = Simulator(ARCHITECTURE), registers()
+    parser = argparse.ArgumentParser(prog="python -m bench.static")
+    parser.add_argument(
+        "--filter", help="a regular expression, of '<kind> <H> <B> <type> <pass>'; bench/results stays as it is"
+    )
+    parser.add_argument(
+        "--case", action="append", metavar="NAME", help="one more, of any sizes: 'group 1024 64 tf32 backward'"
+    )
+    parser.add_argument("--save", type=Path, help="a file to write what was found to")
+    parser.add_argument("--compare", nargs="?", const=OUT.with_suffix(".json"), type=Path, help="a file of results")
+    options = parser.parse_args()
     assert ptx.CUDA is not None
-    report: dict[str, Any] = {
+    runs = [Run.of(name) for name in options.case or []]
+    runs += [run for run in RUNS if re.search(options.filter or "", run.name) and (options.filter or not runs)]
+    if not runs:
+        parser.error(f"no case matches {options.filter!r}; there are:\n" + "\n".join(run.name for run in RUNS))
+    before = {}
+    if options.compare:
+        before = {name_of(row): row for row in json.loads(options.compare.read_text())["cases"]}
+    simulator = Simulator(ARCHITECTURE, kernels=sorted({run.source for run in runs}))
+    rows = []
+    for run in runs:
+        rows.append(measure(simulator, run))
+        print(line(rows[-1], before.get(run.name)), flush=True)
+    if options.save:
+        options.save.write_text(json.dumps({"cases": rows}, indent=1) + "\n")
+    if options.filter or options.case:
+        return
+    usages = registers()
+    report = {
         "architecture": ARCHITECTURE,
         "nvcc": ptx.CUDA.version,
         "csrc": source_hash(),
-        "cases": [],
+        "input_size": INPUT_SIZE,
+        "clock_mhz": H100.clock_mhz,
+        "costs": simulator.costs(),
+        "cases": [row | usages[row["kernel"]] for row in rows],
     }
-    for kind, hidden, batch in SHAPES:
-        for name in TYPES:
-            for what in ("inference", "training", "backward"):
-                row = per_warp(simulator, kind, hidden, batch, name, what)
-                report["cases"].append(row | usages[row["kernel"]])
     OUT.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     OUT.with_suffix(".md").write_text(page(report))
-    print(table(report))
 
 
 if __name__ == "__main__":

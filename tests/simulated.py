@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import ptx
 import pytest
@@ -49,8 +50,12 @@ MACHINES = ["twin", "sm_80", "sm_90a"]
 class Simulator:
     """Runs lstm_fused on the simulated GPU while `running` is entered."""
 
-    def __init__(self, machine: str = "twin", *, sanitized: bool = False) -> None:
+    def __init__(
+        self, machine: str = "twin", *, sanitized: bool = False, kernels: Sequence[Path] = ptx.KERNELS
+    ) -> None:
+        """kernels: the sources that PTX is made of, where it is PTX that runs."""
         self.machine = machine
+        self._kernels = kernels
         torch_root = toolchain.find_torch().root
         target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
         path = simulation.build(
@@ -63,11 +68,14 @@ class Simulator:
         )
         torch.ops.load_library(str(path))
         self._library = ctypes.CDLL(str(path))
-        self._library.sim_launches.restype = self._library.sim_max_shared_bytes.restype = ctypes.c_int64
         self.ops = torch.ops.lstm_fused_sim
-        self._library.sim_use_ptx.restype = self._library.sim_last_kernel.restype = ctypes.c_char_p
+        names = "sim_launches sim_max_shared_bytes sim_num_launched sim_launched_threads sim_cycles_of".split()
+        types = dict.fromkeys(names, ctypes.c_int64) | dict.fromkeys(
+            ["sim_use_ptx", "sim_launched", "sim_cost"], ctypes.c_char_p
+        )
+        for name, result in types.items():
+            getattr(self._library, name).restype = result
         self._library.sim_executed.restype = ctypes.c_uint64
-        self._library.sim_last_threads.restype = ctypes.c_int64
         self._library.sim_found_who_starves.restype = ctypes.c_bool
         self._is_watched = False
 
@@ -81,7 +89,7 @@ class Simulator:
             return ""
         architecture = self.machine.removeprefix("sm_")
         if not self._is_watched:
-            return str(ptx.build(architecture))
+            return str(ptx.build(architecture, self._kernels))
         in_bfloat16 = [path for path in ptx.KERNELS if "bfloat16" in path.stem]  # enough for tests of watchdogs
         return str(ptx.build(architecture, in_bfloat16, flags=["-DLSTM_FUSED_WATCHDOG"]))
 
@@ -170,9 +178,34 @@ class Simulator:
         classes = ["mma", "shared", "global", "special", "barriers", "waits", "other"]  # of tests/sim/ptx/module.h
         return {name: self._library.sim_executed(n) for n, name in enumerate(classes)}
 
-    def last_kernel(self) -> tuple[str, int]:
-        """Of the PTX kernel that was launched last: name and template arguments, and threads of the grid."""
-        return self._library.sim_last_kernel().decode(), self._library.sim_last_threads()
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Launches go forward in the order of the time that they would take by the table of tests/sim/ptx/costs.cpp."""
+        self._library.sim_time(True)
+        try:
+            yield
+        finally:
+            self._library.sim_time(False)
+
+    def cycles(self) -> dict[str, int]:
+        """Of all timed launches so far, one after the other: what their critical paths consist of."""
+        parts = "slots arithmetic product special shared global barrier exchange".split()  # of costs.h
+        return {name: self._library.sim_cycles_of(n) for n, name in enumerate(parts)}
+
+    def costs(self) -> list[list[str]]:
+        """That table: what, slots of a scheduler, cycles of a pipe, latency, and where the figures are from."""
+        rows: list[list[str]] = []
+        while row := self._library.sim_cost(len(rows)):
+            rows.append(row.decode().split("|"))
+        return rows
+
+    def launched(self) -> list[tuple[str, int]]:
+        """PTX kernels since the program began: name and template arguments, and threads of the grid."""
+        of = self._library
+        return [
+            (of.sim_launched(n).decode(), of.sim_launched_threads(n))
+            for n in map(ctypes.c_int64, range(of.sim_num_launched()))
+        ]
 
     def launches(self) -> int:
         """Of kernels since `running` was entered."""

@@ -9,8 +9,8 @@ namespace {
 
 constexpr int64_t kMBarrierBytes = 8;
 
-void wake(std::vector<Thread*>& threads) {
-  for (Thread* thread : threads) machine->make_ready(*thread);
+void wake(std::vector<Thread*>& threads, Delay delay) {
+  for (Thread* thread : threads) machine->make_ready(*thread, delay);
   threads.clear();
 }
 
@@ -19,7 +19,7 @@ void complete_cluster_barrier(Cluster& cluster) {
   ++cluster.phase;
   cluster.release.add_cluster_runs();
   cluster.released = cluster.release.take();
-  wake(cluster.waiting);
+  wake(cluster.waiting, Delay::kClusterBarrier);
 }
 
 // A block of the calling thread's cluster that has not ended.
@@ -52,15 +52,15 @@ void complete_phase(MBarrier& mbarrier) {
   mbarrier.missing = mbarrier.count;
   ++mbarrier.phase;
   mbarrier.released = mbarrier.release.take();
-  wake(mbarrier.waiting);
+  wake(mbarrier.waiting, Delay::kPhase);
 }
 
-void arrive(MBarrier& mbarrier, int64_t bytes, Site site) {
+void arrive(MBarrier& mbarrier, int64_t bytes, Site site, const Knowledge& knowledge) {
   if (mbarrier.missing == 1) machine->before_others_go_on();
   if (!mbarrier.missing) {
     fault("arrives at an mbarrier where all " + std::to_string(mbarrier.count) + " have arrived", site);
   }
-  mbarrier.release.add(knowledge_of(*self));
+  mbarrier.release.add(knowledge);
   mbarrier.bytes += bytes;
   --mbarrier.missing;
   complete_phase(mbarrier);
@@ -90,10 +90,10 @@ void named_barrier(int id, int threads, Site site) {
   const ClockPointer released = release.take();
   for (Thread* thread : barrier.arrived) {
     thread->learned = join(thread->learned, released);
-    if (thread != self) machine->make_ready(*thread);
+    if (thread != self) machine->make_ready(*thread, Delay::kBarrier);
   }
   barrier.arrived.clear();
-  machine->preempt();
+  machine->preempt(Delay::kBarrier);
 }
 
 int cluster_rank() { return self->block->slot % machine->shape().cluster; }
@@ -153,7 +153,7 @@ void store_remote_async(void* p, const void* value, int64_t bytes, void* mbarrie
   std::vector<char> copy(static_cast<const char*>(value), static_cast<const char*>(value) + bytes);
   ++to.block->incoming;
   // It happens as if by a thread of its own, started here: who sees it knows what the caller knew.
-  machine->happen_later([to, copy, &done, site, knowledge = knowledge_of(*self)] {
+  machine->happen_later(Delay::kRemote, [to, copy, &done, site, knowledge = knowledge_of(*self)] {
     const int64_t size = static_cast<int64_t>(copy.size());
     --to.block->incoming;
     to.block->shared.land(to.offset, copy.data(), size);
@@ -186,12 +186,14 @@ void mbarrier_fence_init() {
 
 void mbarrier_arrive(void* mbarrier, int64_t bytes, Site site) {
   machine->maybe_preempt();
-  arrive(find_mbarrier({self->block, shared_offset(mbarrier)}, site), bytes, site);
+  arrive(find_mbarrier({self->block, shared_offset(mbarrier)}, site), bytes, site, knowledge_of(*self));
 }
 
 void mbarrier_arrive_remote(void* mbarrier, Site site) {
   machine->maybe_preempt();
-  arrive(find_mbarrier(find_remote(mbarrier, site), site), 0, site);
+  MBarrier& there = find_mbarrier(find_remote(mbarrier, site), site);
+  machine->happen_after(Delay::kRemote,
+                        [&there, site, knowledge = knowledge_of(*self)] { arrive(there, 0, site, knowledge); });
 }
 
 void mbarrier_wait(void* mbarrier, int parity, Site site) {

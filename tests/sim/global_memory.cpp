@@ -58,7 +58,7 @@ void GlobalMemory::store_relaxed(void* p, uint64_t value, int64_t bytes, Site si
   const Stamp mine = stamp_here(site, true);
   note_write(histories(p, bytes, "writes", site), bytes, 0, mine, place_of(p), site);
   unseen_.push_back({static_cast<char*>(p), value, bytes, mine});
-  if (machine->random().one_in(2)) show(num_unseen() - 1);
+  if (machine->has_pace() || machine->random().one_in(2)) show(num_unseen() - 1);
 }
 
 void GlobalMemory::store_release(void* p, uint64_t value, int64_t bytes, Site site) {

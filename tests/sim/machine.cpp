@@ -13,6 +13,7 @@ Thread* self = nullptr;
 
 namespace {
 
+std::unique_ptr<Pace> (*make_pace)() = nullptr;
 Starved starved;
 bool found_starved = false;
 
@@ -51,6 +52,10 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t
   const uint32_t change_warp[] = {1, 16, 256};
   preempt_one_in_ = preempt[random_.below(3)];
   change_warp_one_in_ = change_warp[random_.below(3)];
+  if (make_pace) {
+    pace_ = make_pace();
+    preempt_one_in_ = preempt[2];
+  }
 
   const int num_clusters = shape.blocks.x / shape.cluster * shape.blocks.y * shape.blocks.z;
   if (shape.together) resident_blocks = num_clusters * shape.cluster;
@@ -117,7 +122,8 @@ void Machine::run() {
       start_cluster(free_slots_.back());
       free_slots_.pop_back();
     }
-    if (ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens()) break;
+    if (pace_ ? pace_->idle() : ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens())
+      break;
     run_next();
     if (fault_) break;
   }
@@ -175,7 +181,10 @@ void Machine::end_thread() {
   Fiber::switch_to(thread.fiber, main_);
 }
 
-void Machine::make_ready(Thread& thread) { set_ready(*thread.warp, thread.warp->ready | 1u << thread.lane); }
+void Machine::make_ready(Thread& thread, Delay delay) {
+  if (pace_) return pace_->ready(thread, delay);
+  set_ready(*thread.warp, thread.warp->ready | 1u << thread.lane);
+}
 
 void Machine::set_ready(Warp& warp, uint32_t lanes) {
   std::vector<Warp*>& list = list_of(warp);
@@ -223,6 +232,7 @@ void starve(Starved who) {
 bool found_who_starves() { return found_starved; }
 
 Thread* Machine::pick() {
+  if (pace_) return pace_->next();
   if (!held_warps_.empty()) {  // whatever can happen without them comes first
     while (ready_warps_.empty() && (wake_spinning() || something_happens())) continue;
   }
@@ -237,6 +247,21 @@ Thread* Machine::pick() {
   const int lane = __builtin_ctz(behind ? behind : warp.ready);
   set_ready(warp, warp.ready & ~(1u << lane));
   return &warp.threads[lane];
+}
+
+void set_pace(std::unique_ptr<Pace> (*make)()) { make_pace = make; }
+
+void Machine::happen_later(Delay delay, std::function<void()> event) {
+  if (pace_) return pace_->later(delay, std::move(event));
+  events_.push_back(std::move(event));
+}
+void Machine::happen_after(Delay delay, std::function<void()> event) {
+  pace_ ? pace_->later(delay, std::move(event)) : event();
+}
+
+void Machine::changed() {
+  ++version_;
+  if (pace_) wake_spinning();
 }
 
 bool Machine::wake_spinning() {
@@ -264,7 +289,7 @@ bool Machine::something_happens() {
 
 void Machine::run_next() {
   constexpr uint32_t kHappensOneIn = 8;
-  if (random_.one_in(kHappensOneIn)) {
+  if (!pace_ && random_.one_in(kHappensOneIn)) {
     something_happens();
     wake_spinning();
   }
@@ -288,9 +313,9 @@ const Thread* Machine::find_thread(int number) const {
   return &clusters_[slot / shape_.cluster]->blocks[slot % shape_.cluster].threads[number % shape_.threads];
 }
 
-void Machine::preempt() {
+void Machine::preempt(Delay delay) {
   if (self->fiber.nearly_overflown()) throw Fault(text(*self) + ": stack overflow");
-  make_ready(*self);
+  make_ready(*self, delay);
   run_next();
 }
 
@@ -299,55 +324,6 @@ void Machine::wait(const char* what, Site site) {
   self->waits_for = what;
   self->waits_at = site;
   run_next();
-}
-
-// Whether the calling thread is the last; it must have come to what the others came to.
-bool Machine::arrive(Meeting& meeting, int expected, const char* name, Site site) {
-  if (!meeting.arrived) {
-    meeting = {name, site, 0};
-  } else if (name != meeting.name || site.line != meeting.site.line || std::strcmp(site.file, meeting.site.file)) {
-    fault(std::string("comes to ") + name + " while others wait for " + meeting.name + " at " + text(meeting.site),
-          site);
-  }
-  if (++meeting.arrived < expected) return false;
-  meeting.arrived = 0;
-  return true;
-}
-
-void Machine::meet_warp(const char* name, Site site, void* deposit, Complete complete) {
-  Thread& thread = *self;
-  Warp& warp = *thread.warp;
-  if (warp.num_threads < kWarpSize) {
-    fault(std::string(name) + " in a warp of " + counted(warp.num_threads, "lane") + " of 32", site);
-  }
-  warp.deposits[thread.lane] = deposit;
-  if (!arrive(warp.meeting, kWarpSize, name, site)) return wait(name, site);
-  complete(warp, warp.deposits);
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    if (lane != thread.lane) make_ready(warp.threads[lane]);
-  }
-  preempt();
-}
-
-void share_knowledge(Thread* threads, int count) {
-  ClockPointer all;
-  for (int i = 0; i < count; ++i) {
-    if (i == 0 || threads[i].learned != threads[i - 1].learned) all = join(all, threads[i].learned);
-  }
-  if (!all) return;
-  for (int i = 0; i < count; ++i) threads[i].learned = all;
-}
-
-void Machine::meet_block(const char* name, Site site) {
-  Block& block = *self->block;
-  if (!arrive(block.barrier, shape_.threads, name, site)) return wait(name, site);
-  before_others_go_on();
-  block.known = now++;
-  share_knowledge(block.threads.data(), shape_.threads);
-  for (Thread& thread : block.threads) {
-    if (&thread != self) make_ready(thread);
-  }
-  preempt();
 }
 
 }  // namespace sim

@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "fiber.h"
 #include "global_memory.h"
+#include "pace.h"
 #include "random.h"
 #include "shared_memory.h"
 #include "sim.h"
@@ -160,25 +161,28 @@ class Machine {
 
   // ---- called by fibers
 
+  bool has_pace() const { return pace_ != nullptr; }
   // The calling thread may lose its turn here.
   void maybe_preempt() {
-    if (self_is_held_back() || random_.one_in(preempt_one_in_)) preempt();
+    if ((self_is_held_back() || random_.one_in(preempt_one_in_)) && !pace_) preempt();
   }
   // The calling thread is the last that others wait for: where such are starved, its warp does not go on before nobody
   // else can move.
   void before_others_go_on();
-  void preempt();
+  void preempt(Delay delay = Delay::kNone);
   // Gives the turn away until somebody calls make_ready.
   void wait(const char* what, Site site);
-  void make_ready(Thread& thread);
+  void make_ready(Thread& thread, Delay delay = Delay::kNone);
   // All lanes of the calling thread's warp meet; the last to come runs `complete`.
   void meet_warp(const char* name, Site site, void* deposit, Complete complete);
   void meet_block(const char* name, Site site);
-  // What is to happen at any later time.
-  void happen_later(std::function<void()> event) { events_.push_back(std::move(event)); }
+  // What is to happen at any later time, or, at a pace, after `delay`.
+  void happen_later(Delay delay, std::function<void()> event);
+  // What happens now, or, at a pace, after `delay`.
+  void happen_after(Delay delay, std::function<void()> event);
   // A spin-wait: version() is read, then the condition is found false, then spin() waits for a change since then.
   int64_t version() const { return version_; }
-  void changed() { ++version_; }
+  void changed();
   void spin(int64_t version, Site site);
 
  private:
@@ -201,6 +205,7 @@ class Machine {
   Shape shape_;
   const std::function<void()>& body_;
   Random random_;
+  std::unique_ptr<Pace> pace_;
   uint32_t preempt_one_in_;
   uint32_t change_warp_one_in_;
   std::vector<int> pending_;  // clusters not started, in the order in which they will be, last first

@@ -11,6 +11,7 @@
 
 #include "lane.h"
 #include "print.h"
+#include "timing.h"
 
 namespace sim::ptx {
 namespace {
@@ -25,8 +26,11 @@ struct Library {
 };
 
 const Library* library = nullptr;
-std::string last_kernel;
-int64_t last_threads = 0;
+struct Launched {
+  std::string kernel;
+  int64_t threads;
+};
+std::vector<Launched> launched;
 
 // What g++ and nvcc agree on: a function's name and its template arguments, but not how to mangle its parameters.
 std::string key(const char* mangled) {
@@ -84,8 +88,8 @@ std::function<void()> compiled(const Shape& shape, const void* kernel, const voi
   if (function->most_threads && shape.threads > function->most_threads)
     throw Fault(function->name + ": a launch with more threads than it was compiled for");
   forget_printed();
-  last_kernel = key(function->name.c_str());
-  last_threads = int64_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z * shape.threads;
+  launched.push_back(
+      {key(function->name.c_str()), int64_t{shape.blocks.x} * shape.blocks.y * shape.blocks.z * shape.threads});
   return [module = module, function = function, parameters] { run_thread(*module, *function, parameters); };
 }
 
@@ -108,5 +112,26 @@ const char* sim_use_ptx(const char* folder) {
 }
 
 uint64_t sim_executed(int what) { return sim::ptx::executed[what]; }
-const char* sim_last_kernel() { return sim::ptx::last_kernel.c_str(); }
-int64_t sim_last_threads() { return sim::ptx::last_threads; }
+int64_t sim_num_launched() { return static_cast<int64_t>(sim::ptx::launched.size()); }
+const char* sim_launched(int64_t n) { return sim::ptx::launched[n].kernel.c_str(); }
+int64_t sim_launched_threads(int64_t n) { return sim::ptx::launched[n].threads; }
+void sim_time(bool on) {
+  const auto make = []() -> std::unique_ptr<sim::Pace> { return std::make_unique<sim::ptx::Timing>(); };
+  sim::set_pace(on ? +make : nullptr);
+}
+const char* sim_cost(int row) {
+  using namespace sim::ptx;
+  static std::string text;
+  const auto number = [](int cycles) { return cycles ? std::to_string(cycles) : ""; };
+  if (row >= kNumWorks + sim::kNumDelays) return nullptr;
+  if (row < kNumWorks) {
+    const Cost& cost = costs[row];
+    text = std::string(cost.what) + "|" + number(cost.slots) + "|" + number(cost.busy) + "|" + number(cost.latency) +
+           "|" + cost.source;
+  } else {
+    const DelayCost& cost = delays[row - kNumWorks];
+    text = std::string(cost.what) + "|||" + number(cost.cycles) + "|" + cost.source;
+  }
+  return text.c_str();
+}
+int64_t sim_cycles_of(int part) { return sim::ptx::total_time.parts[part]; }

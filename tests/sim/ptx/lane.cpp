@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "sim/cluster.h"
+#include "timing.h"
 
 namespace sim::ptx {
 namespace {
@@ -30,6 +31,13 @@ void Lane::unwritten(const Instruction& i, int16_t slot) const {
   fault(*this, i, std::string("uses ") + place + "a register that was never written");
 }
 
+void Lane::step() {
+  const Instruction& i = *next++;
+  if (i.guard != kNone && get<bool>(i, i.guard) == i.guard_negated) return;
+  ++executed[static_cast<int>(i.what)];
+  i.execute(*this, i);
+}
+
 void run_thread(const Module& module, const Function& kernel, const void* parameters) {
   Storage& storage = storage_of(*self);
   const size_t num_constants = module.constants.size(), num_slots = kernel.first_register + kernel.num_registers;
@@ -37,7 +45,8 @@ void run_thread(const Module& module, const Function& kernel, const void* parame
   for (size_t n = 0; n < num_constants; ++n) storage.slots[num_constants - 1 - n] = module.constants[n];
   storage.frame.resize(module.frame_bytes / sizeof(std::max_align_t) + 1);
 
-  Lane lane{&module, storage.slots.data() + num_constants, module.code.data() + kernel.begin};
+  Lane lane{&module, storage.slots.data() + num_constants, static_cast<int>(num_slots),
+            module.code.data() + kernel.begin};
   const Block& block = *self->block;
   const Shape& shape = machine->shape();
   lane.put(kThreadX, self->index);
@@ -50,11 +59,10 @@ void run_thread(const Module& module, const Function& kernel, const void* parame
   lane.put(kParamsBase, parameters);
   lane.put(kFrameBase, storage.frame.data());
 
-  while (lane.next) {
-    const Instruction& i = *lane.next++;
-    if (i.guard != kNone && lane.get<bool>(i, i.guard) == i.guard_negated) continue;
-    ++executed[static_cast<int>(i.what)];
-    i.execute(lane, i);
+  if (!timing) {
+    while (lane.next) lane.step();
+  } else {
+    while (timing->take_turn(lane)) lane.step();
   }
 }
 

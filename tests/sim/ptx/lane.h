@@ -13,6 +13,7 @@ constexpr int kMostCalls = 4;  // one within another
 struct Lane {
   const Module* module;
   Slot* slots;
+  int num_slots;  // from 0 on
   const Instruction* next;
   int depth = 0;
   const Instruction* called_from[kMostCalls] = {};
@@ -43,6 +44,9 @@ struct Lane {
   char* pointer(const Instruction& i, int operand) const {
     return reinterpret_cast<char*>(get<uint64_t>(i, i.operand[operand]) + static_cast<uint64_t>(i.displacement));
   }
+
+  // Executes the next instruction, if its guard holds.
+  void step();
 
   [[noreturn]] void unwritten(const Instruction& i, int16_t slot) const;
 };

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "costs.h"
 #include "sim/machine.h"
 
 namespace sim::ptx {
@@ -58,6 +59,8 @@ struct Instruction {
   int16_t guard = kNone;           // a predicate: whether it is executed
   bool guard_negated = false;
   Class what = Class::kOther;
+  Work work = Work::kNothing;
+  uint8_t num_written = 0, num_operands = 0;  // the first so many of them are written, the others read
   Access access;
   int32_t line;              // of the PTX
   int32_t target = 0;        // of a branch: an index of Module::code; of a call: of Module::calls

@@ -16,6 +16,13 @@ const Opcodes& opcodes() {
   return table;
 }
 
+int num_written(const std::string& opcode, const std::vector<Form>& forms) {
+  const std::string name = opcode.substr(0, opcode.find('.'));
+  if (forms.empty() || forms[0].kind != Form::Kind::kValue) return 0;
+  if (name == "shfl") return 2;
+  return name == "bar" || name == "nanosleep" || opcode == "cp.async.wait_group" ? 0 : 1;
+}
+
 Class class_of(const std::string& opcode) {
   const std::string name = opcode.substr(0, opcode.find('.'));
   const auto is = [&](std::initializer_list<const char*> names) {

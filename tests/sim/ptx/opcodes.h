@@ -30,6 +30,9 @@ using Opcodes = std::unordered_map<std::string, Opcode>;
 // All of them. `mov` has names of its own where it packs, unpacks, or takes an address: see add_moves.
 const Opcodes& opcodes();
 
+// How many of its forms are written, the first ones.
+int num_written(const std::string& opcode, const std::vector<Form>& forms);
+
 // By the opcode's name. Waits are what is done between two looks at a flag; the looks themselves count as such.
 Class class_of(const std::string& opcode);
 

@@ -25,12 +25,14 @@ int16_t Operands::constant(Slot value) {
 }
 
 const Opcode& Operands::find(const std::string& opcode) {
-  const auto found = opcodes().find(with_shape(opcode));
+  const auto found = opcodes().find(opcode);
   if (found == opcodes().end()) fail("unknown instruction " + opcode);
   return found->second;
 }
 
 std::string Operands::with_shape(const std::string& opcode) {
+  // Approximations that the kernels ask for by themselves are as bad as they may be.
+  if (is_inline_ && opcode.find(".approx.ftz.f32") != std::string::npos) return opcode + " inline";
   const bool is_move = opcode.compare(0, 4, "mov.") == 0;
   if (!is_move && opcode != "bar.sync") return opcode;
   Tokens ahead = tokens_;
@@ -52,7 +54,11 @@ std::string Operands::with_shape(const std::string& opcode) {
   return names_.find_symbol(ahead.next().text) ? opcode + " address" : opcode;
 }
 
-void Operands::parse_operands(Instruction& i, const Opcode& opcode) {
+void Operands::parse_operands(Instruction& i, const std::string& opcode_name) {
+  const std::string name = with_shape(opcode_name);
+  const Opcode& opcode = find(name);
+  i.work = work_of(name);
+  int forms_to_write = num_written(name, opcode.forms);
   i.execute = opcode.execute;
   i.access = opcode.access;
   if (used_bytes_) i.access.used = used_bytes_;
@@ -78,7 +84,12 @@ void Operands::parse_operands(Instruction& i, const Opcode& opcode) {
       }
       expect("}");
     }
+    if (forms_to_write-- > 0) i.num_written = static_cast<uint8_t>(count);
   }
+  i.num_operands = static_cast<uint8_t>(count);
+  // At a place that the compiler knows a parameter is an operand like any other.
+  const int16_t last = i.operand[name[0] == 's' ? 0 : i.num_written];
+  if (i.work == Work::kParameter && (last == kParamsBase || last == kFrameBase)) i.work = Work::kNothing;
 }
 
 int16_t Operands::parse_value(Instruction& i, const Form& form) {

@@ -15,7 +15,7 @@ class Operands : protected Reader {
   Operands(const std::string& name, std::string_view text) : Reader(name, text) { module_->name = name; }
 
   const Opcode& find(const std::string& opcode);
-  void parse_operands(Instruction& i, const Opcode& opcode);
+  void parse_operands(Instruction& i, const std::string& name);
   // The slot that holds the value.
   int16_t constant(Slot value);
 

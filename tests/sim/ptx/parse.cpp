@@ -287,11 +287,10 @@ class Parser : Operands {
     i.wait = places_.wait();
     i.what = i.wait.file ? Class::kWait : class_of(opcode);
     if (opcode == "call" || opcode == "call.uni") {
+      i.work = work_of(opcode);
       parse_call(i, opcode);
     } else {
-      // Approximations that the kernels ask for by themselves are as bad as they may be.
-      const bool is_ours = is_inline_ && opcode.find(".approx.ftz.f32") != std::string::npos;
-      parse_operands(i, find(is_ours ? "inline " + opcode : opcode));
+      parse_operands(i, opcode);
     }
     expect(";");
     module_->code.push_back(i);

@@ -5,14 +5,18 @@
 // program run <file> <blocks> <threads> <shared bytes> <cluster> <words> <seeds>
 //                               the kernel of the file, whose parameter points to that many words, zeros before: a line
 //                               per seed, "ok" and the words, or "fault: ..."
+// program time ...              the same, timed: a line per seed, the cycles, and those of each part of the critical
+// path
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 
 #include "sim/launch.h"
+#include "sim/ptx/kernels.h"
 #include "sim/ptx/lane.h"
 #include "sim/ptx/opcodes.h"
+#include "sim/ptx/timing.h"
 
 namespace sim::ptx {
 namespace {
@@ -52,8 +56,12 @@ std::unique_ptr<Module> load(const char* path) {
 }
 
 std::string run(const Module& module, const Shape& shape, int num_words) {
-  std::vector<uint32_t> words(num_words);
-  const void* parameter = words.data();
+  struct alignas(64) Line {  // the time that memory takes depends on it
+    uint32_t words[16];
+  };
+  std::vector<Line> lines(num_words / 16 + 1);
+  const uint32_t* const words = lines[0].words;
+  const void* parameter = words;
   try {
     launch(shape, [&] { run_thread(module, module.functions.back(), &parameter); });
   } catch (const Fault& fault) {
@@ -62,7 +70,7 @@ std::string run(const Module& module, const Shape& shape, int num_words) {
     return line;
   }
   std::string line = "ok";
-  for (const uint32_t word : words) line += " " + std::to_string(word);
+  for (int n = 0; n < num_words; ++n) line += " " + std::to_string(words[n]);
   return line;
 }
 
@@ -84,12 +92,21 @@ int main(int argc, char** argv) {
     } catch (const sim::Fault& fault) {
       std::puts(fault.what());
     }
-  } else if (command == "run" && argc == 9) {
+  } else if ((command == "run" || command == "time") && argc == 9) {
     const auto module = load(argv[2]);
     const sim::Shape shape{{number(3), 1, 1}, number(4), number(5), number(6), false};
+    sim_time(command == "time");
     for (int seed = 0; seed < number(8); ++seed) {
       sim::set_seed(seed);
-      std::puts(run(*module, shape, number(7)).c_str());
+      total_time = {};
+      const std::string said = run(*module, shape, number(7));
+      if (command == "run" || said.compare(0, 2, "ok")) {
+        std::puts(said.c_str());
+        continue;
+      }
+      std::printf("%d ", static_cast<int>(total_time.at));
+      for (const int32_t cycles : total_time.parts) std::printf("%d ", cycles);
+      std::puts("");
     }
   } else {
     return 2;

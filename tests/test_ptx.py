@@ -66,7 +66,7 @@ def samples(type_name: str, count: int, rng: np.random.Generator) -> list[int]:
 
 def computing(opcodes: dict[str, list[int]]) -> list[str]:
     memory = re.compile(
-        r"^(ld|st|atom|cp|prefetch|bra|call|ret|exit|trap|nanosleep|bar|barrier|shfl|vote|mma|mapa|mbarrier|fence)\b"
+        r"^(ld|st|atom|cp|bra|call|ret|exit|trap|nanosleep|bar|barrier|shfl|vote|mma|mapa|mbarrier|fence)\b"
     )
     return sorted(name for name in opcodes if not (memory.match(name) or MOVES.match(name) or APPROXIMATE.search(name)))
 

@@ -65,7 +65,7 @@ struct Float16 {
   uint16_t bits;
 };
 template <class T>
-using Wide = std::conditional_t<sizeof(T) == sizeof(uint16_t), float, T>;
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));  // as many as a vector has floats
 
 // The intrinsics, because GCC 12 widens its own vectors in two halves. (maskz: it calls the plain ones uninitialized.)

@@ -34,6 +34,7 @@ INSTRUCTION_SETS = {
     "baseline": "",
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c",
+    "avx512_bf16": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512bf16 -mavx2 -mfma -mf16c",
 }
 if platform.machine() not in ("x86_64", "AMD64"):
     INSTRUCTION_SETS = {"baseline": ""}

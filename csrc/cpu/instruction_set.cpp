@@ -5,29 +5,17 @@
 
 namespace lstm_fused {
 
-namespace baseline {
-extern const InstructionSet kInstructionSet;
-}
-
-#if defined(__x86_64__)
-namespace avx2 {
-extern const InstructionSet kInstructionSet;
-}
-namespace avx512 {
-extern const InstructionSet kInstructionSet;
-}
-#endif
-
 namespace {
 
 const InstructionSet& choose() {
   const char* forced = std::getenv("LSTM_FUSED_CPU_ISA");
   const auto wanted = [forced](const char* name) { return forced == nullptr || std::strcmp(forced, name) == 0; };
 #if defined(__x86_64__)
-  if (wanted("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+  const bool bf16 = wanted("avx512_bf16"), avx512 = bf16 || wanted("avx512");
+  if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return avx512::kInstructionSet;
-  if ((wanted("avx512") || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+    return bf16 && __builtin_cpu_supports("avx512bf16") ? avx512_bf16::kInstructionSet : avx512::kInstructionSet;
+  if ((avx512 || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return avx2::kInstructionSet;
 #else
@@ -45,7 +33,7 @@ const InstructionSet& instruction_set() {
 
 bool multiplies_bytes() {
 #if defined(__x86_64__)
-  return &instruction_set() == &avx512::kInstructionSet && __builtin_cpu_supports("avx512vnni");
+  return instruction_set().vector_bytes == 64 && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

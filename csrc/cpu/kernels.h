@@ -25,6 +25,7 @@ struct Steps {
 //
 // A stack of a half type computes in float and keeps no more of it than it must: `rounded` is what stays, of kept_type.
 // Then `output` is h of the last two steps alone, (2, B, P), cells_time is 0, and x, if given, begins at gates_time.
+// Kernels that multiply pairs do so with what is rounded: h of the step before, h_0 and x.
 template <class T>
 struct CpuForwardParams : ForwardParams<T, T, void> {
   struct Rounded {
@@ -32,6 +33,8 @@ struct CpuForwardParams : ForwardParams<T, T, void> {
     void* gates;   // (T, B, 4H); null where they are not kept
     void* cells;   // (T, B, H), cells_stride apart; null where they are not kept
     int64_t cells_stride;
+    const void* h_0;  // (B, P), for kernels that multiply pairs
+    const void* x;    // (T, B, I), for those, in the place of x
   };
   Rounded rounded{};
   DType kept_type = DType::kFloat32;
@@ -138,14 +141,30 @@ struct CpuKernels {
   StreamRun* stream;
 };
 
+// `bfloat16` are the kernels of its stacks: float32's, or such as multiply pairs of neighbouring terms in bfloat16, to
+// which products and backward round what is not.
 struct InstructionSet {
   const char* name;
   int64_t vector_bytes;
   bool multiplies_and_adds;  // in one instruction, with one rounding
   bool widens_halves;        // in one or two instructions
-  CpuKernels<float> float32;
+  bool multiplies_pairs;
+  CpuKernels<float> float32, bfloat16;
   CpuKernels<double> float64;
 };
+
+namespace baseline {
+extern const InstructionSet kInstructionSet;
+}
+namespace avx2 {
+extern const InstructionSet kInstructionSet;
+}
+namespace avx512 {
+extern const InstructionSet kInstructionSet;
+}
+namespace avx512_bf16 {
+extern const InstructionSet kInstructionSet;
+}
 
 // The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
 const InstructionSet& instruction_set();

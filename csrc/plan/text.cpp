@@ -35,7 +35,9 @@ std::string problem_text(const Problem& problem, bool is_cuda) {
 std::string device_text(const DeviceInfo& device) {
   if (!device.is_cuda) {
     return device.name + ": " + count(device.num_threads, "thread") + ", vectors of " +
-           std::to_string(device.vector_bytes) + " bytes, " + bytes_text(device.l2_bytes) + " L2 per core assumed";
+           std::to_string(device.vector_bytes) + " bytes" +
+           (device.multiplies_pairs ? " and pairs of bfloat16, " : ", ") + bytes_text(device.l2_bytes) +
+           " L2 per core assumed";
   }
   return device.name + ": compute capability " + capability_text(device.compute_capability) + ", " +
          count(device.num_sms, "SM") + ", " + bytes_text(device.shared_bytes_per_block) + " shared memory per block, " +

@@ -68,7 +68,8 @@ void bind_inputs(py::module_& module) {
                                return std::vector<int64_t>(std::begin(clusters), std::end(clusters));
                              })
       .def_readonly("num_threads", &DeviceInfo::num_threads)
-      .def_readonly("vector_bytes", &DeviceInfo::vector_bytes);
+      .def_readonly("vector_bytes", &DeviceInfo::vector_bytes)
+      .def_readonly("multiplies_pairs", &DeviceInfo::multiplies_pairs);
 }
 
 void bind_plan(py::module_& module) {
@@ -123,8 +124,9 @@ PYBIND11_MODULE(_plan, module) {
   bind_plan(module);
   bind_stream(module);
   module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
-  module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("num_threads"));
-  module.def("cpu_device", &cpu_device, py::arg("num_threads"), py::arg("vector_bytes"));
+  module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("num_threads"), py::arg("multiplies_pairs") = false);
+  module.def("cpu_device", &cpu_device, py::arg("num_threads"), py::arg("vector_bytes"),
+             py::arg("multiplies_pairs") = false);
   module.def("cuda_device", &cuda_device, py::arg("name"), py::arg("facts"));
   module.def("known_devices", &known_devices);
 }

@@ -15,14 +15,17 @@ template <>
 inline constexpr ScalarType kScalarType<double> = ScalarType::Double;
 
 template <class T>
-const CpuKernels<T>& cpu_kernels();
+const CpuKernels<T>& cpu_kernels(const Stack& stack);
 template <>
-inline const CpuKernels<float>& cpu_kernels<float>() {
-  return instruction_set().float32;
+inline const CpuKernels<float>& cpu_kernels<float>(const Stack& stack) {
+  return stack.dtype == ScalarType::BFloat16 ? instruction_set().bfloat16 : instruction_set().float32;
 }
 template <>
-inline const CpuKernels<double>& cpu_kernels<double>() {
+inline const CpuKernels<double>& cpu_kernels<double>(const Stack&) {
   return instruction_set().float64;
+}
+inline bool multiplies_pairs(const Stack& stack) {
+  return stack.dtype == ScalarType::BFloat16 && instruction_set().multiplies_pairs;
 }
 
 // Elements up to the next multiple of 64 bytes.
@@ -43,12 +46,11 @@ inline Parallel torch_threads() {
 
 // y = a b on as many of torch's threads as it is worth. The workspace is allocated as `like` is.
 template <class T>
-void multiply_matrices(const ProductParams<T>& p, const Tensor& like) {
+void multiply_matrices(const CpuKernels<T>& kernels, const ProductParams<T>& p, const Tensor& like) {
   constexpr double kFlopWorthAThread = 5e5;  // 5 to 20 us on one core
   const double flop = 2.0 * static_cast<double>(p.rows * p.columns) * static_cast<double>(p.terms);
   Parallel parallel = torch_threads();
   parallel.num_threads = std::min(parallel.num_threads, 1 + static_cast<int64_t>(flop / kFlopWorthAThread));
-  const CpuKernels<T>& kernels = cpu_kernels<T>();
   OptionalTensor workspace;
   if (const int64_t size = kernels.product_workspace(p, parallel.num_threads))
     workspace = empty({size}, like, kScalarType<T>);
@@ -62,7 +64,8 @@ struct CpuSchedule {
   Parallel parallel;
 
   explicit CpuSchedule(const Stack& stack) : parallel(torch_threads()) {
-    const CpuPlan plan = plan_cpu(stack.problem(false, false, false), parallel.num_threads);
+    const CpuPlan plan =
+        plan_cpu(stack.problem(false, false, false), parallel.num_threads, instruction_set().multiplies_pairs);
     split = plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
     one_step = plan.one_step;
     direct_w_hh = plan.direct_w_hh;

@@ -11,8 +11,9 @@ namespace {
 
 // Of regenerate_gates.
 template <class T>
-void multiply_by_transposed(const Tensor& y, const Tensor& x, const Tensor& w) {
-  multiply_matrices<T>({x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
+void multiply_by_transposed(const CpuKernels<T>& kernels, const Tensor& y, const Tensor& x, const Tensor& w) {
+  multiply_matrices<T>(kernels,
+                       {x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
                         /*b_transposed=*/true, kernel_type(kScalarType<T>), data<T>(y)},
                        x);
 }
@@ -45,7 +46,8 @@ class WeightGradients {
     product(rows, grad_gates, x, w_ih_);
     product(rows, grad_gates, h_prev, w_hh_);
     if (bias_)
-      cpu_kernels<T>().sum_rows({rows, kNumGates * stack_.hidden_size, grad_gates, data<T>(*bias_), adds_}, parallel_);
+      cpu_kernels<T>(stack_).sum_rows({rows, kNumGates * stack_.hidden_size, grad_gates, data<T>(*bias_), adds_},
+                                      parallel_);
     if (w_hr_) product(rows, grad_h, hidden, *w_hr_);
     adds_ = true;
   }
@@ -66,7 +68,8 @@ class WeightGradients {
 
  private:
   void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
-    multiply_matrices<T>({result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
+    multiply_matrices<T>(cpu_kernels<T>(stack_),
+                         {result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
                           /*b_transposed=*/false, kernel_type(kScalarType<T>), data<T>(result), adds_, stack_.batch},
                          result);
   }
@@ -108,7 +111,7 @@ class LayerInput {
     const auto at = [&](const OptionalTensor& tensor, int64_t n) {
       return tensor ? const_data<char>(*tensor) + n * bytes : nullptr;
     };
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = cpu_kernels<T>(stack_);
     if (from_) kernels.widen({count, at(from_, begin * width_), at(mask_, begin * width_), type, scratch}, parallel_);
     for (int64_t d = 0; d < stack_.num_directions && reserve_; ++d) {
       const int64_t column = d * stack_.hidden_size;
@@ -144,7 +147,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, width = stack.proj_width;
   const int64_t directions = stack.num_directions, last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
-  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const CpuKernels<T>& kernels = cpu_kernels<T>(stack);
   const LayerShape shape = stack.layer_shape(lengths, reset);
   const DType own_type = kernel_type(stack.dtype), wide_type = kernel_type(type);
   const auto at = [wide_type](const Tensor& tensor, int64_t begin, DType type) {
@@ -225,7 +228,9 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
       regenerate_gates(stack, layer, d, w, x, h_first, outputs, lengths, reset, matrix(p.h_prev, rows, width),
-                       matrix(p.grad_gates, rows, gates_width), multiply_by_transposed<T>);
+                       matrix(p.grad_gates, rows, gates_width), [&](const Tensor& y, const Tensor& x, const Tensor& w) {
+                         multiply_by_transposed(kernels, y, x, w);
+                       });
     }
 
     if (needs_grad_x) {
@@ -253,6 +258,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
         if (needs_grad_x)
           multiply_matrices<T>(
+              kernels,
               {count, input_size, gates_width, grad_gates, /*a_transposed=*/false, const_data<void>(weights[d].w_ih),
                /*b_transposed=*/false, p.weight_type, data<T>(grad_x) + first * input_size, /*adds=*/directions == 2},
               input);

@@ -47,16 +47,17 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
-  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const CpuKernels<T>& kernels = cpu_kernels<T>(stack);
   const CpuForward<T>& recurrence = schedule.one_step      ? kernels.one_step
                                     : schedule.direct_w_hh ? kernels.direct
                                                            : kernels.packed;
   // Packed, weights are read once in all. Read at every step they are still faster as halves, where to widen them is
   // an instruction or two: fewer bytes (T = 128, B = 1, bfloat16, one AVX-512 core: 1.2 times at H = 256, 1.9 at 1024).
   const bool widens_in_kernel = !schedule.direct_w_hh || rows == 1 || instruction_set().widens_halves;
+  const bool pairs = multiplies_pairs(stack) && !schedule.one_step && !schedule.direct_w_hh;
   LayerShape shape = stack.layer_shape(lengths, reset);
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
+  const Tensor h_first = dense(h_0, type), h_rounded = dense(h_0, stack.dtype), c_first = dense(c_0, type);
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
   OptionalTensor cells, reserve;
@@ -78,7 +79,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const int64_t input_size = stack.layer_input_size(layer);
     OptionalTensor mask;
     if (layer > 0 && dropout_mask) mask = stack.mask(dropout_mask, layer, stack.dtype);
-    if (mask && !rounds) x = multiply(x, *mask);
+    if (mask && (!rounds || pairs)) x = multiply(x, *std::exchange(mask, std::nullopt));
     const bool stays = training && stack.keeps_outputs();
     layer_output = layer == last_layer ? empty(stack.by_step(stack.output_width()), input, stack.dtype)
                    : stays             ? stack.layer_output(*reserve, layer)
@@ -94,7 +95,8 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
                              : schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
                                                     : projects_input(stack, input_size, sizeof(T));
     const int64_t fused_size = fuses_input ? input_size : 0;
-    const bool whole = fuses_input && !rounds;
+    const bool widens_x = rounds && !(fuses_input && pairs);
+    const bool whole = fuses_input && !widens_x;
     const int64_t range =
         whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
     const int64_t range_rows = std::min(range * stack.batch, rows);
@@ -102,9 +104,9 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     const bool keeps_in_place = stack.keeps_gates && !rounds;
     const int64_t recurrence_size = recurrence.workspace(shape, fused_size);
     const int64_t gates_size =
-        keeps_in_place || (fuses_input && !stack.keeps_gates) ? 0 : whole_lines<T>(range_rows * gates_width);
-    const int64_t x_size = rounds ? whole_lines<T>(range_rows * input_size) : 0;
-    const int64_t h_size = rounds ? 2 * stack.batch * stack.proj_width : 0;
+        keeps_in_place || (fuses_input && (pairs || !stack.keeps_gates)) ? 0 : whole_lines<T>(range_rows * gates_width);
+    const int64_t x_size = widens_x ? whole_lines<T>(range_rows * input_size) : 0;
+    const int64_t h_size = rounds && !pairs ? 2 * stack.batch * stack.proj_width : 0;
     const int64_t scratch_size = directions * (whole_lines<T>(recurrence_size) + gates_size + x_size + h_size);
     if (scratch_size > (scratch ? scratch->numel() : 0)) scratch = empty({scratch_size}, input, type);
     T* const workspace = data<T>(scratch);
@@ -140,24 +142,27 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       p.keep_gates = stack.keeps_gates;
       p.cells = current_cells ? p.c_n : static_cast<T*>(kept_cells);
       p.output = rounds ? take(h_size) : static_cast<T*>(kept_output);
-      p.x = !fuses_input ? nullptr : rounds ? widened_x[d] : const_data<T>(x);
+      p.x = !fuses_input || pairs ? nullptr : rounds ? widened_x[d] : const_data<T>(x);
       p.w_ih = const_data<void>(w.w_ih);
       p.input_size = fused_size;
       p.weight_type = kernel_type(widens_in_kernel ? stack.dtype : type);
       p.kept_type = kernel_type(stack.dtype);
-      if (rounds) p.rounded = {kept_output, kept_gates, kept_cells, training ? hidden : cells_stride};
+      if (rounds) p.rounded = {kept_output, kept_gates, kept_cells, training ? hidden : cells_stride, {}, {}};
+      if (pairs) p.rounded.h_0 = part_of(h_rounded, state * stack.proj_width);
+      if (pairs && fuses_input) p.rounded.x = const_data<void>(x);
     }
     const auto project = [&](int64_t d, int64_t time, int64_t steps) {
       const int64_t first = stack.first_row(time), count = stack.first_row(time + steps) - first;
       const CpuForwardParams<T>& p = params[d];
-      if (rounds)
+      if (widens_x)
         kernels.widen({count * input_size, part_of(x, first * input_size), part_of(mask, first * input_size),
                        p.kept_type, widened_x[d]},
                       schedule.parallel);
       if (fuses_input) return;
       const T* const first_x = rounds ? widened_x[d] : const_data<T>(x) + first * input_size;
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
-      multiply_matrices<T>({count, gates_width, input_size, first_x, /*a_transposed=*/false, p.w_ih,
+      multiply_matrices<T>(kernels,
+                           {count, gates_width, input_size, first_x, /*a_transposed=*/false, p.w_ih,
                             /*b_transposed=*/true, p.weight_type, first_gates},
                            x);
     };

@@ -13,20 +13,28 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns.
+// in panels of columns. To multiply pairs, grad_gates of the last two steps as well, (2, B, 4H), rounded, with rows an
+// odd number of lines apart: those a power of two apart would meet in one set of the cache.
 template <class T>
 struct Workspace {
-  int64_t first_packed, w_hr, size;  // of W_hh: the first block of columns that is packed
+  int64_t first_packed;  // of W_hh: the first block of columns that is packed
+  int64_t h_panel, w_hr, rounded_row, rounded, size;
 
   explicit Workspace(const LayerShape& s) {
+    const int64_t line = 64 / sizeof(T), row_size = num_tiles(kNumGates * s.hidden_size, kTerms<Operand<T>>);
     first_packed = reads_in_place(s) ? s.proj_width / kPanelWidth<T> : 0;
-    w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * panel_size<T>(kNumGates * s.hidden_size);
-    size = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
+    h_panel = panel_size<T>(row_size);
+    w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * h_panel;
+    rounded = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
+    rounded_row = (num_tiles(row_size, line) | 1) * line;
+    size = rounded + (kMultipliesPairs ? 2 * s.batch * rounded_row : 0);
   }
 };
 
 template <class T>
 class Backward {
+  using E = Operand<T>;
+
  public:
   Backward(const LayerShape& shape, const CpuBackwardParams<T>& params, T* workspace)
       : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
@@ -50,7 +58,7 @@ class Backward {
 
   void pack(int64_t block) const {
     if (block < layout.first_packed) return;
-    const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, T* panel) {
+    const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, auto* panel) {
       with_weight<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
     };
     if (block < num_h_blocks())
@@ -102,7 +110,7 @@ class Backward {
     int64_t t, count;
     int64_t row[kChunk];
     bool initial[kChunk];  // beyond the first step: h_0
-    const T* next_gates[kChunk];
+    const E* next_gates[kChunk];
     bool ends[kChunk];
   };
 
@@ -118,11 +126,22 @@ class Backward {
   // What forward kept, in T or a half type.
   static LSTM_FUSED_INLINE Vec<T> load_as(const void* p, DType type, int64_t n, int lanes) {
     Vec<T> result;
-    with_weight<T>(p, type, [&](const auto* elements) { result = load(elements + n, lanes); });
+    with_weight<T>(p, type,
+                   [&](const auto* elements) __attribute__((always_inline)) { result = load(elements + n, lanes); });
     return result;
   }
-  T* h_panel(int64_t block) const {
-    return workspace + (block - layout.first_packed) * panel_size<T>(kNumGates * s.hidden_size);
+  E* h_panel(int64_t block) const {
+    return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
+  }
+  // A row of grad_gates as the next step multiplies it.
+  BFloat16* rounded_gates(int64_t t, int64_t b) const {
+    return reinterpret_cast<BFloat16*>(workspace + layout.rounded + (t % 2 * s.batch + b) * layout.rounded_row);
+  }
+  const E* factor(int64_t t, int64_t b) const {
+    if constexpr (kMultipliesPairs)
+      return reinterpret_cast<const E*>(rounded_gates(t, b));
+    else
+      return grad_gates(t, b);
   }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
@@ -148,30 +167,30 @@ class Backward {
     if (initial) {
       chunk.ends[n] = clock.length(b) == 0;
       if (!chunk.ends[n] && clock.before(clock.first(b), b) == Before::kInitial)
-        chunk.next_gates[n] = grad_gates(clock.first(b), b);
+        chunk.next_gates[n] = factor(clock.first(b), b);
       return;
     }
     chunk.ends[n] = chunk.t == clock.last(b);
     const int64_t next = clock.next(chunk.t);
-    if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = grad_gates(next, b);
+    if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = factor(next, b);
   }
 
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.
   template <int R, int V>
   __attribute__((noinline)) void h_tile(const Chunk& chunk, int64_t first, int64_t column) const {
-    const T* rows[R];
+    const E* rows[R];
     bool any = false;
     for (int r = 0; r < R; ++r) any |= (rows[r] = chunk.next_gates[first + r]) != nullptr;
-    const T* stand_in = nullptr;  // a row without a next step multiplies a neighbour's gradient and drops the result
+    const E* stand_in = nullptr;  // a row without a next step multiplies a neighbour's gradient and drops the result
     for (int r = 0; r < R; ++r) stand_in = rows[r] != nullptr ? rows[r] : stand_in;
     for (int r = 0; r < R; ++r) rows[r] = rows[r] != nullptr ? rows[r] : stand_in;
     const int64_t block = column / kPanelWidth<T>, k_size = any ? kNumGates * s.hidden_size : 0;
     Accumulators<T, R, V> acc;
-    if (block < layout.first_packed)
+    if (kMultipliesPairs || block >= layout.first_packed)
+      acc = multiply<E, R, V>(rows, k_size, h_panel(block));
+    else if constexpr (!kMultipliesPairs)
       with_weight<T>(p.w_hh, p.weight_type,
                      [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, 1, s.proj_width); });
-    else
-      acc = multiply<T, R, V>(rows, k_size, h_panel(block));
 
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
@@ -248,11 +267,14 @@ class Backward {
 
     const V c = cells(t, b, unit, lanes);
     const CellGradient<V> grad = cell_backward<VectorMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
-    T* const out = grad_gates(t, b) + unit;
-    store(out, grad.pre.i.at[0], lanes);
-    store(out + width, grad.pre.f.at[0], lanes);
-    store(out + 2 * width, grad.pre.g.at[0], lanes);
-    store(out + 3 * width, grad.pre.o.at[0], lanes);
+    const auto keep = [&](auto* out) {
+      store(out + unit, grad.pre.i.at[0], lanes);
+      store(out + unit + width, grad.pre.f.at[0], lanes);
+      store(out + unit + 2 * width, grad.pre.g.at[0], lanes);
+      store(out + unit + 3 * width, grad.pre.o.at[0], lanes);
+    };
+    keep(grad_gates(t, b));
+    if constexpr (kMultipliesPairs) keep(rounded_gates(t, b));
     store(carried, grad.c_prev.at[0], lanes);
     if (s.has_projection) store(hidden(t, b) + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
   }
@@ -268,12 +290,18 @@ class Backward {
 
 template <class T>
 int64_t backward_workspace(const LayerShape& shape) {
+  if constexpr (kMultipliesPairs)
+    if (reads_in_place(shape)) return avx512::kInstructionSet.float32.backward_workspace(shape);
   return Workspace<T>(shape).size;
 }
 
 template <class T>
 void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
               Steps steps, CpuSplit split, const Parallel& parallel) {
+  if constexpr (kMultipliesPairs)
+    if (reads_in_place(shape))
+      return avx512::kInstructionSet.float32.backward(shape, directions, num_directions, workspace, steps, split,
+                                                      parallel);
   const auto direction = [&](int64_t d) {
     return Backward<T>(shape, directions[d], workspace + d * backward_workspace<T>(shape));
   };
@@ -311,10 +339,12 @@ void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, i
 }
 
 template int64_t backward_workspace<float>(const LayerShape&);
-template int64_t backward_workspace<double>(const LayerShape&);
 template void backward(const LayerShape&, const CpuBackwardParams<float>*, int, float*, Steps, CpuSplit,
                        const Parallel&);
+#if !LSTM_FUSED_PAIRS
+template int64_t backward_workspace<double>(const LayerShape&);
 template void backward(const LayerShape&, const CpuBackwardParams<double>*, int, double*, Steps, CpuSplit,
                        const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -175,11 +175,13 @@ void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directio
   });
 }
 
+#if !LSTM_FUSED_PAIRS
 template int64_t direct_workspace<float>(const LayerShape&, int64_t);
 template int64_t direct_workspace<double>(const LayerShape&, int64_t);
 template void direct_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
                              const Parallel&);
 template void direct_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                              const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

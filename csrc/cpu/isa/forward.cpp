@@ -11,16 +11,20 @@ constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 // Blocks of units that few rows multiply at once: one row by one panel would wait for its own sums.
 constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
 
+// Pairs, in an instruction set that has them, are multiplied with W_hh and W_ih, but not with W_hr.
+//
 // Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh and, with x, W_ih,
 // panel by panel, and with a projection packed W_hr and o tanh(c).
 template <class T>
 struct Workspace {
-  int64_t bias, gates_panel, gates, w_hr, hidden, size;
+  using E = Operand<T>;
+  int64_t bias, input_panel, gates_panel, gates, w_hr, hidden, size;
 
   Workspace(const LayerShape& s, int64_t input_size) {
     const int64_t line = 64 / sizeof(T);
     bias = num_tiles(s.hidden_size, line) * line;
-    gates_panel = panel_size<T>(s.proj_width + input_size);
+    input_panel = panel_size<E>(num_tiles(s.proj_width, kTerms<E>));
+    gates_panel = input_panel + panel_size<E>(num_tiles(input_size, kTerms<E>));
     gates = bias + num_tiles(s.hidden_size, kLanes<T>) * kNumGates * kLanes<T>;
     w_hr = gates + num_tiles(s.hidden_size, kLanes<T>) * kPanelsPerBlock * gates_panel;
     hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(s.hidden_size) : 0);
@@ -30,6 +34,8 @@ struct Workspace {
 
 template <class T>
 class Forward {
+  using E = Operand<T>;
+
  public:
   Forward(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
       : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
@@ -46,10 +52,10 @@ class Forward {
       const int valid = valid_lanes<T>(unit, s.hidden_size);
       for (int gate = 0; gate < kNumGates; ++gate) {
         const int64_t row = gate * s.hidden_size + unit;
-        T* const panel = gates_panel(block, gate / kTileVectors);
+        E* const panel = gates_panel(block, gate / kTileVectors);
         pack_rows(p.w_hh, row, s.proj_width, valid, gate % kTileVectors, panel);
         if (layer.projects_input())
-          pack_rows(p.w_ih, row, p.input_size, valid, gate % kTileVectors, input_panel(panel));
+          pack_rows(p.w_ih, row, p.input_size, valid, gate % kTileVectors, panel + layout.input_panel);
         for (int lane = 0; lane < kLanes<T>; ++lane)
           bias(block)[gate * kLanes<T> + lane] =
               p.b_ih != nullptr && lane < valid ? p.b_ih[row + lane] + p.b_hh[row + lane] : 0;
@@ -103,19 +109,19 @@ class Forward {
     });
   }
 
-  void pack_rows(const void* w, int64_t row, int64_t k_size, int valid, int v, T* panel) const {
+  template <class P>
+  void pack_rows(const void* w, int64_t row, int64_t terms, int valid, int v, P* panel) const {
     with_weight<T>(w, p.weight_type, [&](const auto* w) {
-      pack_transposed([&](int lane) { return w + (row + lane) * k_size; }, k_size, valid, panel + v * kLanes<T>,
-                      kPanelWidth<T>);
+      pack_transposed([&](int lane) { return w + (row + lane) * terms; }, terms, valid, panel + v * kLanes<P>,
+                      kPanelWidth<P>);
     });
   }
 
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
   T* bias(int64_t block) const { return workspace + layout.bias + block * kNumGates * kLanes<T>; }
-  T* gates_panel(int64_t block, int part) const {
-    return workspace + layout.gates + (block * kPanelsPerBlock + part) * layout.gates_panel;
+  E* gates_panel(int64_t block, int part) const {
+    return reinterpret_cast<E*>(workspace + layout.gates) + (block * kPanelsPerBlock + part) * layout.gates_panel;
   }
-  T* input_panel(T* gates_panel) const { return gates_panel + panel_size<T>(s.proj_width); }
   T* projection_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.hidden_size); }
 
   // Rows first ... first + R - 1 of the chunk, N blocks; whole ones where they are several.
@@ -130,16 +136,16 @@ class Forward {
     Vec<T> sums[R * N][kNumGates];
     const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
     for (int begin = 0; begin < N * kNumGates; begin += V) {
-      T* const panel = gates_panel(block, begin / kTileVectors);
-      const auto times = [&](const T* const* rows, int64_t k_size, const T* panel) {
-        return multiply<T, R, V, R != 1>(rows + first, k_size, panel, 1, kPanelWidth<T>, layout.gates_panel);
+      const E* const panel = gates_panel(block, begin / kTileVectors);
+      const auto times = [&](const E* const* rows, int64_t terms, const E* panel) {
+        return multiply<E, R, V, R != 1>(rows + first, terms, panel, 1, kPanelWidth<E>, layout.gates_panel);
       };
       const Accumulators<T, R, V> state = times(chunk.h_prev, s.proj_width, panel);
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sum(r, begin + v) = state.at[r][v];
       if (!layer.projects_input()) continue;
       // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
-      const Accumulators<T, R, V> input = times(chunk.x, p.input_size, input_panel(panel));
+      const Accumulators<T, R, V> input = times(chunk.x, p.input_size, panel + layout.input_panel);
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sum(r, begin + v) += input.at[r][v];
     }
@@ -209,9 +215,11 @@ void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int
 }
 
 template int64_t forward_workspace<float>(const LayerShape&, int64_t);
-template int64_t forward_workspace<double>(const LayerShape&, int64_t);
 template void forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
+#if !LSTM_FUSED_PAIRS
+template int64_t forward_workspace<double>(const LayerShape&, int64_t);
 template void forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                       const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -43,9 +43,11 @@ void hidden(const HiddenParams<T>& p, const Parallel& parallel) {
   });
 }
 
+#if !LSTM_FUSED_PAIRS
 template void widen(const WidenParams<float>&, const Parallel&);
 template void widen(const WidenParams<double>&, const Parallel&);
 template void hidden(const HiddenParams<float>&, const Parallel&);
 template void hidden(const HiddenParams<double>&, const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

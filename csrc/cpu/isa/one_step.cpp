@@ -239,11 +239,13 @@ void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* direct
   each(shape.batch, [](const OneStep<T>& layer, int64_t b) { layer.finish(b); });
 }
 
+#if !LSTM_FUSED_PAIRS
 template int64_t one_step_workspace<float>(const LayerShape&, int64_t);
 template int64_t one_step_workspace<double>(const LayerShape&, int64_t);
 template void one_step_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
                                const Parallel&);
 template void one_step_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                                const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -12,10 +12,16 @@ namespace {
 // A block of a stays in the second-level cache, panels of b in the third.
 constexpr int64_t kBlockTerms = 512, kBlockElements = 8 * kTileRows * kBlockTerms, kBlockPanels = 32;
 
+// What `terms` neighbouring terms of a row of a or a column of b are packed into.
+template <class T>
+int64_t num_elements(int64_t terms) {
+  return num_tiles(terms, kTerms<Operand<T>>);
+}
+
 // The blocks have as even a number of terms as whole running sums allow: each but the first adds to y, a pass over it.
 template <class T>
 int64_t block_terms(const ProductParams<T>& p) {
-  const int64_t blocks = num_tiles(p.terms, kBlockTerms);
+  const int64_t blocks = num_tiles(p.terms, kBlockTerms * kTerms<Operand<T>>);
   return blocks > 1 ? num_tiles(num_tiles(p.terms, blocks), kChain) * kChain : blocks == 1 ? p.terms : 1;
 }
 
@@ -29,7 +35,7 @@ bool reads_in_place(const ProductParams<T>& p) {
 
 template <class T>
 int64_t block_rows(const ProductParams<T>& p) {
-  return reads_in_place(p) ? kWideRows : kBlockElements / block_terms(p) / kTileRows * kTileRows;
+  return reads_in_place(p) ? kWideRows : kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
 }
 
 // A thread's: packed rows of a, then packed panels of b. The first block of a packs the panels, as it needs them, for
@@ -43,10 +49,11 @@ struct Workspace {
   explicit Workspace(const ProductParams<T>& p)
       : keeps_panels(!reads_in_place(p) && p.rows > block_rows(p)),
         columns(keeps_panels ? kBlockPanels * kPanelWidth<T> : p.columns) {
-    const int64_t line = 64 / sizeof(T), terms = block_terms(p);
-    row = (num_tiles(terms, line) + 1) * line;  // rows a power of two apart would meet in one set of the cache
+    const int64_t line = 64 / sizeof(T), elements = num_elements<T>(block_terms(p));
+    row = (num_tiles(elements, line) + 1) * line;  // rows a power of two apart would meet in one set of the cache
     panels = min(block_rows(p), p.rows) * row;
-    size = panels + panel_size<T>(terms) * (keeps_panels ? min(kBlockPanels, num_tiles(p.columns, kPanelWidth<T>)) : 1);
+    const int64_t kept = keeps_panels ? min(kBlockPanels, num_tiles(p.columns, kPanelWidth<T>)) : 1;
+    size = panels + panel_size<T>(elements) * kept;
   }
 };
 
@@ -82,9 +89,11 @@ void outer_product_row(const ProductParams<T>& p, int64_t row) {
 // W is the type of b.
 template <class T, class W>
 class Product {
+  using E = Operand<T>;
+
  public:
   Product(const ProductParams<T>& params, T* workspace)
-      : p(params), b(static_cast<const W*>(params.b)), layout(params), packed_rows(workspace) {}
+      : p(params), b(static_cast<const W*>(params.b)), layout(params), packed_rows(reinterpret_cast<E*>(workspace)) {}
 
   // Rows [m_begin, m_end) and the columns of panels [begin, end).
   void run(int64_t m_begin, int64_t m_end, int64_t begin, int64_t end) const {
@@ -113,43 +122,59 @@ class Product {
   // Of a as (rows, terms), rows one by one; of a as (terms, rows), tile by tile, a tile's rows side by side.
   void pack_rows(const Block& block) const {
     if (!p.a_transposed) {
-      for (int64_t r = 0; r < block.rows; ++r)
-        copy(packed_rows + r * layout.row, p.a + (block.row + r) * p.terms + block.term, block.terms);
+      for (int64_t r = 0; r < block.rows; ++r) {
+        const T* const from = p.a + (block.row + r) * p.terms + block.term;
+        E* const to = packed_rows + r * layout.row;
+        if constexpr (kTerms<E> == 1)
+          copy(to, from, block.terms);
+        else  // whole vectors have room
+          for (int64_t k = 0; k < block.terms; k += kTerms<E> * kLanes<E>)
+            store_bits(to + k / kTerms<E>, load_pairs(from + k, block.terms - k));
+      }
       return;
     }
     for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      T* to = packed_rows + first * block.terms;
+      E* to = packed_tile(block, first);
       const T* from = p.a + block.term * p.rows + block.row + first;
-      for (int64_t k = 0; k < block.terms; ++k, to += rows.value, from += p.rows)
-        for (int r = 0; r < rows.value; ++r) to[r] = from[r];
+      for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += rows.value, from += kTerms<E> * p.rows)
+        if constexpr (kTerms<E> == 1) {
+          for (int r = 0; r < rows.value; ++r) to[r] = from[r];
+        } else {
+          const Tail<T> load(rows.value);
+          const Vec<T> pairs = pairs_of(load(from), k + 1 < block.terms ? load(from + p.rows) : Vec<T>{});
+          std::memcpy(to, &pairs, rows.value * sizeof(E));
+        }
     });
   }
+  E* packed_tile(const Block& block, int64_t first) const { return packed_rows + first * num_elements<T>(block.terms); }
 
   // A block's rows by the columns from n on, of a panel or several; how many they were.
   int64_t columns(const Block& block, int64_t n, int64_t n_end) const {
-    if (reads_in_place(p)) {
-      const W* const place = b + block.term * p.columns + n;
-      constexpr int64_t kWide = kWideVectors * kLanes<T>;
-      if (n + kWide <= n_end) {
-        with_rows<kWideRows>(block.rows,
-                             [&](auto rows) { tile<rows.value, kWideVectors>(block, 0, n, place, p.columns); });
-        return kWide;
+    if constexpr (kTerms<E> == 1)
+      if (reads_in_place(p)) {
+        const W* const place = b + block.term * p.columns + n;
+        constexpr int64_t kWide = kWideVectors * kLanes<T>;
+        if (n + kWide <= n_end) {
+          with_rows<kWideRows>(block.rows,
+                               [&](auto rows) { tile<rows.value, kWideVectors>(block, 0, n, place, p.columns); });
+          return kWide;
+        }
+        if (n + kPanelWidth<T> <= n_end) {
+          with_rows<kWideRows>(block.rows,
+                               [&](auto rows) { tile<rows.value, kTileVectors>(block, 0, n, place, p.columns); });
+          return kPanelWidth<T>;
+        }
       }
-      if (n + kPanelWidth<T> <= n_end) {
-        with_rows<kWideRows>(block.rows,
-                             [&](auto rows) { tile<rows.value, kTileVectors>(block, 0, n, place, p.columns); });
-        return kPanelWidth<T>;
-      }
-    }
-    T* const panel = packed_rows + layout.panels + (layout.keeps_panels ? n - block.column : 0) * block.terms;
+    const int64_t column = layout.keeps_panels ? n - block.column : 0;
+    E* const panel = packed_rows + layout.panels + column * num_elements<T>(block.terms);
     if (block.packs_panels) pack_panel(block, n, panel);
     for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      tile<rows.value, kTileVectors>(block, first, n, static_cast<const T*>(panel), kPanelWidth<T>);
+      tile<rows.value, kTileVectors>(block, first, n, static_cast<const E*>(panel), kPanelWidth<T>);
     });
     return kPanelWidth<T>;
   }
 
-  void pack_panel(const Block& block, int64_t n, T* panel) const {
+  void pack_panel(const Block& block, int64_t n, E* panel) const {
     if (p.b_transposed)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = n + v * kLanes<T>;
@@ -164,12 +189,12 @@ class Product {
   template <int R, int V, class P>
   __attribute__((noinline)) void tile(const Block& block, int64_t first, int64_t n, const P* panel,
                                       int64_t stride) const {
-    const T* rows[R];
+    const E* rows[R];
     for (int r = 0; r < R; ++r)
-      rows[r] = packed_rows + (p.a_transposed ? first * block.terms + r : (first + r) * layout.row);
+      rows[r] = p.a_transposed ? packed_tile(block, first) + r : packed_rows + (first + r) * layout.row;
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) __builtin_prefetch(p.y + (block.row + first + r) * p.columns + n + v * kLanes<T>, 1);
-    const Accumulators<T, R, V> acc = multiply<T, R, V>(rows, block.terms, panel, p.a_transposed ? R : 1, stride,
+    const Accumulators<T, R, V> acc = multiply<E, R, V>(rows, block.terms, panel, p.a_transposed ? R : 1, stride,
                                                         kTileVectors * kLanes<T>, chain_of(p));
     const auto put = [&](int r, int v, int lanes) {
       T* const out = p.y + (block.row + first + r) * p.columns + n + v * kLanes<T>;
@@ -186,22 +211,32 @@ class Product {
   const ProductParams<T>& p;
   const W* const b;
   const Workspace<T> layout;
-  T* const packed_rows;
+  E* const packed_rows;
 };
+
+// Where pairs would not pay, it is a product of a set without them.
+template <class T>
+bool is_of_pairs(const ProductParams<T>& p) {
+  return kMultipliesPairs && !is_of_few_rows(p) && !reads_in_place(p);
+}
 
 }  // namespace
 
 template <class T>
 int64_t product_workspace(const ProductParams<T>& p, int64_t num_threads) {
+  if constexpr (kMultipliesPairs)
+    if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product_workspace(p, num_threads);
   return is_of_few_rows(p) ? 0 : num_threads * Workspace<T>(p).size;
 }
 
 template <class T>
 void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) {
+  if constexpr (kMultipliesPairs)
+    if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product(p, workspace, parallel);
   const int64_t threads = parallel.num_threads, panels = num_tiles(p.columns, kPanelWidth<T>);
   with_weight<T>(p.b, p.b_type, [&](const auto* b) {
     using W = std::remove_cv_t<std::remove_pointer_t<decltype(b)>>;
-    if (is_of_few_rows(p)) {
+    if (!kMultipliesPairs && is_of_few_rows(p)) {
       constexpr int kColumns = 4 * kDotUnits<1>;
       return Team{parallel, 1}.each(
           num_tiles(p.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
@@ -246,10 +281,12 @@ void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
 }
 
 template int64_t product_workspace(const ProductParams<float>&, int64_t);
-template int64_t product_workspace(const ProductParams<double>&, int64_t);
 template void product(const ProductParams<float>&, float*, const Parallel&);
+#if !LSTM_FUSED_PAIRS
+template int64_t product_workspace(const ProductParams<double>&, int64_t);
 template void product(const ProductParams<double>&, double*, const Parallel&);
 template void sum_rows(const RowSumParams<float>&, const Parallel&);
 template void sum_rows(const RowSumParams<double>&, const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

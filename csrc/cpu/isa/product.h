@@ -2,7 +2,7 @@
 // into such panels: a panel is read front to back, whole vectors at a time, whatever the width of the matrix.
 #pragma once
 
-#include "cpu/isa/vector.h"
+#include "cpu/isa/pairs.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -40,14 +40,17 @@ struct Accumulators {
 };
 
 // a[r][k * a_stride] is A; a panel that is part of a matrix, whose type it has, has the distance between its rows. More
-// vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain` terms.
-// Fetching ahead is for what comes from afar, or where the rows give it time.
-template <class T, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
-LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_size, const W* panel,
-                                                 int64_t a_stride = 1, int64_t panel_stride = V * kLanes<T>,
-                                                 int64_t next_panel = kPanelWidth<T>, int64_t chain = kChain) {
-  const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>; };
-  const T* row[R];
+// vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain` elements.
+// Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a pair, k counts
+// pairs, and of an odd last one the second term, zero in the panel, is not read.
+template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
+LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
+                                                       int64_t a_stride = 1, int64_t panel_stride = V * kLanes<E>,
+                                                       int64_t next_panel = kPanelWidth<E>, int64_t chain = kChain) {
+  using T = Wide<E>;
+  const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<E>; };
+  const int64_t k_size = terms / kTerms<E>;
+  const E* row[R];
   for (int r = 0; r < R; ++r) row[r] = a[r];
   Accumulators<T, R, V> result;
   int64_t k = 0;
@@ -65,11 +68,16 @@ LSTM_FUSED_INLINE Accumulators<T, R, V> multiply(const T* const* a, int64_t k_si
         if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
       }
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] += row[r][k * a_stride] * w[v];
+        for (int v = 0; v < V; ++v) acc[r][v] = multiply_add(row[r][k * a_stride], w[v], acc[r][v]);
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) result.at[r][v] = first ? acc[r][v] : result.at[r][v] + acc[r][v];
   } while (k < k_size);
+  if constexpr (kTerms<E> > 1)
+    if (terms % kTerms<E> != 0)
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v)
+          result.at[r][v] = multiply_add(E{row[r][k * a_stride].first, {}}, load(place(v)), result.at[r][v]);
   return result;
 }
 
@@ -112,14 +120,24 @@ LSTM_FUSED_INLINE void for_row_tiles(int64_t count, F&& f) {
   }
 }
 
+// An element of a panel is a sum's or as large.
+template <class E>
+LSTM_FUSED_INLINE void store_bits(E* panel, Vec<Wide<E>> v) {
+  std::memcpy(panel, &v, sizeof(v));
+}
+
 // The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width.
-template <class T, class W>
-void pack_columns(const W* matrix, int64_t k_size, int64_t width, int64_t begin, T* panel) {
+template <class E, class W>
+void pack_columns(const W* matrix, int64_t terms, int64_t width, int64_t begin, E* panel) {
   int valid[kTileVectors];
-  for (int v = 0; v < kTileVectors; ++v) valid[v] = valid_lanes<T>(begin + v * kLanes<T>, width);
-  for (int64_t k = 0; k < k_size; ++k, panel += kPanelWidth<T>)
-    for (int v = 0; v < kTileVectors; ++v)
-      store(panel + v * kLanes<T>, load(matrix + k * width + begin + v * kLanes<T>, valid[v]));
+  for (int v = 0; v < kTileVectors; ++v) valid[v] = valid_lanes<E>(begin + v * kLanes<E>, width);
+  for (int64_t k = 0; k < terms; k += kTerms<E>, panel += kPanelWidth<E>)
+    for (int v = 0; v < kTileVectors; ++v) {
+      const W* const place = matrix + k * width + begin + v * kLanes<E>;
+      Vec<Wide<E>> w = load(place, valid[v]);
+      if constexpr (kTerms<E> > 1) w = pairs_of(w, k + 1 < terms ? load(place + width, valid[v]) : Vec<Wide<E>>{});
+      store_bits(panel + v * kLanes<E>, w);
+    }
 }
 
 // Lanes a[first], b[first], a[first + 1], b[first + 1], ...
@@ -145,14 +163,19 @@ LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 }
 
 // One vector of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.
-template <class T, class RowOf>
-void pack_transposed(RowOf&& row, int64_t k_size, int valid, T* panel, int64_t stride) {
-  for (int64_t k = 0; k < k_size; k += kLanes<T>) {
-    Vec<T> square[kLanes<T>] = {};
-    with_lanes<T>(valid_lanes<T>(k, k_size), [&](auto columns) {
-      for (int lane = 0; lane < valid; ++lane) square[lane] = load(row(lane) + k, columns.value);
-      transpose<T>(square);
-      for (int n = 0; n < columns.value; ++n) store(panel + (k + n) * stride, square[n]);
+template <class E, class RowOf>
+void pack_transposed(RowOf&& row, int64_t terms, int valid, E* panel, int64_t stride) {
+  const int64_t k_size = num_tiles(terms, kTerms<E>);
+  for (int64_t k = 0; k < k_size; k += kLanes<E>) {
+    Vec<Wide<E>> square[kLanes<E>] = {};
+    with_lanes<E>(valid_lanes<E>(k, k_size), [&](auto columns) {
+      for (int lane = 0; lane < valid; ++lane)
+        if constexpr (kTerms<E> > 1)
+          square[lane] = load_pairs(row(lane) + k * kTerms<E>, terms - k * kTerms<E>);
+        else
+          square[lane] = load(row(lane) + k, columns.value);
+      transpose<Wide<E>>(square);
+      for (int n = 0; n < columns.value; ++n) store_bits(panel + (k + n) * stride, square[n]);
     });
   }
 }

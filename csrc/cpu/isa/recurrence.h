@@ -12,31 +12,37 @@ template <class T, int kRows>
 struct StepRows {
   int64_t t, count;
   int64_t row[kRows];
-  const T* x[kRows];  // where the kernel projects the input
-  const T* h_prev[kRows];
+  const Operand<T>* x[kRows];  // where the kernel projects the input
+  const Operand<T>* h_prev[kRows];
   const T* c_prev[kRows];
 };
 
 // One direction of a layer. `zeros` (H,) is the state at a reset.
 template <class T>
 struct Recurrence {
+  using E = Operand<T>;
   const LayerShape& s;
   const CpuForwardParams<T>& p;
   T* const zeros;
   const Clock clock{s, p.reverse};
 
-  bool projects_input() const { return p.x != nullptr; }
-  bool uses_gates() const { return !projects_input() || p.keep_gates; }
+  bool projects_input() const { return p.x != nullptr || p.rounded.x != nullptr; }
+  bool uses_gates() const { return !projects_input() || (p.keep_gates && !kMultipliesPairs); }
 
   T* gates(int64_t t, int64_t b) const {
     return p.gates + (row_of(s, t, b) - row_of(s, p.gates_time, 0)) * kNumGates * s.hidden_size;
   }
-  // Where what stays is rounded, h and c are here for as long as the recurrence reads them.
+  // Where what stays is rounded, h and c are here for as long as the recurrence reads them; where it multiplies pairs,
+  // it reads h as it stays.
   bool rounds() const { return p.rounded.output != nullptr; }
 
-  T* output(int64_t t, int64_t b) const {
-    if (rounds()) return p.output + (t % 2 * s.batch + b) * s.proj_width;
-    return p.output + row_of(s, t, b) * s.output_stride;
+  Kept<T>* output(int64_t t, int64_t b) const {
+    if constexpr (kMultipliesPairs)
+      return static_cast<Kept<T>*>(p.rounded.output) + row_of(s, t, b) * s.output_stride;
+    else if (rounds())
+      return p.output + (t % 2 * s.batch + b) * s.proj_width;
+    else
+      return p.output + row_of(s, t, b) * s.output_stride;
   }
   T* cells(int64_t t, int64_t b) const { return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride; }
 
@@ -53,35 +59,39 @@ struct Recurrence {
           if (cells != nullptr) fill(cells + row * p.rounded.cells_stride, {}, width);
         });
         if (rounds()) continue;
-        fill(output(t, b), T(0), s.proj_width);
+        fill(output(t, b), {}, s.proj_width);
         if (s.cells_time != 0) fill(cells(t, b), T(0), s.hidden_size);
       }
   }
 
-  // After a step of these rows: what stays of units [begin, end), and of h if it is not projected.
+  // After a step of these rows, unless it has stored that: what stays of units [begin, end), and of h if it is not
+  // projected.
   template <int kRows>
   void round_units(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
     const int64_t width = s.hidden_size, size = end - begin;
-    with_rounded([&](auto* output, auto* to_gates, auto* to_cells) {
-      for (int64_t n = 0; n < rows.count; ++n) {
-        const int64_t b = rows.row[n], row = row_of(s, rows.t, b);
-        for (int gate = 0; gate < kNumGates && to_gates != nullptr; ++gate)
-          round(gates(rows.t, b) + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
-        if (to_cells != nullptr) round(cells(rows.t, b) + begin, size, to_cells + row * p.rounded.cells_stride + begin);
-        if (!s.has_projection) round(this->output(rows.t, b) + begin, size, output + row * s.output_stride + begin);
-      }
-    });
+    if constexpr (!kMultipliesPairs)
+      with_rounded([&](auto* output, auto* to_gates, auto* to_cells) {
+        for (int64_t n = 0; n < rows.count; ++n) {
+          const int64_t b = rows.row[n], row = row_of(s, rows.t, b);
+          for (int gate = 0; gate < kNumGates && to_gates != nullptr; ++gate)
+            round(gates(rows.t, b) + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
+          if (to_cells != nullptr)
+            round(cells(rows.t, b) + begin, size, to_cells + row * p.rounded.cells_stride + begin);
+          if (!s.has_projection) round(this->output(rows.t, b) + begin, size, output + row * s.output_stride + begin);
+        }
+      });
   }
 
   // After its projection: columns [begin, end) of h.
   template <int kRows>
   void round_columns(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
-    with_rounded([&](auto* output, auto*, auto*) {
-      for (int64_t n = 0; n < rows.count; ++n) {
-        const int64_t b = rows.row[n];
-        round(this->output(rows.t, b) + begin, end - begin, output + row_of(s, rows.t, b) * s.output_stride + begin);
-      }
-    });
+    if constexpr (!kMultipliesPairs)
+      with_rounded([&](auto* output, auto*, auto*) {
+        for (int64_t n = 0; n < rows.count; ++n) {
+          const int64_t b = rows.row[n];
+          round(this->output(rows.t, b) + begin, end - begin, output + row_of(s, rows.t, b) * s.output_stride + begin);
+        }
+      });
   }
 
   // f(rows) for the rows of [b_begin, b_end) that are still inside their length, kRows at a time.
@@ -105,15 +115,15 @@ struct Recurrence {
     using V = Vectors<T, N>;
     using Math = VectorMath<T, N>;
     const int64_t width = s.hidden_size;
+    const auto row = [&](int n) { return first + (cell + n) / kSides; };
+    const auto begin = [&](int n) { return unit + (cell + n) % kSides * kLanes<T>; };
     const T* c_in[N];
-    T *of_gates[N], *c_out[N], *h_out[N];
+    T *of_gates[N], *c_out[N];
     for (int n = 0; n < N; ++n) {
-      const int64_t row = first + (cell + n) / kSides, b = rows.row[row];
-      const int64_t begin = unit + (cell + n) % kSides * kLanes<T>;
-      c_in[n] = rows.c_prev[row] + begin;
-      of_gates[n] = uses_gates() ? gates(rows.t, b) + begin : nullptr;
-      c_out[n] = cells(rows.t, b) + begin;
-      h_out[n] = (s.has_projection ? hidden + b * width : output(rows.t, b)) + begin;
+      const int64_t b = rows.row[row(n)];
+      c_in[n] = rows.c_prev[row(n)] + begin(n);
+      of_gates[n] = uses_gates() ? gates(rows.t, b) + begin(n) : nullptr;
+      c_out[n] = cells(rows.t, b) + begin(n);
     }
     // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate) {
@@ -127,20 +137,34 @@ struct Recurrence {
     const V c = next_cell(active, V::each([&](int n) { return load(c_in[n], lanes); }));
     const V h = next_hidden<Math>(active, c);
     for (int n = 0; n < N; ++n) {
+      const int64_t b = rows.row[row(n)];
       store(c_out[n], c.at[n], lanes);
-      store(h_out[n], h.at[n], lanes);
+      if (s.has_projection)
+        store(hidden + b * width + begin(n), h.at[n], lanes);
+      else
+        store(output(rows.t, b) + begin(n), h.at[n], lanes);
+      [[maybe_unused]] Kept<T>* kept;
+      if constexpr (kMultipliesPairs) {
+        const int64_t place = row_of(s, rows.t, b);
+        kept = static_cast<Kept<T>*>(p.rounded.gates) + place * kNumGates * width + begin(n);
+        if (p.rounded.cells != nullptr)
+          store(static_cast<Kept<T>*>(p.rounded.cells) + place * p.rounded.cells_stride + begin(n), c.at[n], lanes);
+      } else {
+        kept = of_gates[n];
+      }
       if (!p.keep_gates) continue;
-      store(of_gates[n], active.i.at[n], lanes);
-      store(of_gates[n] + width, active.f.at[n], lanes);
-      store(of_gates[n] + 2 * width, active.g.at[n], lanes);
-      store(of_gates[n] + 3 * width, active.o.at[n], lanes);
+      store(kept, active.i.at[n], lanes);
+      store(kept + width, active.f.at[n], lanes);
+      store(kept + 2 * width, active.g.at[n], lanes);
+      store(kept + 3 * width, active.o.at[n], lanes);
     }
   }
 
   void finish(int64_t b) const {
     const bool empty = clock.length(b) == 0;
     const int64_t last = clock.last(b);
-    copy(p.h_n + b * s.proj_width, empty ? p.h_0 + b * s.proj_width : output(last, b), s.proj_width);
+    T* const h_n = p.h_n + b * s.proj_width;
+    empty ? copy(h_n, p.h_0 + b * s.proj_width, s.proj_width) : copy(h_n, output(last, b), s.proj_width);
     copy(p.c_n + b * s.hidden_size, empty ? p.c_0 + b * s.hidden_size : cells(last, b), s.hidden_size);
   }
 
@@ -169,20 +193,25 @@ struct Recurrence {
   void add(StepRows<T, kRows>& rows, int64_t b) const {
     const int64_t n = rows.count++;
     rows.row[n] = b;
-    if (projects_input())
-      rows.x[n] = p.x + (row_of(s, rows.t, b) - (rounds() ? row_of(s, p.gates_time, 0) : 0)) * p.input_size;
-    switch (clock.before(rows.t, b)) {
-      case Before::kInitial:
-        rows.h_prev[n] = p.h_0 + b * s.proj_width;
-        rows.c_prev[n] = p.c_0 + b * s.hidden_size;
-        break;
-      case Before::kNothing:
-        rows.h_prev[n] = rows.c_prev[n] = zeros;
-        break;
-      case Before::kStep:
-        rows.h_prev[n] = output(clock.previous(rows.t), b);
-        rows.c_prev[n] = cells(clock.previous(rows.t), b);
-        break;
+    const int64_t previous = clock.previous(rows.t);
+    const Before before = clock.before(rows.t, b);
+    rows.c_prev[n] = before == Before::kInitial ? p.c_0 + b * s.hidden_size
+                     : before == Before::kStep  ? cells(previous, b)
+                                                : zeros;
+    if constexpr (kTerms<E> > 1) {
+      const auto at = [](const void* rows, int64_t n) {
+        return reinterpret_cast<const E*>(static_cast<const BFloat16*>(rows) + n);
+      };
+      if (projects_input()) rows.x[n] = at(p.rounded.x, row_of(s, rows.t, b) * p.input_size);
+      rows.h_prev[n] = before == Before::kInitial ? at(p.rounded.h_0, b * s.proj_width)
+                       : before == Before::kStep  ? at(output(previous, b), 0)
+                                                  : at(zeros, 0);
+    } else {
+      if (projects_input())
+        rows.x[n] = p.x + (row_of(s, rows.t, b) - (rounds() ? row_of(s, p.gates_time, 0) : 0)) * p.input_size;
+      rows.h_prev[n] = before == Before::kInitial ? p.h_0 + b * s.proj_width
+                       : before == Before::kStep  ? output(previous, b)
+                                                  : zeros;
     }
   }
 };

@@ -38,7 +38,8 @@ template <class T, class F>
 LSTM_FUSED_INLINE void with_weight(const void* w, DType type, F&& f) {
   if constexpr (std::is_same_v<T, float>) {
     if (type == DType::kBFloat16) return f(static_cast<const BFloat16*>(w));
-    if (type == DType::kFloat16) return f(static_cast<const Float16*>(w));
+    if constexpr (!kMultipliesPairs)  // of bfloat16 stacks alone
+      if (type == DType::kFloat16) return f(static_cast<const Float16*>(w));
   }
   f(static_cast<const T*>(w));
 }
@@ -48,9 +49,16 @@ inline void fill(T* p, std::common_type_t<T> value, int64_t count) {
   for (int64_t n = 0; n < count; ++n) p[n] = value;
 }
 
-template <class T>
-inline void copy(T* to, const T* from, int64_t count) {
-  for (int64_t n = 0; n < count; ++n) to[n] = from[n];
+template <class T, class From>
+inline void copy(T* to, const From* from, int64_t count) {
+  if constexpr (std::is_same_v<T, From>) {
+    for (int64_t n = 0; n < count; ++n) to[n] = from[n];
+  } else {
+    for (int64_t n = 0; n < count; n += kLanes<T>) {
+      const int lanes = valid_lanes<T>(n, count);
+      store(to + n, load(from + n, lanes), lanes);
+    }
+  }
 }
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -260,7 +260,9 @@ void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const
   run(T{});
 }
 
+#if !LSTM_FUSED_PAIRS
 template void stream<float>(const Stream&, int64_t, const void*, void*, const Parallel&);
 template void stream<double>(const Stream&, int64_t, const void*, void*, const Parallel&);
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

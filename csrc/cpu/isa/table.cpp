@@ -1,5 +1,5 @@
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/vector.h"
+#include "cpu/isa/pairs.h"
 
 #define LSTM_FUSED_STRINGIFY(name) #name
 #define LSTM_FUSED_NAME(name) LSTM_FUSED_STRINGIFY(name)
@@ -11,6 +11,23 @@ constexpr bool kWidensHalves = true;
 #else
 constexpr bool kWidensHalves = false;
 #endif
+
+#if LSTM_FUSED_PAIRS
+
+// Its own table is in memory before this begins: it holds nothing but constants.
+const InstructionSet kInstructionSet = [] {
+  InstructionSet set = avx512::kInstructionSet;
+  set.name = LSTM_FUSED_NAME(LSTM_FUSED_ISA);
+  set.multiplies_pairs = true;
+  set.bfloat16.packed = {forward_workspace<float>, forward<float>};
+  set.bfloat16.product_workspace = product_workspace<float>;
+  set.bfloat16.product = product<float>;
+  set.bfloat16.backward_workspace = backward_workspace<float>;
+  set.bfloat16.backward = backward<float>;
+  return set;
+}();
+
+#else
 
 template <class T>
 constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
@@ -25,12 +42,10 @@ constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     hidden<T>,
                                     stream<T>};
 
-extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {LSTM_FUSED_NAME(LSTM_FUSED_ISA),
-                                        kVectorBytes,
-                                        kMultipliesAndAdds,
-                                        kWidensHalves,
-                                        kKernels<float>,
-                                        kKernels<double>};
+const InstructionSet kInstructionSet = {
+    LSTM_FUSED_NAME(LSTM_FUSED_ISA), kVectorBytes,    kMultipliesAndAdds, kWidensHalves,
+    /*multiplies_pairs=*/false,      kKernels<float>, kKernels<float>,    kKernels<double>};
+
+#endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -68,7 +68,7 @@ struct Int8 {
   int8_t value;
 };
 template <class T>
-using Wide = std::conditional_t<sizeof(T) <= sizeof(uint16_t), float, T>;
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 // As many as a vector has floats.
 typedef uint16_t HalfBits __attribute__((vector_size(kVectorBytes / 2)));
 typedef int8_t Bytes __attribute__((vector_size(kVectorBytes / 4)));

@@ -17,8 +17,7 @@ from filelock import FileLock
 CUDA = toolchain.find_cuda()
 # -lineinfo says where in the source an instruction comes from, and changes none.
 FLAGS = ["-ptx", "-O3", "-std=c++17", "-lineinfo"]
-OF_HOST = ["device_query", "start"]
-KERNELS = sorted(path for path in simulation.ROOT.glob("csrc/kernels/*.cu") if path.stem not in OF_HOST)
+KERNELS = sorted(path for path in simulation.ROOT.glob("csrc/kernels/*.cu") if path.stem != "device_query")
 
 
 CSRC = simulation.ROOT / "csrc"

@@ -21,7 +21,7 @@ SOURCES = [
     *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "regenerate", "stack")),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
-    *ptx.KERNELS,
+    *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
 ]
 
 

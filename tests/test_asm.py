@@ -1,7 +1,7 @@
 """Inline PTX that touches memory or orders it says so to the compiler.
 
-What a "memory" clobber keeps nvcc from may not show in the PTX of today, so that no run of it finds one missing. The text
-does.
+What a "memory" clobber keeps nvcc from may not show in the PTX of today, so that no run of it finds one missing. The
+text does.
 """
 
 from __future__ import annotations

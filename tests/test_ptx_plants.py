@@ -19,8 +19,8 @@ pytestmark = [
 __all__ = ["program", "twin"]  # fixtures
 
 PRIMITIVES, CLUSTER = "kernels/primitives.cuh", "kernels/cluster_primitives.cuh"
-# What is wrong: the file, the text that is right, and the text in its place. All of these compile. (Where a statement is
-# volatile nvcc makes the same PTX without its clobber: test_asm.py looks at those.)
+# What is wrong: the file, the text that is right, and the text in its place. All of these compile. (Where a statement
+# is volatile nvcc makes the same PTX without its clobber: test_asm.py looks at those.)
 PLANTS = {
     "operands of mma in another order": (
         PRIMITIVES,

@@ -55,17 +55,17 @@ class Turns {
     num_rows = static_cast<int>(left < rows_per_group ? left : rows_per_group);
     num_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile;
     for (int tile = thread_index(); tile < num_tiles; tile += num_threads()) {
-      const int rows =
-          num_rows - tile * rows_per_tile < rows_per_tile ? num_rows - tile * rows_per_tile : rows_per_tile;
-      store_shared(steps + tile, static_cast<uint32_t>(longest(clock, row_of(tile), rows)));
+      store_shared(steps + tile, static_cast<uint32_t>(longest(clock, row_of(tile), rows_of(tile))));
     }
   }
 
   LSTM_FUSED_DEVICE int64_t row_of(int tile) const { return first_row + tile * rows_per_tile; }
-  // Whether it has more than 8 rows.
-  LSTM_FUSED_DEVICE bool is_wide(int tile) const {
-    return num_rows - tile * rows_per_tile > static_cast<int>(kTileRows);
+  LSTM_FUSED_DEVICE int rows_of(int tile) const {
+    const int left = num_rows - tile * rows_per_tile;
+    return left < rows_per_tile ? left : rows_per_tile;
   }
+  // Whether it has more than 8 rows.
+  LSTM_FUSED_DEVICE bool is_wide(int tile) const { return rows_of(tile) > static_cast<int>(kTileRows); }
   // Whether the calling thread has one of its cells.
   LSTM_FUSED_DEVICE bool has_cell(int tile) const {
     return cell_row() < (is_wide(tile) ? 2 : 1) * static_cast<int>(kTileRows);

@@ -8,11 +8,11 @@ import torch
 
 from . import _plan, ops
 from ._plan import DeviceInfo, Plan, Problem
+from .stream_weights import VECTOR_BYTES
 
 __all__ = ["Plan", "built_kernels", "cpu_device", "cuda_device", "explain"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_VECTOR_BYTES = {"baseline": 16, "avx2": 32, "avx512": 64, "avx512_bf16": 64}
 
 
 def explain(
@@ -74,8 +74,8 @@ def built_kernels() -> set[str]:
 
 def cpu_device() -> DeviceInfo:
     """This machine's CPU, with the number of threads and the instruction set that a call would use now."""
-    isa = torch.ops.lstm_fused.cpu_isa()
-    return _plan.cpu_device(torch.get_num_threads(), _VECTOR_BYTES[isa], multiplies_pairs=isa == "avx512_bf16")
+    multiplies_pairs = torch.ops.lstm_fused.cpu_isa() == "avx512_bf16"
+    return _plan.cpu_device(torch.get_num_threads(), VECTOR_BYTES, multiplies_pairs)
 
 
 def cuda_device(index: int) -> DeviceInfo:

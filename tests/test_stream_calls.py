@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from cases import Case
+from python_lock import lets_python_run
 from test_cpu import at_once
 from test_stream import BYTES, WIDTHS, cut, make, stream_of
 from torch import Tensor, nn
@@ -205,29 +204,6 @@ def test_one_stream_serves_one_thread_at_a_time():
 
 
 def test_python_runs_while_a_long_call_does():
-    """As in test_cpu.py."""
     lstm, x = make(Case(1, 1, 8, 512)), torch.randn(500, 1, 8)
     stream = lstm_fused.Stream(lstm)
-
-    def looks_into() -> bool:
-        begun, ended = threading.Event(), False
-
-        def caller() -> None:
-            nonlocal ended
-            begun.set()
-            stream(x)
-            ended = True
-
-        thread = threading.Thread(target=caller)
-        thread.start()
-        begun.wait()
-        inside = not ended
-        thread.join()
-        return inside
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1000)
-    try:
-        assert sum(looks_into() for _ in range(20)) > 10  # a few might happen before the call
-    finally:
-        sys.setswitchinterval(before)
+    assert lets_python_run(lambda: stream(x))

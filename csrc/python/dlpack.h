@@ -6,6 +6,7 @@
 
 namespace lstm_fused::dlpack {
 
+constexpr uint32_t kMajorVersion = 1;
 struct Version {
   uint32_t major, minor;
 };

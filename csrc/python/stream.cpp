@@ -42,6 +42,9 @@ class StreamStep {
       : tensor_type(tensor_type), run(reinterpret_cast<Run*>(run)), is_double(is_double), step_bytes(step_bytes) {
     const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
     api = capsule.get_pointer<const dlpack::ExchangeApi>();
+    while (api != nullptr && api->version.major != dlpack::kMajorVersion) api = api->older;
+    if (api == nullptr)
+      throw std::runtime_error("Stream: this torch has another version of DLPack's exchange of tensors");
     const auto pointer = [](int64_t address) { return reinterpret_cast<void*>(address); };
     for (const std::vector<int64_t>& w : layers)
       this->layers.push_back({pointer(w.at(0)), pointer(w.at(1)), pointer(w.at(2)), pointer(w.at(3)), pointer(w.at(4)),

@@ -57,7 +57,8 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   const bool pairs = multiplies_pairs(stack) && !schedule.one_step && !schedule.direct_w_hh;
   LayerShape shape = stack.layer_shape(lengths, reset);
 
-  const Tensor h_first = dense(h_0, type), h_rounded = dense(h_0, stack.dtype), c_first = dense(c_0, type);
+  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
+  const Tensor h_rounded = pairs ? dense(h_0, stack.dtype) : h_first;
   const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
   const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
   OptionalTensor cells, reserve;

@@ -111,6 +111,9 @@ struct CpuForward {
               CpuSplit, const Parallel&);
 };
 
+// Most terms of a product that is rounded to a half type as it is formed: sums of more are added up in y.
+constexpr int64_t kRoundedTerms = 512;
+
 // y = a b, y (rows, columns).
 template <class T>
 struct ProductParams {
@@ -120,7 +123,8 @@ struct ProductParams {
   const void* b;      // (terms, columns), of T or, where T is float, of a half type
   bool b_transposed;  // or (columns, terms)
   DType b_type;
-  T* y;
+  void* y;  // of T or, of kRoundedTerms terms or fewer that it does not add to, of a half type
+  DType y_type;
   bool adds = false;  // y += a b
   int64_t batch = 1;  // of the terms of a gradient: those of one step
 };

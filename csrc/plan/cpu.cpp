@@ -56,18 +56,19 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 // product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I = 16.
 //
 // Pairs of bfloat16 are multiplied by panels only, which pays from fewer rows on the shorter those are, and for a
-// single row of the batch and a single step as well. Direct, or of one step, and packed in us (T, B, H): (1, 8, 64) 51,
-// 49; (1, 16, 128) 98, 84; (1, 12, 256) 183, 190; (4, 4, 256) 253, 222; (2, 8, 512) 1163, 1266; (1, 64, 256) 791, 482;
-// (1, 64, 1024) 24400, 16600; (64, 1, 256) 1152, 698; (128, 1, 1024) 65000, 43000.
+// single row of the batch as well. Direct and packed in us (T, B, H): (1, 8, 64) 51, 49; (1, 16, 128) 98, 84; (1, 12,
+// 256) 183, 190; (4, 4, 256) 253, 222; (2, 8, 512) 1163, 1266; (64, 1, 256) 1152, 698; (128, 1, 1024) 65000, 43000. A
+// single step then has its own kernel. Packed and that one, T = 1 (B, H): (20, 64) 32, 35; (16, 128) 62, 50; (16, 256)
+// 204, 132; (24, 512) 962, 733.
 CpuPlan plan_cpu(const Problem& problem, int64_t num_threads, bool multiplies_pairs) {
   constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kSmallBatch = 3, kLeastInputs = 16;
   const Split found = split_layer(problem, num_threads);
   const int64_t width = proj_width(problem), rows = problem.seq_len * problem.batch;
   const bool wide = width >= kWide, is_half = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
   const bool pairs = multiplies_pairs && problem.dtype == DType::kBFloat16;
-  const bool one_step = !pairs && problem.seq_len == 1 && rows > kFewRows;
   int64_t few_rows = pairs ? std::min(kFewRows, 4 + width / 32) : wide ? kFewRowsIfWide : kFewRows;
   if (problem.batch <= kSmallBatch) few_rows = few_rows * 2 / 3;
+  const bool one_step = problem.seq_len == 1 && rows > (pairs ? few_rows : kFewRows);
   const bool never_repays = !pairs && wide && problem.batch == 1 && (is_half || weight_bytes(problem) > kCpuL2Bytes);
   return {found.split, found.num_tasks, one_step, !one_step && (rows <= few_rows || never_repays),
           rows <= kFewRows && problem.input_size >= kLeastInputs};

@@ -14,7 +14,7 @@ template <class T>
 void multiply_by_transposed(const CpuKernels<T>& kernels, const Tensor& y, const Tensor& x, const Tensor& w) {
   multiply_matrices<T>(kernels,
                        {x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
-                        /*b_transposed=*/true, kernel_type(kScalarType<T>), data<T>(y)},
+                        /*b_transposed=*/true, kernel_type(kScalarType<T>), data<void>(y), kernel_type(kScalarType<T>)},
                        x);
 }
 
@@ -27,17 +27,20 @@ int64_t steps_per_range(const Stack& stack) {
   return stack.batch < rows ? rows / std::max<int64_t>(stack.batch, 1) : 1;
 }
 
-// Of one direction of a layer: the gradients of its weights, in T, which grow from range to range.
+// Of one direction of a layer: the gradients of its weights, in T, which grow from range to range; in the weights'
+// dtype where one product has them as they stay.
 template <class T>
 class WeightGradients {
  public:
-  WeightGradients(const Stack& stack, int64_t input_size, const Tensor& like, const Parallel& parallel)
-      : stack_(stack), parallel_(parallel) {
+  WeightGradients(const Stack& stack, int64_t input_size, const Tensor& like, bool one_range, const Parallel& parallel)
+      : stack_(stack),
+        parallel_(parallel),
+        type_(one_range && stack.num_rows() <= kRoundedTerms ? stack.dtype : kScalarType<T>) {
     const int64_t gates = kNumGates * stack.hidden_size;
-    const auto make = [&](SizeList sizes) { return empty(sizes, like, kScalarType<T>); };
+    const auto make = [&](SizeList sizes) { return empty(sizes, like, type_); };
     w_ih_ = make({gates, input_size});
     w_hh_ = make({gates, stack.proj_width});
-    if (stack.has_biases) bias_ = make({gates});
+    if (stack.has_biases) bias_ = empty({gates}, like, kScalarType<T>);
     if (stack.has_projection) w_hr_ = make({stack.proj_width, stack.hidden_size});
   }
 
@@ -70,12 +73,14 @@ class WeightGradients {
   void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
     multiply_matrices<T>(cpu_kernels<T>(stack_),
                          {result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
-                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<T>(result), adds_, stack_.batch},
+                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<void>(result), kernel_type(type_),
+                          adds_, stack_.batch},
                          result);
   }
 
   const Stack& stack_;
   const Parallel& parallel_;
+  const ScalarType type_;
   Tensor w_ih_, w_hh_;
   OptionalTensor bias_, w_hr_;
   bool adds_ = false;
@@ -194,7 +199,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
       // Kernels widen weights as they read them; regenerate_gates needs them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
-      if (needs_weight_grads) gradients.emplace_back(stack, input_size, input, schedule.parallel);
+      if (needs_weight_grads)
+        gradients.emplace_back(stack, input_size, input, range == stack.seq_len, schedule.parallel);
       const int64_t state = (layer * directions + d) * stack.batch;
       const auto part_of = [](const OptionalTensor& tensor, int64_t begin) {
         return tensor ? const_data<T>(tensor) + begin : nullptr;
@@ -260,7 +266,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           multiply_matrices<T>(
               kernels,
               {count, input_size, gates_width, grad_gates, /*a_transposed=*/false, const_data<void>(weights[d].w_ih),
-               /*b_transposed=*/false, p.weight_type, data<T>(grad_x) + first * input_size, /*adds=*/directions == 2},
+               /*b_transposed=*/false, p.weight_type, data<T>(grad_x) + first * input_size, wide_type,
+               /*adds=*/directions == 2},
               input);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.

@@ -54,7 +54,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   // Packed, weights are read once in all. Read at every step they are still faster as halves, where to widen them is
   // an instruction or two: fewer bytes (T = 128, B = 1, bfloat16, one AVX-512 core: 1.2 times at H = 256, 1.9 at 1024).
   const bool widens_in_kernel = !schedule.direct_w_hh || rows == 1 || instruction_set().widens_halves;
-  const bool pairs = multiplies_pairs(stack) && !schedule.one_step && !schedule.direct_w_hh;
+  const bool pairs = multiplies_pairs(stack) && !schedule.direct_w_hh;
   LayerShape shape = stack.layer_shape(lengths, reset);
 
   const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
@@ -164,7 +164,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
       multiply_matrices<T>(kernels,
                            {count, gates_width, input_size, first_x, /*a_transposed=*/false, p.w_ih,
-                            /*b_transposed=*/true, p.weight_type, first_gates},
+                            /*b_transposed=*/true, p.weight_type, first_gates, kernel_type(kScalarType<T>)},
                            x);
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {

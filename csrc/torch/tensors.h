@@ -5,9 +5,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -47,10 +50,27 @@ inline Tensor empty(SizeList sizes, const Tensor& like, ScalarType dtype) {
   return Tensor(handle);
 }
 
-// Row-major and of `dtype`; the tensor itself where it already is.
+template <class From, class To>
+Tensor converted(const Tensor& tensor, ScalarType dtype) {
+  const Tensor result = empty(tensor.sizes(), tensor, dtype);
+  std::copy_n(static_cast<const From*>(tensor.const_data_ptr()), tensor.numel(),
+              static_cast<To*>(result.mutable_data_ptr()));
+  return result;
+}
+
+// Row-major and of `dtype`; the tensor itself where it already is. A few elements on the CPU are converted here:
+// torch's operator takes a microsecond, and a call of a half type with T = 1 converts a dozen tensors.
 inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
-  const bool same = has_type(tensor, dtype);
-  if (same && tensor.is_contiguous()) return tensor;
+  constexpr int64_t kFew = 1024;
+  const bool same = has_type(tensor, dtype), contiguous = tensor.is_contiguous();
+  if (same && contiguous) return tensor;
+  if (contiguous && tensor.numel() <= kFew && tensor.is_cpu()) {
+    const bool to_float = dtype == ScalarType::Float, from_float = has_type(tensor, ScalarType::Float);
+    if (to_float && has_type(tensor, ScalarType::BFloat16)) return converted<c10::BFloat16, float>(tensor, dtype);
+    if (to_float && has_type(tensor, ScalarType::Half)) return converted<c10::Half, float>(tensor, dtype);
+    if (from_float && dtype == ScalarType::BFloat16) return converted<float, c10::BFloat16>(tensor, dtype);
+    if (from_float && dtype == ScalarType::Half) return converted<float, c10::Half>(tensor, dtype);
+  }
   return torch::stable::contiguous(same ? tensor : torch::stable::to(tensor, dtype));
 }
 

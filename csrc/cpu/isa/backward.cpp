@@ -59,7 +59,7 @@ class Backward {
   void pack(int64_t block) const {
     if (block < layout.first_packed) return;
     const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, auto* panel) {
-      with_weight<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
+      with_type<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
     };
     if (block < num_h_blocks())
       return pack(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
@@ -72,6 +72,7 @@ class Backward {
   // step == T is nothing else.
   void hidden_state(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
     for_chunks(step, b_begin, b_end, true, [&](const Chunk& chunk) {
+      if (!chunk.any_next) return without_product(chunk, n_begin, n_end);
       int64_t block = n_begin;
       constexpr int kWideBlocks = kWideVectors / kTileVectors;
       if (chunk.count <= kWideRows)
@@ -111,6 +112,7 @@ class Backward {
     int64_t row[kChunk];
     bool initial[kChunk];  // beyond the first step: h_0
     const E* next_gates[kChunk];
+    bool any_next;
     bool ends[kChunk];
   };
 
@@ -126,8 +128,8 @@ class Backward {
   // What forward kept, in T or a half type.
   static LSTM_FUSED_INLINE Vec<T> load_as(const void* p, DType type, int64_t n, int lanes) {
     Vec<T> result;
-    with_weight<T>(p, type,
-                   [&](const auto* elements) __attribute__((always_inline)) { result = load(elements + n, lanes); });
+    with_type<T>(p, type,
+                 [&](const auto* elements) __attribute__((always_inline)) { result = load(elements + n, lanes); });
     return result;
   }
   E* h_panel(int64_t block) const {
@@ -155,6 +157,8 @@ class Backward {
         if (initial ? with_initial && p.grad_h_0 != nullptr : chunk.t >= 0 && chunk.t < clock.length(b))
           add(chunk, b, initial);
       }
+      chunk.any_next = false;
+      for (int64_t n = 0; n < chunk.count; ++n) chunk.any_next |= chunk.next_gates[n] != nullptr;
       if (chunk.count > 0) f(chunk);
     }
   }
@@ -175,22 +179,29 @@ class Backward {
     if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = factor(next, b);
   }
 
+  // Where no row has a next step, a row at a time: there is no product to wait for what lies apart.
+  __attribute__((noinline)) void without_product(const Chunk& chunk, int64_t n_begin, int64_t n_end) const {
+    const int64_t end = min(n_end * kPanelWidth<T>, s.proj_width);
+    for (int64_t n = 0; n < chunk.count; ++n)
+      for (int64_t begin = n_begin * kPanelWidth<T>; begin < end; begin += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, Vec<T>{}); });
+  }
+
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.
   template <int R, int V>
   __attribute__((noinline)) void h_tile(const Chunk& chunk, int64_t first, int64_t column) const {
     const E* rows[R];
-    bool any = false;
-    for (int r = 0; r < R; ++r) any |= (rows[r] = chunk.next_gates[first + r]) != nullptr;
+    for (int r = 0; r < R; ++r) rows[r] = chunk.next_gates[first + r];
     const E* stand_in = nullptr;  // a row without a next step multiplies a neighbour's gradient and drops the result
     for (int r = 0; r < R; ++r) stand_in = rows[r] != nullptr ? rows[r] : stand_in;
     for (int r = 0; r < R; ++r) rows[r] = rows[r] != nullptr ? rows[r] : stand_in;
-    const int64_t block = column / kPanelWidth<T>, k_size = any ? kNumGates * s.hidden_size : 0;
+    const int64_t block = column / kPanelWidth<T>, k_size = stand_in != nullptr ? kNumGates * s.hidden_size : 0;
     Accumulators<T, R, V> acc;
     if (kMultipliesPairs || block >= layout.first_packed)
       acc = multiply<E, R, V>(rows, k_size, h_panel(block));
     else if constexpr (!kMultipliesPairs)
-      with_weight<T>(p.w_hh, p.weight_type,
-                     [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, 1, s.proj_width); });
+      with_type<T>(p.w_hh, p.weight_type,
+                   [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, s.proj_width); });
 
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {

@@ -169,7 +169,7 @@ int64_t direct_workspace(const LayerShape& shape, int64_t /*input_size*/) {
 template <class T>
 void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
                     Steps steps, CpuSplit split, const Parallel& parallel) {
-  with_weight<T>(directions[0].w_hh, directions[0].weight_type, [&](const auto* w) {
+  with_type<T>(directions[0].w_hh, directions[0].weight_type, [&](const auto* w) {
     using W = std::remove_cv_t<std::remove_pointer_t<decltype(w)>>;
     run<T, W>(shape, directions, num_directions, workspace, steps, split, parallel);
   });

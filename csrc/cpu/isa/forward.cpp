@@ -111,9 +111,9 @@ class Forward {
 
   template <class P>
   void pack_rows(const void* w, int64_t row, int64_t terms, int valid, int v, P* panel) const {
-    with_weight<T>(w, p.weight_type, [&](const auto* w) {
-      pack_transposed([&](int lane) { return w + (row + lane) * terms; }, terms, valid, panel + v * kLanes<P>,
-                      kPanelWidth<P>);
+    with_type<T>(w, p.weight_type, [&](const auto* w) {
+      pack_transposed<P, 1>([&](int lane) { return w + (row + lane) * terms; }, terms, valid, panel + v * kLanes<P>,
+                            kPanelWidth<P>);
     });
   }
 
@@ -138,7 +138,7 @@ class Forward {
     for (int begin = 0; begin < N * kNumGates; begin += V) {
       const E* const panel = gates_panel(block, begin / kTileVectors);
       const auto times = [&](const E* const* rows, int64_t terms, const E* panel) {
-        return multiply<E, R, V, R != 1>(rows + first, terms, panel, 1, kPanelWidth<E>, layout.gates_panel);
+        return multiply<E, R, V, R != 1>(rows + first, terms, panel, kPanelWidth<E>, layout.gates_panel);
       };
       const Accumulators<T, R, V> state = times(chunk.h_prev, s.proj_width, panel);
       for (int r = 0; r < R; ++r)

@@ -8,7 +8,7 @@ template <class T>
 void widen(const WidenParams<T>& p, const Parallel& parallel) {
   const Team team{parallel, 1};
   team.each(num_tiles(p.count, kLanes<T>), INT64_MAX, [&](int64_t, int64_t first, int64_t last) {
-    with_weight<T>(p.from, p.type, [&](const auto* from) {
+    with_type<T>(p.from, p.type, [&](const auto* from) {
       const auto* const factor = static_cast<decltype(from)>(p.factor);
       for (int64_t n = first * kLanes<T>; n < min(p.count, last * kLanes<T>); n += kLanes<T>)
         with_lanes<T>(valid_lanes<T>(n, p.count), [&](auto lanes) {
@@ -25,7 +25,7 @@ void hidden(const HiddenParams<T>& p, const Parallel& parallel) {
   const Team team{parallel, 1};
   const int64_t width = p.hidden_size;
   team.each(p.end - p.begin, INT64_MAX, [&](int64_t, int64_t first, int64_t last) {
-    with_weight<T>(p.gates, p.type, [&](const auto* gates) {
+    with_type<T>(p.gates, p.type, [&](const auto* gates) {
       const auto* const cells = static_cast<decltype(gates)>(p.cells);
       const auto* const factor = static_cast<decltype(gates)>(p.factor);
       for (int64_t n = first; n < last; ++n)

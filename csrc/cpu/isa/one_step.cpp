@@ -1,6 +1,7 @@
 // Forward recurrence for one step of many rows: weights are used once, so they are read where they lie. x and h are
 // transposed instead, which are far smaller, into panels with rows of the batch in the lanes of a vector; an element of
-// W is multiplied by all of them, and what comes out, gates in rows, is transposed back for the cell.
+// W is multiplied by all of them, and what comes out, gates in rows, is transposed back for the cell. Pairs, in an
+// instruction set that has them, are multiplied with W_hh and W_ih, but not with W_hr.
 #include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -24,28 +25,30 @@ template <int V>
 constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
 
 // out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count, or added to it.
-template <class T, int V, class RowOf, class OutOf>
-void multiply_rows(int64_t count, int64_t k_size, const T* panel, bool adds, RowOf&& row, OutOf&& out) {
+template <int V, class E, class RowOf, class OutOf>
+void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, RowOf&& row, OutOf&& out) {
+  using T = Wide<E>;
   using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
-  constexpr int R = kWeightRows<V>, kWidth = V * kLanes<T>;
+  constexpr bool kWidens = !std::is_same_v<T, W> && kTerms<E> == 1;
+  constexpr int R = kWeightRows<V>, kWidth = V * kLanes<E>;
   for (int64_t first = 0; first < count; first += R) {
     // To be R, the last ones take along some of those before them, or one several times, and drop the results.
     const int64_t begin = first + R <= count || count < R ? first : count - R;
     for (int64_t k = 0; k < k_size; k += kStepChain) {
       const int64_t size = min(kStepChain, k_size - k);
-      const T* rows[R];
-      [[maybe_unused]] alignas(kVectorBytes) T widened[std::is_same_v<T, W> ? 1 : R * kStepChain];
+      const E* rows[R];
+      [[maybe_unused]] alignas(kVectorBytes) T widened[kWidens ? R * kStepChain : 1];
       for (int r = 0; r < R; ++r) {
         const W* const from = row(min(begin + r, count - 1)) + k;
-        if constexpr (std::is_same_v<T, W>) {
-          rows[r] = from;
+        if constexpr (!kWidens) {
+          rows[r] = reinterpret_cast<const E*>(from);
         } else {
           rows[r] = widened + r * kStepChain;
           for (int64_t n = 0; n < size; n += kLanes<T>)
             store(widened + r * kStepChain + n, load(from + n, valid_lanes<T>(n, size)));
         }
       }
-      const Accumulators<T, R, V> acc = multiply<T, R, V>(rows, size, panel + k * kWidth);
+      const Accumulators<T, R, V> acc = multiply<E, R, V>(rows, size, panel + k / kTerms<E> * kWidth);
       for (int r = 0; r < R; ++r) {
         if (begin + r < first || begin + r >= count) continue;
         for (int v = 0; v < V; ++v) {
@@ -64,7 +67,8 @@ struct Workspace {
   int64_t panels, panel, hidden, size;
 
   Workspace(const LayerShape& s, int64_t input_size) {
-    const int64_t line = 64 / sizeof(T), width = s.proj_width + input_size;
+    constexpr int kEach = kTerms<Operand<T>>;
+    const int64_t line = 64 / sizeof(T), width = num_tiles(s.proj_width, kEach) + num_tiles(input_size, kEach);
     panels = num_tiles(s.hidden_size, line) * line;
     panel = kStepRows<T> * (s.has_projection && width < s.hidden_size ? s.hidden_size : width);
     hidden = panels + num_tiles(s.batch, kStepRows<T>) * panel;
@@ -74,6 +78,8 @@ struct Workspace {
 
 template <class T>
 class OneStep {
+  using E = Operand<T>;
+
  public:
   OneStep(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
       : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
@@ -88,10 +94,12 @@ class OneStep {
   // Panels of h_prev and x, or for the projection of o tanh(c), of group `group` of the rows.
   void pack(int64_t group) const {
     with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
-      pack(rows, vectors, s.proj_width, panel, [&](int64_t n) { return rows.h_prev[n]; });
+      E* const of_h = reinterpret_cast<E*>(panel);
+      pack(rows, vectors, s.proj_width, of_h,
+           [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.h_prev[n]); });
       if (layer.projects_input())
-        pack(rows, vectors, p.input_size, panel + vectors.value * kLanes<T> * s.proj_width,
-             [&](int64_t n) { return rows.x[n]; });
+        pack(rows, vectors, p.input_size, of_h + input_panel(vectors.value),
+             [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.x[n]); });
     });
   }
   void pack_hidden(int64_t group) const {
@@ -104,7 +112,7 @@ class OneStep {
   void gates(int64_t block) const {
     for (int64_t group = 0; group < num_row_groups(); ++group)
       with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
-        gates<vectors.value>(rows, panel, block * kLanes<T>);
+        gates<vectors.value>(rows, reinterpret_cast<const E*>(panel), block * kLanes<T>);
         layer.round_units(rows, block * kLanes<T>, min(s.hidden_size, (block + 1) * kLanes<T>));
       });
   }
@@ -122,6 +130,8 @@ class OneStep {
   using Rows = StepRows<T, kStepRows<T>>;
 
   T* hidden() const { return workspace + layout.hidden; }
+  // Behind that of h_prev, both of so many vectors.
+  int64_t input_panel(int vectors) const { return num_tiles(s.proj_width, kTerms<E>) * vectors * kLanes<T>; }
 
   // f(rows, vectors that they fill, panel), unless none takes part.
   template <class F>
@@ -133,15 +143,15 @@ class OneStep {
     });
   }
 
-  template <int V, class RowOf>
-  static void pack(const Rows& rows, Constant<V>, int64_t k_size, T* panel, RowOf&& row) {
+  template <int V, class P, class RowOf>
+  static void pack(const Rows& rows, Constant<V>, int64_t terms, P* panel, RowOf&& row) {
     for (int v = 0; v < V; ++v)
-      pack_transposed([&](int lane) { return row(v * kLanes<T> + lane); }, k_size,
-                      valid_lanes<T>(v * kLanes<T>, rows.count), panel + v * kLanes<T>, V * kLanes<T>);
+      pack_transposed<P, 1>([&](int lane) { return row(v * kLanes<T> + lane); }, terms,
+                            valid_lanes<T>(v * kLanes<T>, rows.count), panel + v * kLanes<T>, V * kLanes<T>);
   }
 
   template <int V>
-  __attribute__((noinline)) void gates(const Rows& rows, const T* panel, int64_t unit) const {
+  __attribute__((noinline)) void gates(const Rows& rows, const E* panel, int64_t unit) const {
     constexpr int kWidth = V * kLanes<T>;
     alignas(kVectorBytes) T sums[kNumGates][kLanes<T>][kWidth];
     const int units = valid_lanes<T>(unit, s.hidden_size);
@@ -149,14 +159,18 @@ class OneStep {
     // which the hardware fetches ahead.
     const auto unit_of = [&](int64_t i) { return i / kNumGates % 2 * ((units + 1) / 2) + i / (2 * kNumGates); };
     const auto out = [&](int64_t i) { return sums[i % kNumGates][unit_of(i)]; };
-    const auto add_product = [&](const void* weight, int64_t k_size, const T* factor, bool adds) {
-      with_weight<T>(weight, p.weight_type, [&](const auto* w) {
-        const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * k_size; };
-        multiply_rows<T, V>(kNumGates * units, k_size, factor, adds, row, out);
-      });
+    const auto add_product = [&](const void* weight, int64_t terms, const E* factor, bool adds) {
+      const auto multiply_by = [&](const auto* w) {
+        const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * terms; };
+        multiply_rows<V>(kNumGates * units, terms, factor, adds, row, out);
+      };
+      if constexpr (kMultipliesPairs)
+        multiply_by(static_cast<const BFloat16*>(weight));
+      else
+        with_type<T>(weight, p.weight_type, multiply_by);
     };
     add_product(p.w_hh, s.proj_width, panel, false);
-    if (layer.projects_input()) add_product(p.w_ih, p.input_size, panel + s.proj_width * kWidth, true);
+    if (layer.projects_input()) add_product(p.w_ih, p.input_size, panel + input_panel(V), true);
 
     for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
       Vec<T> of_rows[kNumGates][kLanes<T>] = {};
@@ -187,8 +201,8 @@ class OneStep {
   __attribute__((noinline)) void project(const Rows& rows, const T* panel, int64_t begin) const {
     alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
     const int columns = valid_lanes<T>(begin, s.proj_width);
-    with_weight<T>(p.w_hr, p.weight_type, [&](const auto* w) {
-      multiply_rows<T, V>(
+    with_type<T>(p.w_hr, p.weight_type, [&](const auto* w) {
+      multiply_rows<V>(
           columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
           [&](int64_t i) { return sums[i]; });
     });
@@ -239,11 +253,11 @@ void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* direct
   each(shape.batch, [](const OneStep<T>& layer, int64_t b) { layer.finish(b); });
 }
 
-#if !LSTM_FUSED_PAIRS
 template int64_t one_step_workspace<float>(const LayerShape&, int64_t);
-template int64_t one_step_workspace<double>(const LayerShape&, int64_t);
 template void one_step_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
                                const Parallel&);
+#if !LSTM_FUSED_PAIRS
+template int64_t one_step_workspace<double>(const LayerShape&, int64_t);
 template void one_step_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
                                const Parallel&);
 #endif

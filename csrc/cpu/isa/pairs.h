@@ -34,7 +34,17 @@ LSTM_FUSED_INLINE Vec<T> multiply_add(T a, Vec<T> w, Vec<T> sum) {
   return sum + a * w;
 }
 
+// A sum of products, as it stays. Of pairs denormal numbers are zero here, too.
+template <class Y>
+LSTM_FUSED_INLINE void store_sum(Y* y, Vec<Wide<Y>> sum, int lanes) {
+  store(y, sum, lanes);
+}
+
 #if LSTM_FUSED_PAIRS
+LSTM_FUSED_INLINE void store_sum(BFloat16* y, Vec<float> sum, int lanes) {
+  _mm256_mask_storeu_epi16(y, (1u << lanes) - 1, (__m256i)_mm512_cvtneps_pbh(sum));
+}
+
 LSTM_FUSED_INLINE Vec<float> multiply_add(Pair a, Vec<float> w, Vec<float> sum) {
   int bits;
   std::memcpy(&bits, &a, sizeof(bits));
@@ -58,6 +68,18 @@ LSTM_FUSED_INLINE Vec<float> load_pairs(const float* p, int64_t terms) {
 LSTM_FUSED_INLINE Vec<float> pairs_of(Vec<float> a, Vec<float> b) {
   const auto rounded = [](Vec<float> v) { return zero_extended((HalfBits)_mm512_cvtneps_pbh(v)); };
   return (Vec<float>)(rounded(a) | rounded(b) << 16);
+}
+
+// Of the first `valid` elements at a and b, zero past them and where there is none.
+template <class T>
+LSTM_FUSED_INLINE Vec<float> pairs_of(const T* a, const T* b, int valid) {
+  const __mmask16 mask = (1u << valid) - 1, mask_of_b = b == nullptr ? 0 : mask;
+  if constexpr (std::is_same_v<T, float>) {
+    return pairs_of(_mm512_maskz_loadu_ps(mask, a), _mm512_maskz_loadu_ps(mask_of_b, b));
+  } else {
+    const auto bits = [](__mmask16 m, const T* p) { return zero_extended((HalfBits)_mm256_maskz_loadu_epi16(m, p)); };
+    return (Vec<float>)(bits(mask, a) | bits(mask_of_b, b) << 16);
+  }
 }
 #endif
 

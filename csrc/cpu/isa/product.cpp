@@ -10,7 +10,7 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
 // A block of a stays in the second-level cache, panels of b in the third.
-constexpr int64_t kBlockTerms = 512, kBlockElements = 8 * kTileRows * kBlockTerms, kBlockPanels = 32;
+constexpr int64_t kBlockTerms = kRoundedTerms, kBlockElements = 8 * kTileRows * kBlockTerms, kBlockPanels = 32;
 
 // What `terms` neighbouring terms of a row of a or a column of b are packed into.
 template <class T>
@@ -44,14 +44,14 @@ template <class T>
 struct Workspace {
   bool keeps_panels;
   int64_t columns;  // of b that pass by a block together
-  int64_t row, panels, size;
+  int64_t panels, size;
 
   explicit Workspace(const ProductParams<T>& p)
       : keeps_panels(!reads_in_place(p) && p.rows > block_rows(p)),
         columns(keeps_panels ? kBlockPanels * kPanelWidth<T> : p.columns) {
     const int64_t line = 64 / sizeof(T), elements = num_elements<T>(block_terms(p));
-    row = (num_tiles(elements, line) + 1) * line;  // rows a power of two apart would meet in one set of the cache
-    panels = min(block_rows(p), p.rows) * row;
+    panels = num_tiles(min(block_rows(p), p.rows) * elements + kLanes<T>, line) *
+             line;  // with what the last row leaves over
     const int64_t kept = keeps_panels ? min(kBlockPanels, num_tiles(p.columns, kPanelWidth<T>)) : 1;
     size = panels + panel_size<T>(elements) * kept;
   }
@@ -76,11 +76,10 @@ int64_t chain_of(const ProductParams<T>& p) {
 }
 
 // Of a single term, as the gradient of a weight in one step of one row has it: no more than the writing of y.
-template <class T>
-void outer_product_row(const ProductParams<T>& p, int64_t row) {
+template <class T, class Y>
+void outer_product_row(const ProductParams<T>& p, int64_t row, Y* y) {
   const T* const b = static_cast<const T*>(p.b);
   const T a = p.a[row];
-  T* const y = p.y + row * p.columns;
   for (int64_t n = 0; n < p.columns; n += kLanes<T>)
     with_lanes<T>(valid_lanes<T>(n, p.columns),
                   [&](auto lanes) { store(y + n, a * load(b + n, lanes.value), lanes.value); });
@@ -90,6 +89,8 @@ void outer_product_row(const ProductParams<T>& p, int64_t row) {
 template <class T, class W>
 class Product {
   using E = Operand<T>;
+  template <int R>
+  static constexpr int num_vectors = (R + kLanes<E> - 1) / kLanes<E>;
 
  public:
   Product(const ProductParams<T>& params, T* workspace)
@@ -119,30 +120,22 @@ class Product {
     bool packs_panels;
   };
 
-  // Of a as (rows, terms), rows one by one; of a as (terms, rows), tile by tile, a tile's rows side by side.
+  // Tile by tile, a tile's rows side by side.
   void pack_rows(const Block& block) const {
-    if (!p.a_transposed) {
-      for (int64_t r = 0; r < block.rows; ++r) {
-        const T* const from = p.a + (block.row + r) * p.terms + block.term;
-        E* const to = packed_rows + r * layout.row;
-        if constexpr (kTerms<E> == 1)
-          copy(to, from, block.terms);
-        else  // whole vectors have room
-          for (int64_t k = 0; k < block.terms; k += kTerms<E> * kLanes<E>)
-            store_bits(to + k / kTerms<E>, load_pairs(from + k, block.terms - k));
-      }
-      return;
-    }
     for_row_tiles(block.rows, [&](int64_t first, auto rows) {
+      constexpr int R = rows.value;
       E* to = packed_tile(block, first);
-      const T* from = p.a + block.term * p.rows + block.row + first;
-      for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += rows.value, from += kTerms<E> * p.rows)
+      const int64_t row = block.row + first;
+      if (!p.a_transposed)
+        return pack_transposed<E, num_vectors<R>>([&](int r) { return p.a + (row + r) * p.terms + block.term; },
+                                                  block.terms, R, to, R);
+      const T* from = p.a + block.term * p.rows + row;
+      for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += R, from += kTerms<E> * p.rows)
         if constexpr (kTerms<E> == 1) {
-          for (int r = 0; r < rows.value; ++r) to[r] = from[r];
+          for (int r = 0; r < R; ++r) to[r] = from[r];
         } else {
-          const Tail<T> load(rows.value);
-          const Vec<T> pairs = pairs_of(load(from), k + 1 < block.terms ? load(from + p.rows) : Vec<T>{});
-          std::memcpy(to, &pairs, rows.value * sizeof(E));
+          const Vec<T> pairs = pairs_of(from, k + 1 < block.terms ? from + p.rows : nullptr, R);
+          std::memcpy(to, &pairs, R * sizeof(E));
         }
     });
   }
@@ -178,34 +171,56 @@ class Product {
     if (p.b_transposed)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = n + v * kLanes<T>;
-        pack_transposed([&](int lane) { return b + (column + lane) * p.terms + block.term; }, block.terms,
-                        valid_lanes<T>(column, p.columns), panel + v * kLanes<T>, kPanelWidth<T>);
+        pack_transposed<E, 1>([&](int lane) { return b + (column + lane) * p.terms + block.term; }, block.terms,
+                              valid_lanes<T>(column, p.columns), panel + v * kLanes<T>, kPanelWidth<T>);
       }
     else
       pack_columns(b + block.term * p.columns, block.terms, p.columns, n, panel);
   }
 
-  // y is fetched while its elements are summed up.
   template <int R, int V, class P>
   __attribute__((noinline)) void tile(const Block& block, int64_t first, int64_t n, const P* panel,
                                       int64_t stride) const {
-    const E* rows[R];
+    with_type<T>(p.y, p.y_type, [&](auto* y) { fetch<R, V>(y + (block.row + first) * p.columns + n); });
+    const E* const a = packed_tile(block, first);
+    const Accumulators<T, R, V> acc =
+        multiply_elements<E, R, V>([a](int r, int64_t k) { return a[k * R + r]; }, block.terms, panel, stride,
+                                   kTileVectors * kLanes<T>, chain_of(p));
+    with_type<T>(p.y, p.y_type, [&](auto* y) { put(block, acc, n, y + (block.row + first) * p.columns + n); });
+  }
+
+  // y is fetched while its elements are summed up.
+  template <int R, int V, class Y>
+  LSTM_FUSED_INLINE void fetch(const Y* y) const {
+    constexpr int kLine = 64 / sizeof(Y);
     for (int r = 0; r < R; ++r)
-      rows[r] = p.a_transposed ? packed_tile(block, first) + r : packed_rows + (first + r) * layout.row;
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) __builtin_prefetch(p.y + (block.row + first + r) * p.columns + n + v * kLanes<T>, 1);
-    const Accumulators<T, R, V> acc = multiply<E, R, V>(rows, block.terms, panel, p.a_transposed ? R : 1, stride,
-                                                        kTileVectors * kLanes<T>, chain_of(p));
-    const auto put = [&](int r, int v, int lanes) {
-      T* const out = p.y + (block.row + first + r) * p.columns + n + v * kLanes<T>;
-      store(out, block.term == 0 && !p.adds ? acc.at[r][v] : load(out, lanes) + acc.at[r][v], lanes);
+      for (int n = 0; n < V * kLanes<T>; n += kLine) __builtin_prefetch(y + r * p.columns + n, 1);
+  }
+
+  // The tile of y, whose first column is `n`.
+  template <int R, int V, class Y>
+  LSTM_FUSED_INLINE void put(const Block& block, const Accumulators<T, R, V>& acc, int64_t n, Y* y) const {
+    const int64_t columns = p.columns;  // here, so that no store could change it
+    const auto put = [&](int r, int v, auto lanes, auto adds) {
+      Y* const out = y + r * columns + v * kLanes<T>;
+      store_sum(out, adds.value ? load(out, lanes.value) + acc.at[r][v] : acc.at[r][v], lanes.value);
     };
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v)
-        if (n + V * kLanes<T> <= p.columns)
-          put(r, v, kLanes<T>);
-        else if (const int lanes = valid_lanes<T>(n + v * kLanes<T>, p.columns))
-          put(r, v, lanes);
+    const auto put_all = [&](auto adds) {
+      if (n + V * kLanes<T> <= columns) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+          for (int v = 0; v < V; ++v) put(r, v, Constant<kLanes<T>>{}, adds);
+      } else {
+        for (int r = 0; r < R; ++r)
+          for (int v = 0; v < V; ++v)
+            with_lanes<T>(valid_lanes<T>(n + v * kLanes<T>, columns), [&](auto lanes) { put(r, v, lanes, adds); });
+      }
+    };
+    if (block.term > 0 || p.adds)
+      put_all(Constant<1>{});
+    else
+      put_all(Constant<0>{});
   }
 
   const ProductParams<T>& p;
@@ -234,7 +249,7 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
   if constexpr (kMultipliesPairs)
     if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product(p, workspace, parallel);
   const int64_t threads = parallel.num_threads, panels = num_tiles(p.columns, kPanelWidth<T>);
-  with_weight<T>(p.b, p.b_type, [&](const auto* b) {
+  with_type<T>(p.b, p.b_type, [&](const auto* b) {
     using W = std::remove_cv_t<std::remove_pointer_t<decltype(b)>>;
     if (!kMultipliesPairs && is_of_few_rows(p)) {
       constexpr int kColumns = 4 * kDotUnits<1>;
@@ -242,12 +257,14 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
           num_tiles(p.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
             columns_of_product<T>(
                 p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
-                min(p.columns, end * kColumns), [&](int64_t row) { return p.y + row * p.columns; });
+                min(p.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(p.y) + row * p.columns; });
           });
     }
     if (p.terms == 1 && !p.adds && std::is_same_v<T, W>)
       return Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) outer_product_row(p, row);
+        with_type<T>(p.y, p.y_type, [&](auto* y) {
+          for (int64_t row = begin; row < end; ++row) outer_product_row(p, row, y + row * p.columns);
+        });
       });
     // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.
     const int64_t tiles = num_tiles(p.rows, kTileRows);

@@ -39,19 +39,17 @@ struct Accumulators {
   Vec<T> at[R][V];
 };
 
-// a[r][k * a_stride] is A; a panel that is part of a matrix, whose type it has, has the distance between its rows. More
-// vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain` elements.
-// Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a pair, k counts
-// pairs, and of an odd last one the second term, zero in the panel, is not read.
-template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
-LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
-                                                       int64_t a_stride = 1, int64_t panel_stride = V * kLanes<E>,
-                                                       int64_t next_panel = kPanelWidth<E>, int64_t chain = kChain) {
+// a(r, k) is A, one by one; a panel that is part of a matrix, whose type it has, has the distance between its rows.
+// More vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain`
+// elements. Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a
+// pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
+template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class A, class W>
+LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(A&& a, int64_t terms, const W* panel,
+                                                                int64_t panel_stride, int64_t next_panel,
+                                                                int64_t chain) {
   using T = Wide<E>;
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<E>; };
   const int64_t k_size = terms / kTerms<E>;
-  const E* row[R];
-  for (int r = 0; r < R; ++r) row[r] = a[r];
   Accumulators<T, R, V> result;
   int64_t k = 0;
   do {
@@ -68,7 +66,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_
         if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
       }
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = multiply_add(row[r][k * a_stride], w[v], acc[r][v]);
+        for (int v = 0; v < V; ++v) acc[r][v] = multiply_add(a(r, k), w[v], acc[r][v]);
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) result.at[r][v] = first ? acc[r][v] : result.at[r][v] + acc[r][v];
@@ -77,8 +75,19 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_
     if (terms % kTerms<E> != 0)
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v)
-          result.at[r][v] = multiply_add(E{row[r][k * a_stride].first, {}}, load(place(v)), result.at[r][v]);
+          result.at[r][v] = multiply_add(E{a(r, k).first, {}}, load(place(v)), result.at[r][v]);
   return result;
+}
+
+// Of rows that lie apart.
+template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
+LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
+                                                       int64_t panel_stride = V * kLanes<E>,
+                                                       int64_t next_panel = kPanelWidth<E>) {
+  const E* row[R];
+  for (int r = 0; r < R; ++r) row[r] = a[r];
+  return multiply_elements<E, R, V, fetches_ahead>([&](int r, int64_t k) { return row[r][k]; }, terms, panel,
+                                                   panel_stride, next_panel, kChain);
 }
 
 template <int N>
@@ -126,17 +135,21 @@ LSTM_FUSED_INLINE void store_bits(E* panel, Vec<Wide<E>> v) {
   std::memcpy(panel, &v, sizeof(v));
 }
 
-// The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width.
+// The panel of columns begin ... begin + 2 vectors of matrix (K, width); zero past the width. What is read comes from
+// afar, and rows are too far apart for the hardware to fetch them ahead.
 template <class E, class W>
 void pack_columns(const W* matrix, int64_t terms, int64_t width, int64_t begin, E* panel) {
+  constexpr int64_t kAhead = 16;
   int valid[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) valid[v] = valid_lanes<E>(begin + v * kLanes<E>, width);
   for (int64_t k = 0; k < terms; k += kTerms<E>, panel += kPanelWidth<E>)
     for (int v = 0; v < kTileVectors; ++v) {
       const W* const place = matrix + k * width + begin + v * kLanes<E>;
-      Vec<Wide<E>> w = load(place, valid[v]);
-      if constexpr (kTerms<E> > 1) w = pairs_of(w, k + 1 < terms ? load(place + width, valid[v]) : Vec<Wide<E>>{});
-      store_bits(panel + v * kLanes<E>, w);
+      for (int term = 0; term < kTerms<E>; ++term) __builtin_prefetch(place + (kAhead + term) * width);
+      if constexpr (kTerms<E> > 1)
+        store_bits(panel + v * kLanes<E>, pairs_of(place, k + 1 < terms ? place + width : nullptr, valid[v]));
+      else
+        store_bits(panel + v * kLanes<E>, load(place, valid[v]));
     }
 }
 
@@ -162,20 +175,27 @@ LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
-// One vector of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.
-template <class E, class RowOf>
+// V vectors of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.
+// Where rows are shorter than the vectors, each begins in the zeros of the one before it. What is read comes from afar,
+// a line of every row at a time.
+template <class E, int V, class RowOf>
 void pack_transposed(RowOf&& row, int64_t terms, int valid, E* panel, int64_t stride) {
+  constexpr int64_t kAhead = 2 * kLanes<E>;
   const int64_t k_size = num_tiles(terms, kTerms<E>);
   for (int64_t k = 0; k < k_size; k += kLanes<E>) {
-    Vec<Wide<E>> square[kLanes<E>] = {};
+    Vec<Wide<E>> squares[V][kLanes<E>] = {};
     with_lanes<E>(valid_lanes<E>(k, k_size), [&](auto columns) {
-      for (int lane = 0; lane < valid; ++lane)
+      for (int lane = 0; lane < valid; ++lane) {
+        Vec<Wide<E>>& place = squares[lane / kLanes<E>][lane % kLanes<E>];
+        __builtin_prefetch(row(lane) + (k + kAhead) * kTerms<E>);
         if constexpr (kTerms<E> > 1)
-          square[lane] = load_pairs(row(lane) + k * kTerms<E>, terms - k * kTerms<E>);
+          place = load_pairs(row(lane) + k * kTerms<E>, terms - k * kTerms<E>);
         else
-          square[lane] = load(row(lane) + k, columns.value);
-      transpose<Wide<E>>(square);
-      for (int n = 0; n < columns.value; ++n) store_bits(panel + (k + n) * stride, square[n]);
+          place = load(row(lane) + k, columns.value);
+      }
+      for (auto& square : squares) transpose<Wide<E>>(square);
+      for (int n = 0; n < columns.value; ++n)
+        for (int v = 0; v < V; ++v) store_bits(panel + (k + n) * stride + v * kLanes<E>, squares[v][n]);
     });
   }
 }

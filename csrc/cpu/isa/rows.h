@@ -33,15 +33,19 @@ inline int64_t row_of(const LayerShape& s, int64_t t, int64_t b) {
   return (s.row_begin != nullptr ? s.row_begin[t] : t * s.batch) + b;
 }
 
-// f with a pointer to the weight's elements, which for T = float may be of a half type.
-template <class T, class F>
-LSTM_FUSED_INLINE void with_weight(const void* w, DType type, F&& f) {
+// f with a pointer to the elements at w, which for T = float may be of a half type: a weight, or const-less, a result.
+template <class T, class Void, class F>
+LSTM_FUSED_INLINE void with_type(Void* w, DType type, F&& f) {
+  const auto call = [&](auto element) {
+    using Element = decltype(element);
+    f(static_cast<std::conditional_t<std::is_const_v<Void>, const Element, Element>*>(w));
+  };
   if constexpr (std::is_same_v<T, float>) {
-    if (type == DType::kBFloat16) return f(static_cast<const BFloat16*>(w));
+    if (type == DType::kBFloat16) return call(BFloat16{});
     if constexpr (!kMultipliesPairs)  // of bfloat16 stacks alone
-      if (type == DType::kFloat16) return f(static_cast<const Float16*>(w));
+      if (type == DType::kFloat16) return call(Float16{});
   }
-  f(static_cast<const T*>(w));
+  call(T{});
 }
 
 template <class T>

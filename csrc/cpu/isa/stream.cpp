@@ -33,7 +33,7 @@ LSTM_FUSED_INLINE void multiply_tile(const LeftRows<T, T>& left, int64_t first, 
                                      int64_t next_panel, const T* scale, T* to, int64_t stride) {
   const T* rows[R];
   for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
-  const Accumulators<T, R, V> acc = multiply<T, R, V, R != 1>(rows, k_size, panel, 1, kPanelWidth<T>, next_panel);
+  const Accumulators<T, R, V> acc = multiply<T, R, V, R != 1>(rows, k_size, panel, kPanelWidth<T>, next_panel);
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) {
       Vec<T> sum = acc.at[r][v];

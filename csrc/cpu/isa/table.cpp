@@ -20,6 +20,7 @@ const InstructionSet kInstructionSet = [] {
   set.name = LSTM_FUSED_NAME(LSTM_FUSED_ISA);
   set.multiplies_pairs = true;
   set.bfloat16.packed = {forward_workspace<float>, forward<float>};
+  set.bfloat16.one_step = {one_step_workspace<float>, one_step_forward<float>};
   set.bfloat16.product_workspace = product_workspace<float>;
   set.bfloat16.product = product<float>;
   set.bfloat16.backward_workspace = backward_workspace<float>;

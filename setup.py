@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import toolchain  # noqa: E402  (a build backend does not put this folder on the path)
 
-FLAGS = "-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=fast -Icsrc".split()
+FLAGS = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=fast -Icsrc".split()
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
 # csrc/cpu/isa is compiled once for each of these and chosen from at run time; all else runs on any x86-64.
 INSTRUCTION_SETS = {

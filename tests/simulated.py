@@ -18,7 +18,10 @@ from lstm_fused import _plan, ops
 
 SOURCES = [
     "tests/sim/op/ops.cpp",
-    *(f"csrc/torch/{name}.cpp" for name in ("cuda", "cuda_forward", "cuda_backward", "regenerate", "stack")),
+    *(
+        f"csrc/torch/{name}.cpp"
+        for name in ("call", "cuda", "cuda_forward", "cuda_backward", "lstm_cell", "regenerate", "stack")
+    ),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
     *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),

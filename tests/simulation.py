@@ -14,7 +14,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = sorted([*ROOT.glob("tests/sim/*.cpp"), *ROOT.glob("tests/sim/ptx/*.cpp")])
 # g++ does not know CUDA's "#pragma unroll".
-FLAGS = "-std=c++17 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()
+FLAGS = "-std=c++20 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()
 NORMAL = ["-O2"]
 SANITIZED = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 

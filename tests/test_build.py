@@ -45,7 +45,7 @@ def stable_symbols() -> set[str]:
     folder = "torch/csrc/inductor/aoti_torch"
     headers = (f"{folder}/c/shim.h", f"{folder}/generated/c_shim_aten.h", "torch/csrc/stable/c/shim.h")
     target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
-    flags = [target, "-DUSE_CUDA", f"-I{toolchain.find_torch().root / 'include'}", "-std=c++17", "-x", "c++"]
+    flags = [target, "-DUSE_CUDA", f"-I{toolchain.find_torch().root / 'include'}", "-std=c++20", "-x", "c++"]
     flags += [word for header in headers for word in ("-include", header)]
     text = run(*toolchain.find_compiler(), "-E", *flags, "/dev/null")
     return set(re.findall(r"\b((?:aoti_torch|torch)_\w+)\(", text))

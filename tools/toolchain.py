@@ -58,7 +58,7 @@ def find_compiler() -> list[str]:
         if (words := shlex.split(command)) and shutil.which(words[0]):
             return words
     raise BuildError(
-        f"lstm_fused needs a C++17 compiler, and {f'CXX={asked}' if asked else 'g++'} was not found. "
+        f"lstm_fused needs a C++20 compiler, and {f'CXX={asked}' if asked else 'g++'} was not found. "
         "Install g++ (Debian, Ubuntu: apt install g++) or point $CXX at a compiler."
     )
 

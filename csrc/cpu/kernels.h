@@ -118,10 +118,10 @@ constexpr int64_t kRoundedTerms = 512;
 template <class T>
 struct ProductParams {
   int64_t rows, columns, terms;
-  const T* a;         // (rows, terms)
-  bool a_transposed;  // or (terms, rows)
-  const void* b;      // (terms, columns), of T or, where T is float, of a half type
-  bool b_transposed;  // or (columns, terms)
+  const T* a;                 // (rows, terms)
+  bool a_transposed = false;  // or (terms, rows)
+  const void* b;              // (terms, columns), of T or, where T is float, of a half type
+  bool b_transposed = false;  // or (columns, terms)
   DType b_type;
   void* y;  // of T or, of kRoundedTerms terms or fewer that it does not add to, of a half type
   DType y_type;

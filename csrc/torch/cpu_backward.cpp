@@ -2,8 +2,8 @@
 #include <cstring>
 #include <utility>
 
+#include "torch/call.h"
 #include "torch/cpu.h"
-#include "torch/ops.h"
 #include "torch/regenerate.h"
 
 namespace lstm_fused {
@@ -13,8 +13,15 @@ namespace {
 template <class T>
 void multiply_by_transposed(const CpuKernels<T>& kernels, const Tensor& y, const Tensor& x, const Tensor& w) {
   multiply_matrices<T>(kernels,
-                       {x.size(0), w.size(0), x.size(1), const_data<T>(x), /*a_transposed=*/false, const_data<void>(w),
-                        /*b_transposed=*/true, kernel_type(kScalarType<T>), data<void>(y), kernel_type(kScalarType<T>)},
+                       {.rows = x.size(0),
+                        .columns = w.size(0),
+                        .terms = x.size(1),
+                        .a = const_data<T>(x),
+                        .b = const_data<void>(w),
+                        .b_transposed = true,
+                        .b_type = kernel_type(kScalarType<T>),
+                        .y = data<void>(y),
+                        .y_type = kernel_type(kScalarType<T>)},
                        x);
 }
 
@@ -72,9 +79,17 @@ class WeightGradients {
  private:
   void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
     multiply_matrices<T>(cpu_kernels<T>(stack_),
-                         {result.size(0), result.size(1), rows, grad, /*a_transposed=*/true, factor,
-                          /*b_transposed=*/false, kernel_type(kScalarType<T>), data<void>(result), kernel_type(type_),
-                          adds_, stack_.batch},
+                         {.rows = result.size(0),
+                          .columns = result.size(1),
+                          .terms = rows,
+                          .a = grad,
+                          .a_transposed = true,
+                          .b = factor,
+                          .b_type = kernel_type(kScalarType<T>),
+                          .y = data<void>(result),
+                          .y_type = kernel_type(type_),
+                          .adds = adds_,
+                          .batch = stack_.batch},
                          result);
   }
 
@@ -90,17 +105,17 @@ class WeightGradients {
 template <class T>
 class LayerInput {
  public:
-  LayerInput(const Stack& stack, int64_t layer, const Tensor& input, const Tensor& reserve,
-             const OptionalTensor& dropout_mask, const OptionalTensor& lengths, const Parallel& parallel)
+  LayerInput(const Stack& stack, int64_t layer, const Call& call, const Tensor& reserve, const Parallel& parallel)
       : stack_(stack), layer_(layer), width_(stack.layer_input_size(layer)), parallel_(parallel) {
     if (layer == 0)
-      from_ = dense(input, stack.dtype);
+      from_ = dense(call.input, stack.dtype);
     else if (stack.keeps_outputs())
       from_ = stack.layer_output(reserve, layer - 1);
     else
       reserve_ = reserve;
-    if (layer > 0 && dropout_mask) mask_ = stack.mask(dropout_mask, layer, stack.dtype);
-    if ((layer == 0 || reserve_) && !stack.is_packed()) lengths_ = lengths;
+    const Options& options = call.options;
+    if (layer > 0 && options.dropout_mask) mask_ = stack.mask(options.dropout_mask, layer, stack.dtype);
+    if ((layer == 0 || reserve_) && !stack.is_packed()) lengths_ = options.lengths;
   }
 
   const OptionalTensor& mask() const { return mask_; }
@@ -142,41 +157,40 @@ class LayerInput {
   const Parallel& parallel_;
   OptionalTensor from_, reserve_, mask_, lengths_;
 };
+
 template <class T>
-BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                        const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
-                        const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
-                        const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads) {
+InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& grads, const Tensor& reserve,
+                    Needs needs) {
+  const Tensor& input = call.input;
   const ScalarType type = kScalarType<T>;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, width = stack.proj_width;
   const int64_t directions = stack.num_directions, last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>(stack);
-  const LayerShape shape = stack.layer_shape(lengths, reset);
+  const LayerShape shape = stack.layer_shape(call.options);
   const DType own_type = kernel_type(stack.dtype), wide_type = kernel_type(type);
   const auto at = [wide_type](const Tensor& tensor, int64_t begin, DType type) {
     return const_data<char>(tensor) + begin * (type == wide_type ? sizeof(T) : sizeof(uint16_t));
   };
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
-  const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
-  const OptionalTensor grad_all_cells = dense(grad_cells, stack.dtype);
-  const Tensor grad_h_0 = needs_state_grads ? empty({stack.num_layers * directions, stack.batch, width}, input, type)
-                                            : empty({0}, input, type);
-  const Tensor grad_c_0 = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
+  const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
+  const OptionalTensor grad_h_last = dense(grads.h_n, type), grad_c_last = dense(grads.c_n, type);
+  const OptionalTensor grad_all_cells = dense(grads.cells, stack.dtype);
+  OptionalTensor grad_h_0;
+  if (needs.states) grad_h_0 = stack.new_h(input, type);
+  const Tensor grad_c_0 = stack.new_c(input, type);
 
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
-  OptionalTensor grad_layer_output = dense(grad_output, stack.dtype);  // (T, B, D*P)
-  Tensor grad_x = empty({0}, input, type);
+  OptionalTensor grad_layer_output = dense(grads.output, stack.dtype);  // (T, B, D*P)
+  OptionalTensor grad_x;
   for (int64_t layer = last_layer; layer >= 0; --layer) {
-    const bool needs_grad_x = layer > 0 || needs_input_grad;
+    const bool needs_grad_x = layer > 0 || needs.input;
     const int64_t input_size = stack.layer_input_size(layer);
-    const LayerInput<T> layer_input(stack, layer, input, reserve, dropout_mask, lengths, schedule.parallel);
+    const LayerInput<T> layer_input(stack, layer, call, reserve, schedule.parallel);
     // Gates that are made anew are so for all steps, and lie where their gradients come.
     const int64_t range = stack.keeps_gates ? std::min(steps_per_range(stack), stack.seq_len) : stack.seq_len;
     const int64_t range_rows = std::min((range + (range < stack.seq_len)) * stack.batch, rows);
-    const bool keeps_h_prev = needs_weight_grads || !stack.keeps_gates;
+    const bool keeps_h_prev = needs.weights || !stack.keeps_gates;
 
     // Scratch, one behind the other: the kernel's, then of each direction the results, and x of one of them.
     const int64_t kernel_size = whole_lines<T>(directions * kernels.backward_workspace(shape));
@@ -196,12 +210,11 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     std::vector<WeightGradients<T>> gradients;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
-      DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
+      DirectionWeights& w = weights.emplace_back(stack.weights(call.weights, layer, d));
       // Kernels widen weights as they read them; regenerate_gates needs them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
-      if (needs_weight_grads)
-        gradients.emplace_back(stack, input_size, input, range == stack.seq_len, schedule.parallel);
-      const int64_t state = (layer * directions + d) * stack.batch;
+      if (needs.weights) gradients.emplace_back(stack, input_size, input, range == stack.seq_len, schedule.parallel);
+      const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
       const auto part_of = [](const OptionalTensor& tensor, int64_t begin) {
         return tensor ? const_data<T>(tensor) + begin : nullptr;
       };
@@ -210,8 +223,8 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       p.w_hh = const_data<void>(w.w_hh);
       p.w_hr = const_data<void>(w.w_hr);
       p.weight_type = stack.keeps_gates ? own_type : wide_type;
-      p.h_0 = const_data<T>(h_first) + state * width;
-      p.c_0 = const_data<T>(c_first) + state * hidden;
+      p.h_0 = const_data<T>(h_first) + h_begin;
+      p.c_0 = const_data<T>(c_first) + c_begin;
       p.cells = at(reserve, stack.cells_begin(layer, d), own_type);
       p.output = stack.keeps_outputs() ? at(reserve, stack.output_begin(layer) + d * width, own_type) : nullptr;
       p.kept_type = own_type;
@@ -219,21 +232,21 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       p.grad_output = grad_layer_output ? at(*grad_layer_output, d * width, p.grad_output_type) : nullptr;
       p.grad_cells = grad_all_cells && layer == last_layer ? at(*grad_all_cells, d * hidden, own_type) : nullptr;
       p.grad_cells_stride = directions * hidden;
-      p.grad_h_n = part_of(grad_h_last, state * width);
-      p.grad_c_n = part_of(grad_c_last, state * hidden);
+      p.grad_h_n = part_of(grad_h_last, h_begin);
+      p.grad_c_n = part_of(grad_c_last, c_begin);
       p.grad_gates = take(gates_size);
       p.h_prev = take(h_size);
       p.hidden = take(hidden_size);
       p.grad_h = take(grad_h_size);
-      p.grad_h_0 = needs_state_grads ? data<T>(grad_h_0) + state * width : nullptr;
-      p.grad_c_0 = data<T>(grad_c_0) + state * hidden;
+      p.grad_h_0 = grad_h_0 ? data<T>(*grad_h_0) + h_begin : nullptr;
+      p.grad_c_0 = data<T>(grad_c_0) + c_begin;
       p.gates =
           stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : static_cast<void*>(p.grad_gates);
       p.gates_type = p.weight_type;
       if (stack.keeps_gates) continue;
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
-      regenerate_gates(stack, layer, d, w, x, h_first, outputs, lengths, reset, matrix(p.h_prev, rows, width),
+      regenerate_gates(stack, layer, d, w, x, h_first, outputs, call.options, matrix(p.h_prev, rows, width),
                        matrix(p.grad_gates, rows, gates_width), [&](const Tensor& y, const Tensor& x, const Tensor& w) {
                          multiply_by_transposed(kernels, y, x, w);
                        });
@@ -241,7 +254,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
 
     if (needs_grad_x) {
       grad_x = empty(layer > 0 ? Sizes{rows, input_size} : stack.by_step(input_size), input, type);
-      if (directions == 2) std::fill_n(data<T>(grad_x), rows * input_size, T(0));
+      if (directions == 2) std::fill_n(data<T>(*grad_x), rows * input_size, T(0));
     }
     const auto first_time = [&](int64_t d, int64_t begin) {
       return d == 0 ? std::max<int64_t>(stack.seq_len - begin - range, 0) : std::max<int64_t>(begin - 1, 0);
@@ -259,16 +272,21 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
           return results == nullptr ? nullptr : results + (first - base) * size;
         };
         T* const grad_gates = of_range(p.grad_gates, gates_width);
-        if (needs_weight_grads)
+        if (needs.weights)
           gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
         if (needs_grad_x)
-          multiply_matrices<T>(
-              kernels,
-              {count, input_size, gates_width, grad_gates, /*a_transposed=*/false, const_data<void>(weights[d].w_ih),
-               /*b_transposed=*/false, p.weight_type, data<T>(grad_x) + first * input_size, wide_type,
-               /*adds=*/directions == 2},
-              input);
+          multiply_matrices<T>(kernels,
+                               {.rows = count,
+                                .columns = input_size,
+                                .terms = gates_width,
+                                .a = grad_gates,
+                                .b = const_data<void>(weights[d].w_ih),
+                                .b_type = p.weight_type,
+                                .y = data<T>(*grad_x) + first * input_size,
+                                .y_type = wide_type,
+                                .adds = directions == 2},
+                               input);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.
         const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);
@@ -278,32 +296,21 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       }
     }
     for (const WeightGradients<T>& g : gradients) g.append_to(weight_gradients[layer]);
-    if (layer_input.mask()) grad_x = multiply(grad_x, *layer_input.mask());
+    if (grad_x && layer_input.mask()) grad_x = multiply(*grad_x, *layer_input.mask());
     grad_layer_output = grad_x;
   }
 
-  std::vector<Tensor> grad_weights;
-  for (const auto& of_layer : weight_gradients)
-    grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
-  if (!needs_input_grad) grad_x = empty({0}, input, type);
+  if (!needs.input) grad_x.reset();
   return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype),
-          needs_state_grads ? dense(grad_c_0, stack.dtype) : empty({0}, input, stack.dtype), grad_weights};
+          needs.states ? OptionalTensor(dense(grad_c_0, stack.dtype)) : std::nullopt, in_order(weight_gradients)};
 }
 
 }  // namespace
 
-BackwardResult backward_cpu(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                            OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
-                            std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                            OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
-                            bool needs_weight_grads, bool /*allow_tf32*/, bool needs_state_grads) {
-  Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
-  stack.look_at(reserve);
-  stack.check_masks(lengths, reset, dropout_mask);
-  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
-  const auto run = stack.dtype == ScalarType::Double ? backward<double> : backward<float>;
-  return run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths, reset, dropout_mask,
-             reserve, needs_input_grad, needs_weight_grads, needs_state_grads);
+InputGrads backward_cpu(const Call& call, const OutputGrads& grads, const Tensor& reserve, Needs needs) {
+  const Stack stack = Stack::of_backward(Platform::kCpu, call, grads, reserve);
+  return stack.dtype == ScalarType::Double ? backward<double>(stack, call, grads, reserve, needs)
+                                           : backward<float>(stack, call, grads, reserve, needs);
 }
 
 }  // namespace lstm_fused

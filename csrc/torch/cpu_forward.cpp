@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "torch/call.h"
 #include "torch/cpu.h"
-#include "torch/ops.h"
 
 namespace lstm_fused {
 namespace {
@@ -32,15 +32,13 @@ int64_t steps_per_range(const Stack& stack, int64_t element_bytes, bool fuses_in
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
 }
 
-// As ForwardResult, without cells and reserve where they are not asked for: a tensor takes time, empty ones too.
-using Computed = std::tuple<Tensor, Tensor, Tensor, OptionalTensor, OptionalTensor>;
-
 // Half types are computed in float. Weights are widened by the kernels as they read them, or W_ih here where torch
 // multiplies by it; x a range of steps at a time; and what comes out is rounded step by step.
 template <class T>
-Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                 const std::vector<Tensor>& all_weights, const OptionalTensor& lengths, const OptionalTensor& reset,
-                 const OptionalTensor& dropout_mask, bool training, bool return_cells) {
+Outputs forward(const Stack& stack, const Call& call, bool training) {
+  const Tensor& input = call.input;
+  const OptionalTensor& dropout_mask = call.options.dropout_mask;
+  const bool return_cells = call.options.return_cells;
   const ScalarType type = kScalarType<T>;
   const bool rounds = stack.dtype != type;
   const int64_t element_bytes = rounds ? sizeof(uint16_t) : sizeof(T);
@@ -55,12 +53,11 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   // an instruction or two: fewer bytes (T = 128, B = 1, bfloat16, one AVX-512 core: 1.2 times at H = 256, 1.9 at 1024).
   const bool widens_in_kernel = !schedule.direct_w_hh || rows == 1 || instruction_set().widens_halves;
   const bool pairs = multiplies_pairs(stack) && !schedule.direct_w_hh;
-  LayerShape shape = stack.layer_shape(lengths, reset);
+  LayerShape shape = stack.layer_shape(call.options);
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
-  const Tensor h_rounded = pairs ? dense(h_0, stack.dtype) : h_first;
-  const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
-  const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
+  const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
+  const Tensor h_rounded = pairs ? dense(call.h_0, stack.dtype) : h_first;
+  const Tensor h_n = stack.new_h(input, type), c_n = stack.new_c(input, type);
   OptionalTensor cells, reserve;
   if (return_cells) cells = empty(stack.by_step(directions * hidden), input, stack.dtype);
   if (training) reserve = empty({stack.reserve_size()}, input, stack.dtype);
@@ -119,9 +116,9 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
     std::vector<DirectionWeights> weights;
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
-      DirectionWeights& w = weights.emplace_back(stack.weights(all_weights, layer, d));
+      DirectionWeights& w = weights.emplace_back(stack.weights(call.weights, layer, d));
       if (!widens_in_kernel) w.convert_matrices(type);
-      const int64_t state = (layer * directions + d) * stack.batch;
+      const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
       void* const kept_gates = stack.keeps_gates ? part_of(reserve, stack.gates_begin(layer, d)) : nullptr;
       void* const kept_cells = training    ? part_of(reserve, stack.cells_begin(layer, d))
                                : all_cells ? part_of(cells, d * hidden)
@@ -134,10 +131,10 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       p.w_hr = const_data<void>(w.w_hr);
       p.b_ih = const_data<T>(w.b_ih);
       p.b_hh = const_data<T>(w.b_hh);
-      p.h_0 = const_data<T>(h_first) + state * stack.proj_width;
-      p.c_0 = const_data<T>(c_first) + state * hidden;
-      p.h_n = data<T>(h_n) + state * stack.proj_width;
-      p.c_n = data<T>(c_n) + state * hidden;
+      p.h_0 = const_data<T>(h_first) + h_begin;
+      p.c_0 = const_data<T>(c_first) + c_begin;
+      p.h_n = data<T>(h_n) + h_begin;
+      p.c_n = data<T>(c_n) + c_begin;
       p.gates = keeps_in_place ? static_cast<T*>(kept_gates) : take(gates_size);
       p.gates_time = 0;
       p.keep_gates = stack.keeps_gates;
@@ -149,7 +146,7 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       p.weight_type = kernel_type(widens_in_kernel ? stack.dtype : type);
       p.kept_type = kernel_type(stack.dtype);
       if (rounds) p.rounded = {kept_output, kept_gates, kept_cells, training ? hidden : cells_stride, {}, {}};
-      if (pairs) p.rounded.h_0 = part_of(h_rounded, state * stack.proj_width);
+      if (pairs) p.rounded.h_0 = part_of(h_rounded, h_begin);
       if (pairs && fuses_input) p.rounded.x = const_data<void>(x);
     }
     const auto project = [&](int64_t d, int64_t time, int64_t steps) {
@@ -163,8 +160,15 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
       const T* const first_x = rounds ? widened_x[d] : const_data<T>(x) + first * input_size;
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
       multiply_matrices<T>(kernels,
-                           {count, gates_width, input_size, first_x, /*a_transposed=*/false, p.w_ih,
-                            /*b_transposed=*/true, p.weight_type, first_gates, kernel_type(kScalarType<T>)},
+                           {.rows = count,
+                            .columns = gates_width,
+                            .terms = input_size,
+                            .a = first_x,
+                            .b = p.w_ih,
+                            .b_transposed = true,
+                            .b_type = p.weight_type,
+                            .y = first_gates,
+                            .y_type = kernel_type(type)},
                            x);
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
@@ -193,30 +197,12 @@ Computed forward(const Stack& stack, const Tensor& input, const Tensor& h_0, con
   return {layer_output, dense(h_n, stack.dtype), dense(c_n, stack.dtype), cells, reserve};
 }
 
-auto by_type(const Stack& stack) { return stack.dtype == ScalarType::Double ? forward<double> : forward<float>; }
-
 }  // namespace
 
-ForwardResult forward_cpu(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
-                          OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                          bool return_cells, bool /*allow_tf32*/, bool recompute_gates) {
-  Stack stack(Platform::kCpu, input, h_0, c_0, weights, bidirectional, lengths);
-  stack.keeps_gates = training && !recompute_gates;
-  stack.check_masks(lengths, reset, dropout_mask);
-  const auto [output, h_n, c_n, cells, reserve] =
-      by_type(stack)(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells);
-  return {output, h_n, c_n, cells ? *cells : empty({0}, input, stack.dtype),
-          reserve ? *reserve : empty({0}, input, stack.dtype)};
-}
-
-InferResult infer_cpu(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
-                      int64_t num_layers, bool bidirectional, bool /*allow_tf32*/) {
-  fill_in_states(h_0, c_0, input, weights, num_layers * (bidirectional ? 2 : 1));
-  Stack stack(Platform::kCpu, input, *h_0, *c_0, weights, bidirectional);
-  stack.keeps_gates = false;
-  const auto [output, h_n, c_n, cells, reserve] =
-      by_type(stack)(stack, input, *h_0, *c_0, weights, {}, {}, {}, /*training=*/false, /*return_cells=*/false);
-  return {output, h_n, c_n};
+Outputs forward_cpu(const Call& call, bool training) {
+  const Stack stack = Stack::of_forward(Platform::kCpu, call, training);
+  return stack.dtype == ScalarType::Double ? forward<double>(stack, call, training)
+                                           : forward<float>(stack, call, training);
 }
 
 }  // namespace lstm_fused

@@ -1,7 +1,7 @@
 #include <algorithm>
 
+#include "torch/call.h"
 #include "torch/cuda.h"
-#include "torch/ops.h"
 #include "torch/regenerate.h"
 #include "torch/stream.h"
 
@@ -42,23 +42,21 @@ Tensor without_padding(const Stack& stack, const Tensor& input, const Tensor& le
 }
 
 template <class T>
-BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                        const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& input,
-                        const Tensor& h_0, const Tensor& c_0, const std::vector<Tensor>& all_weights,
-                        const OptionalTensor& lengths, const OptionalTensor& reset, const OptionalTensor& dropout_mask,
-                        const Tensor& reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32) {
+InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& grads, const Tensor& reserve,
+                    Needs needs) {
   using Cell = Accumulator<T>;
+  const Tensor& input = call.input;
+  const OptionalTensor &lengths = call.options.lengths, &dropout_mask = call.options.dropout_mask;
   const DeviceScope scope(input);
   const ScalarType type = stack.dtype;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1, projected_rows = stack.has_projection ? rows : 0;
-  const LayerShape shape = stack.layer_shape(lengths, reset);
+  const LayerShape shape = stack.layer_shape(call.options);
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
-  const OptionalTensor grad_h_last = dense(grad_h_n, type), grad_c_last = dense(grad_c_n, type);
-  const OptionalTensor grad_all_cells = dense(grad_cells, type);
-  const Tensor grad_h_0 = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
-  const Tensor grad_c_0 = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
+  const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
+  const OptionalTensor grad_h_last = dense(grads.h_n, type), grad_c_last = dense(grads.c_n, type);
+  const OptionalTensor grad_all_cells = dense(grads.cells, type);
+  const Tensor grad_h_0 = stack.new_h(input, type), grad_c_0 = stack.new_c(input, type);
 
   const auto mask_of = [&](int64_t layer) {
     return layer > 0 && dropout_mask ? OptionalTensor(stack.mask(dropout_mask, layer, type)) : std::nullopt;
@@ -71,10 +69,11 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
   };
 
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
-  OptionalTensor grad_layer_output = dense(grad_output, type);  // (T, B, D*P)
-  Tensor grad_x = empty({0}, input, type);
+  OptionalTensor grad_layer_output = dense(grads.output, type);  // (T, B, D*P)
+  OptionalTensor grad_x;
   for (int64_t top = last_layer, layers = 1; top >= 0; top -= layers) {
-    LayerKernel::Pass pass = layer_kernel(stack, top, /*training=*/true, allow_tf32, scope.device()).backward;
+    LayerKernel::Pass pass =
+        layer_kernel(stack, top, /*training=*/true, call.options.allow_tf32, scope.device()).backward;
     // Gates are regenerated to save memory: those of one layer at a time.
     layers = pass.launch.num_layers = stack.keeps_gates ? std::min(pass.launch.num_layers, top + 1) : 1;
     const bool steps = pass.launch.kind == KernelKind::kStep;
@@ -91,7 +90,7 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
         masks.push_back(mask_of(layer));
         inputs.push_back(stack.keeps_gates ? OptionalTensor() : input_of(layer, masks.back()));
       }
-      weights.push_back(stack.weights(all_weights, layer, d));
+      weights.push_back(stack.weights(call.weights, layer, d));
       const DirectionWeights& w = weights.back();
       gradients.push_back({empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
                            empty({projected_rows, stack.proj_width}, input, type),
@@ -99,39 +98,35 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
       const GateGradients& g = gradients.back();
       const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
       if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, lengths, reset, g.h_prev, gates,
+        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, call.options, g.h_prev, gates,
                          [](const Tensor& y, const Tensor& x, const Tensor& w) { mm_out(y, x, transposed(w)); });
-      const int64_t state = (layer * directions + d) * stack.batch, h_state = state * stack.proj_width,
-                    c_state = state * hidden;
+      const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
       const bool has_grad_output = layer == top && grad_layer_output,
                  has_grad_cells = layer == last_layer && grad_all_cells;
       params[n] = {
-          /*reverse=*/d == 1,
-          const_data<T>(w.w_hh),
-          const_data<T>(w.w_hr),
-          const_data<T>(h_first) + h_state,
-          const_data<T>(c_first) + c_state,
-          const_data<T>(gates),
-          const_data<Cell>(stack.cells(reserve, layer, d)),
-          const_data<T>(layer_output) + d * stack.proj_width,
-          has_grad_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
-          has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
-          /*grad_cells_stride=*/directions * hidden,
-          grad_h_last ? const_data<T>(grad_h_last) + h_state : nullptr,
-          grad_c_last ? const_data<T>(grad_c_last) + c_state : nullptr,
-          data<T>(g.grad_gates),
-          data<T>(g.h_prev),
-          stack.has_projection ? data<T>(g.hidden) : nullptr,
-          stack.has_projection ? data<T>(g.grad_h) : nullptr,
-          data<T>(grad_h_0) + h_state,
-          data<T>(grad_c_0) + c_state,
-          /*grad_c=*/nullptr,
-          /*w_hh_t=*/nullptr,
-          /*w_hr_t=*/nullptr,
-          memory.exchange(n),
-          memory.arrivals(n),
-          const_data<T>(w.w_ih),
-          const_data<T>(masks.back()),
+          .reverse = d == 1,
+          .w_hh = const_data<T>(w.w_hh),
+          .w_hr = const_data<T>(w.w_hr),
+          .h_0 = const_data<T>(h_first) + h_begin,
+          .c_0 = const_data<T>(c_first) + c_begin,
+          .gates = const_data<T>(gates),
+          .cells = const_data<Cell>(stack.cells(reserve, layer, d)),
+          .output = const_data<T>(layer_output) + d * stack.proj_width,
+          .grad_output = has_grad_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
+          .grad_cells = has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
+          .grad_cells_stride = directions * hidden,
+          .grad_h_n = grad_h_last ? const_data<T>(grad_h_last) + h_begin : nullptr,
+          .grad_c_n = grad_c_last ? const_data<T>(grad_c_last) + c_begin : nullptr,
+          .grad_gates = data<T>(g.grad_gates),
+          .h_prev = data<T>(g.h_prev),
+          .hidden = stack.has_projection ? data<T>(g.hidden) : nullptr,
+          .grad_h = stack.has_projection ? data<T>(g.grad_h) : nullptr,
+          .grad_h_0 = data<T>(grad_h_0) + h_begin,
+          .grad_c_0 = data<T>(grad_c_0) + c_begin,
+          .exchange = memory.exchange(n),
+          .arrivals = memory.arrivals(n),
+          .w_ih = const_data<T>(w.w_ih),
+          .input_mask = const_data<T>(masks.back()),
       };
     }
     const auto grad_x_of = [&](int64_t nth_layer) {
@@ -161,42 +156,29 @@ BackwardResult backward(const Stack& stack, const OptionalTensor& grad_output, c
     for (int64_t n = 0; steps && n < directions; ++n) for_step(n);
     run(pass, shape, params.data(), sizeof(params[0]), scope.stream(), for_step);
 
-    for (int64_t n = 0; needs_weight_grads && n < layers * directions; ++n) {
+    for (int64_t n = 0; needs.weights && n < layers * directions; ++n) {
       OptionalTensor& x = inputs[n / directions];
       const int64_t layer = top - n / directions;
       if (!x) x = input_of(layer, masks[n / directions]);
       append_weight_gradients(stack, gradients[n], *x, weight_gradients[layer]);
       if (n % directions == directions - 1) x.reset();
     }
-    if (top - layers >= 0 || needs_input_grad) grad_layer_output = grad_x = grad_x_of(layers - 1);
+    if (top - layers >= 0 || needs.input) grad_layer_output = grad_x = grad_x_of(layers - 1);
   }
 
-  std::vector<Tensor> grad_weights;
-  for (const auto& of_layer : weight_gradients)
-    grad_weights.insert(grad_weights.end(), of_layer.begin(), of_layer.end());
-  if (needs_input_grad)
-    grad_x = torch::stable::view(grad_x, {stack.seq_len, stack.batch, stack.input_size});
-  else
-    grad_x = empty({0}, input, type);
-  return {grad_x, grad_h_0, grad_c_0, grad_weights};
+  if (!needs.input) return {{}, grad_h_0, grad_c_0, in_order(weight_gradients)};
+  return {torch::stable::view(*grad_x, {stack.seq_len, stack.batch, stack.input_size}), grad_h_0, grad_c_0,
+          in_order(weight_gradients)};
 }
 
 }  // namespace
 
-BackwardResult backward_cuda(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
-                             OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
-                             std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
-                             OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve, bool needs_input_grad,
-                             bool needs_weight_grads, bool allow_tf32, bool needs_state_grads) {
-  Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
-  stack.look_at(reserve);
-  stack.check_masks(lengths, reset, dropout_mask);
-  stack.check_gradients(grad_output, grad_h_n, grad_c_n, grad_cells, reserve);
+InputGrads backward_cuda(const Call& call, const OutputGrads& grads, const Tensor& reserve, Needs needs) {
+  const Stack stack = Stack::of_backward(Platform::kCuda, call, grads, reserve);
   const auto run = by_type(stack.dtype, backward<float16>, backward<bfloat16>, backward<float>, backward<double>);
-  BackwardResult result = run(stack, grad_output, grad_h_n, grad_c_n, grad_cells, input, h_0, c_0, weights, lengths,
-                              reset, dropout_mask, reserve, needs_input_grad, needs_weight_grads, allow_tf32);
-  if (!needs_state_grads) std::get<1>(result) = std::get<2>(result) = empty({0}, input, stack.dtype);
-  return result;
+  InputGrads found = run(stack, call, grads, reserve, needs);
+  if (!needs.states) found.h_0 = found.c_0 = std::nullopt;
+  return found;
 }
 
 }  // namespace lstm_fused

@@ -1,7 +1,7 @@
 #include <algorithm>
 
+#include "torch/call.h"
 #include "torch/cuda.h"
-#include "torch/ops.h"
 #include "torch/stream.h"
 
 namespace lstm_fused {
@@ -9,29 +9,30 @@ namespace {
 
 // Everything is queued on torch's current stream, and nothing is read back: a call can be captured in a CUDA graph.
 template <class T>
-ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-                      const std::vector<Tensor>& all_weights, const OptionalTensor& lengths,
-                      const OptionalTensor& reset, const OptionalTensor& dropout_mask, bool training, bool return_cells,
-                      bool allow_tf32) {
+Outputs forward(const Stack& stack, const Call& call, bool training) {
   using Cell = Accumulator<T>;
+  const Tensor& input = call.input;
+  const OptionalTensor& dropout_mask = call.options.dropout_mask;
+  const bool return_cells = call.options.return_cells;
   const DeviceScope scope(input);
   const ScalarType type = stack.dtype, cell_type = stack.cell_dtype;
   const int64_t rows = stack.num_rows(), hidden = stack.hidden_size, directions = stack.num_directions;
   const int64_t last_layer = stack.num_layers - 1;
-  LayerShape shape = stack.layer_shape(lengths, reset);
+  LayerShape shape = stack.layer_shape(call.options);
 
-  const Tensor h_first = dense(h_0, type), c_first = dense(c_0, type);
-  const Tensor h_n = empty({stack.num_layers * directions, stack.batch, stack.proj_width}, input, type);
-  const Tensor c_n = empty({stack.num_layers * directions, stack.batch, hidden}, input, type);
+  const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
+  const Tensor h_n = stack.new_h(input, type), c_n = stack.new_c(input, type);
   const Tensor output = empty({stack.seq_len, stack.batch, stack.output_width()}, input, type);
-  const Tensor cells = empty(return_cells ? Sizes{stack.seq_len, stack.batch, directions * hidden} : Sizes{0}, input,
-                             training ? type : cell_type);
-  const Tensor reserve = empty({training ? stack.reserve_size() : 0}, input, type);
+  OptionalTensor cells, reserve;
+  if (return_cells)
+    cells = empty({stack.seq_len, stack.batch, directions * hidden}, input, training ? type : cell_type);
+  if (training) reserve = empty({stack.reserve_size()}, input, type);
   const Tensor unprojected = empty({stack.has_projection ? directions : 0, stack.batch, hidden}, input, type);
 
   Tensor x = torch::stable::view(dense(input, type), {rows, stack.input_size});
   for (int64_t first = 0, layers = 1; first <= last_layer; first += layers) {
-    LayerKernel::Pass pass = layer_kernel(stack, first, stack.keeps_gates, allow_tf32, scope.device()).forward;
+    LayerKernel::Pass pass =
+        layer_kernel(stack, first, stack.keeps_gates, call.options.allow_tf32, scope.device()).forward;
     layers = pass.launch.num_layers = std::min(pass.launch.num_layers, stack.num_layers - first);
     const bool fuses_input = pass.launch.fuses_input;
     if (first > 0 && dropout_mask) x = multiply(x, stack.mask(dropout_mask, first, type));
@@ -54,43 +55,44 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
       const bool beside_below = layer > first;  // which multiplies its input by W_ih then
       const bool is_last = layer == last_layer;
       if (d == 0)
-        outputs.push_back(training  ? stack.layer_output(reserve, layer)
+        outputs.push_back(training  ? stack.layer_output(*reserve, layer)
                           : is_last ? output
                                     : empty({rows, stack.output_width()}, input, type));
       masks.emplace_back();
       if (memory.above(n) != nullptr && dropout_mask) masks.back() = stack.mask(dropout_mask, layer + 1, type);
-      weights.push_back(stack.weights(all_weights, layer, d));
+      weights.push_back(stack.weights(call.weights, layer, d));
       const DirectionWeights& w = weights.back();
-      const int64_t gates_rows = fuses_input || beside_below ? 0 : rows, state = (layer * directions + d) * stack.batch;
-      gates.push_back(stack.keeps_gates ? stack.gates(reserve, layer, d)
+      const int64_t gates_rows = fuses_input || beside_below ? 0 : rows;
+      const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
+      gates.push_back(stack.keeps_gates ? stack.gates(*reserve, layer, d)
                                         : empty({gates_rows, kNumGates * hidden}, input, type));
       if (gates_rows > 0) mm_out(gates.back(), x, transposed(w.w_ih));
-      Cell* const kept_cells = training               ? data<Cell>(stack.cells(reserve, layer, d))
+      Cell* const kept_cells = training               ? data<Cell>(stack.cells(*reserve, layer, d))
                                : all_cells && is_last ? data<Cell>(cells) + d * hidden
                                                       : data<Cell>(scratch) + n * scratch_rows * hidden;
       params[n] = {
-          /*reverse=*/d == 1,
-          const_data<T>(w.w_hh),
-          const_data<T>(w.w_hr),
-          const_data<T>(w.b_ih),
-          const_data<T>(w.b_hh),
-          const_data<T>(h_first) + state * stack.proj_width,
-          const_data<T>(c_first) + state * hidden,
-          data<T>(gates.back()),
-          /*gates_time=*/0,
-          /*keep_gates=*/stack.keeps_gates,
-          kept_cells,
-          data<T>(outputs.back()) + d * stack.proj_width,
-          data<T>(h_n) + state * stack.proj_width,
-          data<T>(c_n) + state * hidden,
-          stack.has_projection ? data<T>(unprojected) + d * stack.batch * hidden : nullptr,
-          fuses_input ? const_data<T>(x) : nullptr,
-          fuses_input || beside_below ? const_data<T>(w.w_ih) : nullptr,
-          fuses_input ? stack.layer_input_size(layer) : 0,
-          memory.exchange(n),
-          memory.arrivals(n),
-          memory.above(n),
-          const_data<T>(masks.back()),
+          .reverse = d == 1,
+          .w_hh = const_data<T>(w.w_hh),
+          .w_hr = const_data<T>(w.w_hr),
+          .b_ih = const_data<T>(w.b_ih),
+          .b_hh = const_data<T>(w.b_hh),
+          .h_0 = const_data<T>(h_first) + h_begin,
+          .c_0 = const_data<T>(c_first) + c_begin,
+          .gates = data<T>(gates.back()),
+          .gates_time = 0,
+          .keep_gates = stack.keeps_gates,
+          .cells = kept_cells,
+          .output = data<T>(outputs.back()) + d * stack.proj_width,
+          .h_n = data<T>(h_n) + h_begin,
+          .c_n = data<T>(c_n) + c_begin,
+          .hidden = stack.has_projection ? data<T>(unprojected) + d * stack.batch * hidden : nullptr,
+          .x = fuses_input ? const_data<T>(x) : nullptr,
+          .w_ih = fuses_input || beside_below ? const_data<T>(w.w_ih) : nullptr,
+          .input_size = fuses_input ? stack.layer_input_size(layer) : 0,
+          .exchange = memory.exchange(n),
+          .arrivals = memory.arrivals(n),
+          .above = memory.above(n),
+          .above_mask = const_data<T>(masks.back()),
       };
     }
     const auto output_of = [&](int64_t n) { return torch::stable::view(outputs[n], {rows, stack.output_width()}); };
@@ -111,33 +113,20 @@ ForwardResult forward(const Stack& stack, const Tensor& input, const Tensor& h_0
   }
   if (training && return_cells)
     for (int64_t d = 0; d < directions; ++d) {
-      Tensor part = cells;
+      Tensor part = *cells;
       part = torch::stable::narrow(part, 2, d * hidden, hidden);
       torch::stable::copy_(
-          part, torch::stable::view(stack.cells(reserve, last_layer, d), {stack.seq_len, stack.batch, hidden}));
+          part, torch::stable::view(stack.cells(*reserve, last_layer, d), {stack.seq_len, stack.batch, hidden}));
     }
   return {output, h_n, c_n, dense(cells, type), reserve};
 }
 
 }  // namespace
 
-ForwardResult forward_cuda(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
-                           OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                           bool return_cells, bool allow_tf32, bool recompute_gates) {
-  Stack stack(Platform::kCuda, input, h_0, c_0, weights, bidirectional);
-  stack.keeps_gates = training && !recompute_gates;
-  stack.check_masks(lengths, reset, dropout_mask);
+Outputs forward_cuda(const Call& call, bool training) {
+  const Stack stack = Stack::of_forward(Platform::kCuda, call, training);
   const auto run = by_type(stack.dtype, forward<float16>, forward<bfloat16>, forward<float>, forward<double>);
-  return run(stack, input, h_0, c_0, weights, lengths, reset, dropout_mask, training, return_cells, allow_tf32);
-}
-
-InferResult infer_cuda(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
-                       int64_t num_layers, bool bidirectional, bool allow_tf32) {
-  fill_in_states(h_0, c_0, input, weights, num_layers * (bidirectional ? 2 : 1));
-  const auto [output, h_n, c_n, cells, reserve] = forward_cuda(input, *h_0, *c_0, weights, bidirectional, {}, {}, {},
-                                                               /*training=*/false, /*return_cells=*/false, allow_tf32,
-                                                               /*recompute_gates=*/false);
-  return {output, h_n, c_n};
+  return run(stack, call, training);
 }
 
 }  // namespace lstm_fused

@@ -8,6 +8,9 @@
 #include "kernels/table.h"
 
 namespace lstm_fused {
+
+std::vector<int64_t> stream_facts();  // cpu_stream.cpp
+
 namespace {
 
 std::string cpu_isa() { return instruction_set().name; }
@@ -25,33 +28,17 @@ std::vector<int64_t> device_facts(int64_t device) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY(lstm_fused, m) {
-  m.def(kForwardSchema);
-  m.def(kInferSchema);
-  m.def(kBackwardSchema);
-  m.def(kCellSchema);
-  m.def(kCellBackwardSchema);
+  define_ops(m);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
   m.def("stream_facts() -> int[]");            // cpu_stream.cpp
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
-  m.impl("forward", TORCH_BOX(&forward_cpu));
-  m.impl("infer", TORCH_BOX(&infer_cpu));
-  m.impl("backward", TORCH_BOX(&backward_cpu));
-  m.impl("cell", TORCH_BOX(&cell_cpu));
-  m.impl("cell_backward", TORCH_BOX(&cell_backward_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) { implement<Ops<forward_cpu, backward_cpu>>(m); }
 
 #ifdef LSTM_FUSED_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
-  m.impl("forward", TORCH_BOX(&forward_cuda));
-  m.impl("infer", TORCH_BOX(&infer_cuda));
-  m.impl("backward", TORCH_BOX(&backward_cuda));
-  m.impl("cell", TORCH_BOX(&cell_cuda));
-  m.impl("cell_backward", TORCH_BOX(&cell_backward_cuda));
-}
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) { implement<Ops<forward_cuda, backward_cuda>>(m); }
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {

@@ -1,9 +1,10 @@
-// The ops of this library; their meaning is in lstm_fused/ops.py.
+// The ops of this library, as torch calls them: schemas and flat arguments. Their meaning is in lstm_fused/ops.py.
 #pragma once
 
 #include <tuple>
+#include <utility>
 
-#include "torch/tensors.h"
+#include "torch/lstm_cell.h"
 
 namespace lstm_fused {
 
@@ -31,42 +32,87 @@ constexpr const char* kCellBackwardSchema =
     "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads, bool allow_tf32) -> "
     "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
-// output (T, B, D*P), h_n (L*D, B, P), c_n (L*D, B, H), cells (T, B, D*H) or (0,), reserve (N,) or (0,)
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-using Forward = ForwardResult(Tensor input, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool bidirectional,
-                              OptionalTensor lengths, OptionalTensor reset, OptionalTensor dropout_mask, bool training,
-                              bool return_cells, bool allow_tf32, bool recompute_gates);
+// A tensor that nobody asked for is (0,).
+inline Tensor or_none(const OptionalTensor& tensor, const Tensor& like) {
+  return tensor ? *tensor : empty({0}, like, like.scalar_type());
+}
 
-// As Forward. A state that is not given is zero.
-using InferResult = std::tuple<Tensor, Tensor, Tensor>;
-using Infer = InferResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
-                          int64_t num_layers, bool bidirectional, bool allow_tf32);
+using GradTuple = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
+inline GradTuple as_tuple(const InputGrads& grads, const Tensor& input) {
+  return {or_none(grads.input, input), or_none(grads.h_0, input), or_none(grads.c_0, input), grads.weights};
+}
 
-// grad_input (T, B, I) or (0,), grad_h_0 and grad_c_0 or (0,), and the gradients of the weights in their order, or none
-using BackwardResult = std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>>;
-using Backward = BackwardResult(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
+// On one platform.
+template <Forward forward, Backward backward>
+struct Ops {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_forward(Tensor input, Tensor h_0, Tensor c_0,
+                                                                        std::vector<Tensor> weights, bool bidirectional,
+                                                                        OptionalTensor lengths, OptionalTensor reset,
+                                                                        OptionalTensor dropout_mask, bool training,
+                                                                        bool return_cells, bool allow_tf32,
+                                                                        bool recompute_gates) {
+    const Options options{.bidirectional = bidirectional,
+                          .lengths = lengths,
+                          .reset = reset,
+                          .dropout_mask = dropout_mask,
+                          .return_cells = return_cells,
+                          .recompute_gates = recompute_gates,
+                          .allow_tf32 = allow_tf32};
+    const auto [output, h_n, c_n, cells, reserve] = forward({input, h_0, c_0, std::move(weights), options}, training);
+    return {output, h_n, c_n, or_none(cells, input), or_none(reserve, input)};
+  }
+
+  static GradTuple run_backward(OptionalTensor grad_output, OptionalTensor grad_h_n, OptionalTensor grad_c_n,
                                 OptionalTensor grad_cells, Tensor input, Tensor h_0, Tensor c_0,
                                 std::vector<Tensor> weights, bool bidirectional, OptionalTensor lengths,
                                 OptionalTensor reset, OptionalTensor dropout_mask, Tensor reserve,
                                 bool needs_input_grad, bool needs_weight_grads, bool allow_tf32,
-                                bool needs_state_grads);
+                                bool needs_state_grads) {
+    const Options options{.bidirectional = bidirectional,
+                          .lengths = lengths,
+                          .reset = reset,
+                          .dropout_mask = dropout_mask,
+                          .allow_tf32 = allow_tf32};
+    const OutputGrads grads{grad_output, grad_h_n, grad_c_n, grad_cells};
+    const Needs needs{.input = needs_input_grad, .weights = needs_weight_grads, .states = needs_state_grads};
+    return as_tuple(backward({input, h_0, c_0, std::move(weights), options}, grads, reserve, needs), input);
+  }
 
-// One step, of input (B, I) or (I,): h and c, (B, H) or (H,), and the reserve.
-using CellResult = std::tuple<Tensor, Tensor, Tensor>;
-using Cell = CellResult(Tensor input, OptionalTensor h_0, OptionalTensor c_0, std::vector<Tensor> weights,
-                        bool training, bool allow_tf32);
-using CellBackwardResult = BackwardResult;
-using CellBackward = CellBackwardResult(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
-                                        OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve,
-                                        bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads,
-                                        bool allow_tf32);
+  static std::tuple<Tensor, Tensor, Tensor> infer(Tensor input, OptionalTensor h_0, OptionalTensor c_0,
+                                                  std::vector<Tensor> weights, int64_t num_layers, bool bidirectional,
+                                                  bool allow_tf32) {
+    const Options options{.bidirectional = bidirectional, .allow_tf32 = allow_tf32};
+    const Outputs outputs = forward(complete(input, h_0, c_0, std::move(weights), options, num_layers), false);
+    return {outputs.output, outputs.h_n, outputs.c_n};
+  }
 
-std::vector<int64_t> stream_facts();  // csrc/torch/cpu_stream.cpp
+  static std::tuple<Tensor, Tensor, Tensor> cell(Tensor input, OptionalTensor h_0, OptionalTensor c_0,
+                                                 std::vector<Tensor> weights, bool training, bool allow_tf32) {
+    const auto [h, c, reserve] = run_cell(forward, {input, h_0, c_0, std::move(weights), allow_tf32}, training);
+    return {h, c, or_none(reserve, input)};
+  }
 
-Forward forward_cpu, forward_cuda;
-Infer infer_cpu, infer_cuda;
-Backward backward_cpu, backward_cuda;
-Cell cell_cpu, cell_cuda;
-CellBackward cell_backward_cpu, cell_backward_cuda;
+  static GradTuple cell_backward(OptionalTensor grad_h, OptionalTensor grad_c, Tensor input, OptionalTensor h_0,
+                                 OptionalTensor c_0, std::vector<Tensor> weights, Tensor reserve, bool needs_input_grad,
+                                 bool needs_weight_grads, bool needs_state_grads, bool allow_tf32) {
+    const Needs needs{.input = needs_input_grad, .weights = needs_weight_grads, .states = needs_state_grads};
+    const CellCall call{input, h_0, c_0, std::move(weights), allow_tf32};
+    return as_tuple(run_cell_backward(backward, call, {grad_h, grad_c}, reserve, needs), input);
+  }
+};
+
+template <class Ops>
+void implement(torch::stable::detail::StableLibrary& m) {
+  m.impl("forward", TORCH_BOX(&Ops::run_forward));
+  m.impl("infer", TORCH_BOX(&Ops::infer));
+  m.impl("backward", TORCH_BOX(&Ops::run_backward));
+  m.impl("cell", TORCH_BOX(&Ops::cell));
+  m.impl("cell_backward", TORCH_BOX(&Ops::cell_backward));
+}
+
+inline void define_ops(torch::stable::detail::StableLibrary& m) {
+  for (const char* schema : {kForwardSchema, kInferSchema, kBackwardSchema, kCellSchema, kCellBackwardSchema})
+    m.def(schema);
+}
 
 }  // namespace lstm_fused

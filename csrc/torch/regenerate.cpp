@@ -57,8 +57,9 @@ Tensor beside(const std::vector<Tensor>& parts) { return call_operator("aten::ca
 
 // [x h_prev 1 1] [W_ih W_hh b_ih b_hh]^T is one product and one rounding, with the biases added last.
 void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
-                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const OptionalTensor& lengths,
-                      const OptionalTensor& reset, const Tensor& h_prev, const Tensor& gates, const Product& product) {
+                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
+                      const Tensor& h_prev, const Tensor& gates, const Product& product) {
+  const auto& [lengths, reset] = std::tie(options.lengths, options.reset);
   const Tensor first = part(h_0, 0, layer * s.num_directions + direction, 1);
   if (s.is_packed()) {
     const Tensor h = part(layer_output, 1, direction * s.proj_width, s.proj_width);

@@ -15,7 +15,7 @@ using Product = std::function<void(const Tensor& y, const Tensor& x, const Tenso
 // each step started from, as in BackwardParams. x: (T*B, I), the layer's input; h_0: (L*D, B, P); layer_output: (T, B,
 // D*P). All are in compute_dtype.
 void regenerate_gates(const Stack& stack, int64_t layer, int64_t direction, const DirectionWeights& weights,
-                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const OptionalTensor& lengths,
-                      const OptionalTensor& reset, const Tensor& h_prev, const Tensor& gates, const Product& product);
+                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
+                      const Tensor& h_prev, const Tensor& gates, const Product& product);
 
 }  // namespace lstm_fused

@@ -1,7 +1,6 @@
 #include "torch/stack.h"
 
 #include <algorithm>
-#include <cstring>
 #include <functional>
 
 namespace lstm_fused {
@@ -24,9 +23,23 @@ DType kernel_type(ScalarType dtype) {
   }
 }
 
-Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-             const std::vector<Tensor>& weights, bool bidirectional, const OptionalTensor& lengths)
-    : platform(platform), device(input.device()) {
+Stack Stack::of_forward(Platform platform, const Call& call, bool training) {
+  Stack stack(platform, call);
+  stack.keeps_gates = training && !call.options.recompute_gates;
+  return stack;
+}
+
+Stack Stack::of_backward(Platform platform, const Call& call, const OutputGrads& grads, const Tensor& reserve) {
+  Stack stack(platform, call);
+  // Gates were kept if the reserve has room for them.
+  stack.keeps_gates = reserve.dim() != 1 || reserve.size(0) >= stack.reserve_size();
+  stack.check_gradients(grads, reserve);
+  return stack;
+}
+
+// `lengths` says how packed input, (N, I), is laid out.
+Stack::Stack(Platform platform, const Call& call) : platform(platform), device(call.input.device()) {
+  const auto& [input, h_0, c_0, weights, options] = call;
   const bool packed = input.dim() == 2 && platform == Platform::kCpu;
   STD_TORCH_CHECK((input.dim() == 3 || packed) && h_0.dim() == 3 && c_0.dim() == 3,
                   "lstm_fused: input, h_0 and c_0 must be 3-D");
@@ -41,7 +54,7 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
   input_size = input.size(input.dim() - 1);
   hidden_size = c_0.size(2);
   proj_width = h_0.size(2);
-  num_directions = bidirectional ? 2 : 1;
+  num_directions = options.bidirectional ? 2 : 1;
   num_layers = h_0.size(0) / num_directions;
   has_projection = proj_width != hidden_size;
   const int64_t count = static_cast<int64_t>(weights.size()), per = count / (num_layers > 0 ? h_0.size(0) : 1);
@@ -55,7 +68,7 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
                   count, " tensors");
   check("h_0", h_0, {h_0.size(0), batch, proj_width}, dtype);
   check("c_0", c_0, {h_0.size(0), batch, hidden_size}, dtype);
-  if (packed) lay_out_packed(input, lengths);
+  if (packed) lay_out_packed(input, options.lengths);
   for (int64_t n = 0; n < h_0.size(0); ++n) {
     const Tensor* w = weights.data() + n * weights_per_direction();
     check("w_ih", *w++, {kNumGates * hidden_size, layer_input_size(n / num_directions)}, dtype);
@@ -64,6 +77,7 @@ Stack::Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Te
     if (has_biases) check("b_hh", *w++, {kNumGates * hidden_size}, dtype);
     if (has_projection) check("w_hr", *w++, {proj_width, hidden_size}, dtype);
   }
+  check_masks(options);
 }
 
 void Stack::lay_out_packed(const Tensor& input, const OptionalTensor& lengths) {
@@ -140,11 +154,6 @@ int64_t Stack::reserve_size() const {
   return num_layers * (num_directions * reserve_per_state() + (keeps_outputs() ? num_rows() * output_width() : 0));
 }
 
-void Stack::look_at(const Tensor& reserve) {
-  keeps_gates = true;
-  keeps_gates = reserve.dim() != 1 || reserve.size(0) >= reserve_size();
-}
-
 Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {
   Problem problem;
   problem.seq_len = seq_len;
@@ -161,7 +170,7 @@ Problem Stack::problem(bool training, bool has_lengths, bool has_reset) const {
   return problem;
 }
 
-LayerShape Stack::layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const {
+LayerShape Stack::layer_shape(const Options& options) const {
   LayerShape shape;
   shape.seq_len = seq_len;
   shape.batch = batch;
@@ -171,14 +180,13 @@ LayerShape Stack::layer_shape(const OptionalTensor& lengths, const OptionalTenso
   shape.cells_stride = hidden_size;
   shape.cells_time = batch * hidden_size;
   shape.has_projection = has_projection;
-  shape.segments = {const_data<int64_t>(lengths), const_data<bool>(reset)};
+  shape.segments = {const_data<int64_t>(options.lengths), const_data<bool>(options.reset)};
   if (is_packed()) shape.row_begin = row_begin.data();
   return shape;
 }
 
-void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
-                        const OptionalTensor& dropout_mask) const {
-  if (lengths) {
+void Stack::check_masks(const Options& options) const {
+  if (const OptionalTensor& lengths = options.lengths) {
     check("lengths", *lengths, {batch}, ScalarType::Long);
     STD_TORCH_CHECK(lengths->is_contiguous(), "lstm_fused: lengths must be contiguous");
     for (int64_t b = 0; platform == Platform::kCpu && b < batch; ++b) {  // CUDA kernels clamp them
@@ -187,45 +195,29 @@ void Stack::check_masks(const OptionalTensor& lengths, const OptionalTensor& res
                       length);
     }
   }
-  if (reset) {
+  if (const OptionalTensor& reset = options.reset) {
     check("reset", *reset, {seq_len, batch}, ScalarType::Bool);
     STD_TORCH_CHECK(reset->is_contiguous(), "lstm_fused: reset must be contiguous");
   }
-  if (dropout_mask) {
+  if (options.dropout_mask) {
     Sizes sizes = by_step(output_width());
     sizes.insert(sizes.begin(), num_layers - 1);
-    check("dropout_mask", *dropout_mask, sizes, dtype);
+    check("dropout_mask", *options.dropout_mask, sizes, dtype);
   }
 }
 
-void Stack::check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                            const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells,
-                            const Tensor& reserve) const {
-  const int64_t states = num_layers * num_directions;
-  if (grad_output) check("grad_output", *grad_output, by_step(output_width()), dtype);
-  if (grad_h_n) check("grad_h_n", *grad_h_n, {states, batch, proj_width}, dtype);
-  if (grad_c_n) check("grad_c_n", *grad_c_n, {states, batch, hidden_size}, dtype);
-  if (grad_cells) check("grad_cells", *grad_cells, by_step(num_directions * hidden_size), dtype);
+void Stack::check_gradients(const OutputGrads& grads, const Tensor& reserve) const {
+  if (grads.output) check("grad_output", *grads.output, by_step(output_width()), dtype);
+  if (grads.h_n) check("grad_h_n", *grads.h_n, {num_states(), batch, proj_width}, dtype);
+  if (grads.c_n) check("grad_c_n", *grads.c_n, {num_states(), batch, hidden_size}, dtype);
+  if (grads.cells) check("grad_cells", *grads.cells, by_step(num_directions * hidden_size), dtype);
   check("reserve", reserve, {reserve_size()}, dtype);
 }
 
-void fill_in_states(OptionalTensor& h_0, OptionalTensor& c_0, const Tensor& input, const std::vector<Tensor>& weights,
-                    int64_t num_states) {
-  if (h_0 && c_0) return;
-  STD_TORCH_CHECK(input.dim() == 3 && num_states > 0 && weights.size() > 1 && weights[1].dim() == 2,
-                  "lstm_fused: input must be 3-D, and weights must begin with w_ih and w_hh");
-  const int64_t hidden = weights[1].size(0) / kNumGates, width = weights[1].size(1);
-  const auto zeros = [&](int64_t size) {
-    const Tensor result = empty({num_states, input.size(1), size}, input, input.scalar_type());
-    if (result.is_cpu())
-      std::memset(result.mutable_data_ptr(), 0, result.numel() * result.element_size());
-    else
-      TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(result.get()));
-    return result;
-  };
-  const bool are_alike = !h_0 && !c_0 && width == hidden;
-  if (!c_0) c_0 = zeros(hidden);
-  if (!h_0) h_0 = are_alike ? *c_0 : zeros(width);
+std::vector<Tensor> in_order(const std::vector<std::vector<Tensor>>& of_layers) {
+  std::vector<Tensor> all;
+  for (const auto& of_layer : of_layers) all.insert(all.end(), of_layer.begin(), of_layer.end());
+  return all;
 }
 
 }  // namespace lstm_fused

@@ -4,7 +4,7 @@
 
 #include "cell.h"
 #include "params.h"
-#include "torch/tensors.h"
+#include "torch/call.h"
 
 namespace lstm_fused {
 
@@ -37,9 +37,9 @@ struct Stack {
 
   std::vector<int64_t> row_begin;  // of packed input: LayerShape's, and the end; else empty
 
-  // `lengths` says how packed input, (N, I), is laid out; other input, (T, B, I), needs none.
-  Stack(Platform platform, const Tensor& input, const Tensor& h_0, const Tensor& c_0,
-        const std::vector<Tensor>& weights, bool bidirectional, const OptionalTensor& lengths = std::nullopt);
+  // Raise where a size or dtype is not what others ask for. A length may be 0: nothing of the row is read.
+  static Stack of_forward(Platform platform, const Call& call, bool training);
+  static Stack of_backward(Platform platform, const Call& call, const OutputGrads& grads, const Tensor& reserve);
 
   bool is_packed() const { return !row_begin.empty(); }
   int64_t first_row(int64_t time) const { return is_packed() ? row_begin[time] : time * batch; }
@@ -49,6 +49,16 @@ struct Stack {
   int64_t output_width() const { return num_directions * proj_width; }
   int64_t layer_input_size(int64_t layer) const { return layer == 0 ? input_size : output_width(); }
   int64_t weights_per_direction() const { return 2 + 2 * has_biases + has_projection; }
+
+  // States (L*D, B, P) and (L*D, B, H), and where those of a layer and direction begin.
+  Tensor new_h(const Tensor& like, ScalarType type) const {
+    return empty({num_states(), batch, proj_width}, like, type);
+  }
+  Tensor new_c(const Tensor& like, ScalarType type) const {
+    return empty({num_states(), batch, hidden_size}, like, type);
+  }
+  int64_t h_begin(int64_t layer, int64_t direction) const { return first_state(layer, direction) * proj_width; }
+  int64_t c_begin(int64_t layer, int64_t direction) const { return first_state(layer, direction) * hidden_size; }
 
   // Contiguous: matrices of dtype, biases of compute_dtype.
   DirectionWeights weights(const std::vector<Tensor>& all, int64_t layer, int64_t direction) const;
@@ -69,29 +79,25 @@ struct Stack {
   int64_t cells_begin(int64_t layer, int64_t direction) const;
   int64_t output_begin(int64_t layer) const;
   int64_t reserve_size() const;
-  // Sets keeps_gates to what this reserve's size says.
-  void look_at(const Tensor& reserve);
 
   Problem problem(bool training, bool has_lengths, bool has_reset) const;
-  // Raise where a size or dtype is not what the stack's own sizes ask for. A length may be 0: nothing of the row is
-  // read.
-  void check_masks(const OptionalTensor& lengths, const OptionalTensor& reset,
-                   const OptionalTensor& dropout_mask) const;
-  void check_gradients(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                       const OptionalTensor& grad_c_n, const OptionalTensor& grad_cells, const Tensor& reserve) const;
-
-  LayerShape layer_shape(const OptionalTensor& lengths, const OptionalTensor& reset) const;
+  LayerShape layer_shape(const Options& options) const;
 
  private:
+  Stack(Platform platform, const Call& call);
+
+  int64_t num_states() const { return num_layers * num_directions; }
+  int64_t first_state(int64_t layer, int64_t direction) const { return (layer * num_directions + direction) * batch; }
   int64_t elements_of_gates() const { return keeps_gates ? kNumGates : 0; }
   int64_t elements_per_cell() const { return platform == Platform::kCuda && cell_dtype != dtype ? 2 : 1; }
   int64_t reserve_per_state() const;  // gates and cells of one layer and direction
   void lay_out_packed(const Tensor& input, const OptionalTensor& lengths);
   void check(const char* name, const Tensor& tensor, SizeList expected, ScalarType type) const;
+  void check_masks(const Options& options) const;
+  void check_gradients(const OutputGrads& grads, const Tensor& reserve) const;
 };
 
-// Where h_0 or c_0 is missing: zeros, of the size that the weights imply.
-void fill_in_states(OptionalTensor& h_0, OptionalTensor& c_0, const Tensor& input, const std::vector<Tensor>& weights,
-                    int64_t num_states);
+// Those of all layers, one behind the other.
+std::vector<Tensor> in_order(const std::vector<std::vector<Tensor>>& of_layers);
 
 }  // namespace lstm_fused

@@ -26,16 +26,8 @@ struct DeviceScope::Guard {};
 DeviceScope::DeviceScope(const Tensor&) : device_(chosen_device) {}
 DeviceScope::~DeviceScope() = default;
 
-STABLE_TORCH_LIBRARY(lstm_fused_sim, m) {
-  m.def(kForwardSchema);
-  m.def(kInferSchema);
-  m.def(kBackwardSchema);
-}
+STABLE_TORCH_LIBRARY(lstm_fused_sim, m) { define_ops(m); }
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused_sim, CPU, m) {
-  m.impl("forward", TORCH_BOX(&forward_cuda));
-  m.impl("infer", TORCH_BOX(&infer_cuda));
-  m.impl("backward", TORCH_BOX(&backward_cuda));
-}
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused_sim, CPU, m) { implement<Ops<forward_cuda, backward_cuda>>(m); }
 
 }  // namespace lstm_fused

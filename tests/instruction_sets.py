@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
+
+from lstm_fused.stream_weights import MULTIPLIES_BYTES
+
+needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX512-VNNI")
 
 # What torch's own libraries are told, so that they compute as on a machine with no more than this instruction set: the
 # rule compares errors on one machine, and fused multiply-add alone makes a difference.
@@ -44,6 +48,6 @@ def run_again(isa: str, file: str, which: str, count: int) -> None:
 def run_in(environment: dict[str, str], *arguments: str) -> str:
     """What pytest prints of tests that all pass in this environment."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stdout
     return ran.stdout

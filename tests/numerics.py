@@ -33,6 +33,18 @@ import lstm_fused
 Results = dict[str, Tensor]
 
 
+def scaled(names: str, factor: float):
+    """A way to draw a case in which the tensors of a name are multiplied by a factor; below 1e-9 they are denormal."""
+
+    def make(case: Case, replica: int) -> Problem:
+        problem = draw(case, replica)
+        by = torch.finfo(case.dtype).smallest_normal / 100 if 0 < factor < 1e-9 else factor
+        leaves = {n: (t.double() * by if names in n else t.double()) for n, t in problem.leaves.items()}
+        return dataclasses.replace(problem, leaves={n: t.to(case.dtype) for n, t in leaves.items()})
+
+    return make
+
+
 def differentiate(outputs: Results, leaves: Results, cotangents: Results) -> Results:
     """The outputs, and under `grad NAME` the gradient of each leaf."""
     names = [name for name in outputs if outputs[name].requires_grad]

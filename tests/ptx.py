@@ -10,17 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-import simulation
 import toolchain
 from filelock import FileLock
+from places import ROOT
 
 CUDA = toolchain.find_cuda()
 # -lineinfo says where in the source an instruction comes from, and changes none.
 FLAGS = ["-ptx", "-O3", "-std=c++17", "-lineinfo"]
-KERNELS = sorted(path for path in simulation.ROOT.glob("csrc/kernels/*.cu") if path.stem != "device_query")
+KERNELS = sorted(path for path in ROOT.glob("csrc/kernels/*.cu") if path.stem != "device_query")
 
 
-CSRC = simulation.ROOT / "csrc"
+CSRC = ROOT / "csrc"
 
 
 def nvcc(architecture: str, *flags: str, csrc: Path = CSRC) -> list[str]:
@@ -41,7 +41,7 @@ def _build(architecture: str, sources: tuple[Path, ...], flags: tuple[str, ...])
     content = hashlib.sha256(" ".join([CUDA.version, *command]).encode())
     for path in [*sources, *sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh"))]:
         content.update(f"{path}\0".encode() + path.read_bytes())
-    folder = simulation.ROOT / "build" / "ptx" / f"sm_{architecture}-{content.hexdigest()[:16]}"
+    folder = ROOT / "build" / "ptx" / f"sm_{architecture}-{content.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> None:
@@ -49,7 +49,7 @@ def _build(architecture: str, sources: tuple[Path, ...], flags: tuple[str, ...])
         if target.exists():
             return
         part = target.with_suffix(".part")
-        done = subprocess.run([*command, source, "-o", part], cwd=simulation.ROOT, capture_output=True, text=True)
+        done = subprocess.run([*command, source, "-o", part], cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{source} did not compile:\n{done.stdout}{done.stderr}")
         part.rename(target)

@@ -6,10 +6,9 @@ import importlib.util
 import re
 import shlex
 import sys
-from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 def load() -> ModuleType:

@@ -13,6 +13,7 @@ import simulation
 import toolchain
 import torch
 from cases import Case
+from places import ROOT
 
 from lstm_fused import _plan, ops
 
@@ -24,7 +25,7 @@ SOURCES = [
     ),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
-    *(path for path in sorted(simulation.ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
+    *(path for path in sorted(ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
 ]
 
 

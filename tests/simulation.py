@@ -10,8 +10,8 @@ from subprocess import PIPE, STDOUT, run
 
 import toolchain
 from filelock import FileLock
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SIMULATOR = sorted([*ROOT.glob("tests/sim/*.cpp"), *ROOT.glob("tests/sim/ptx/*.cpp")])
 # g++ does not know CUDA's "#pragma unroll".
 FLAGS = "-std=c++20 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()

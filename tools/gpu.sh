@@ -69,7 +69,7 @@ part primitives 90 "$python" -m pytest -q -m gpu tests/gpu/test_cuda_primitives.
 part calls 90 "$python" -m pytest -q -m gpu -n 4 tests/gpu/test_cuda_calls.py
 part memory 60 "$python" -m pytest -q -m gpu tests/gpu/test_cuda_memory.py
 part accuracy 180 "$python" -m pytest -q -m gpu -n 8 tests/gpu/test_cuda_accuracy.py
-part compile 90 "$python" -m pytest -q -m "gpu and not slow" -n 8 tests/test_compile.py tests/test_export.py
+part compile 90 "$python" -m pytest -q -m "gpu and not slow" -n 8 tests/module/test_compile.py tests/module/test_export.py
 sanitize memcheck --kernel-name kns=lstm_
 sanitize racecheck --kernel-name kns=lstm_
 part constants 90 "$python" -m bench.constants --out "$out"

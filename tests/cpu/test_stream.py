@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Case
-from instruction_sets import INSTRUCTION_SETS, run_again
+from instruction_sets import INSTRUCTION_SETS, needs_bytes, run_again
 from numerics import Errors
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from lstm_fused.stream_weights import MULTIPLIES_BYTES, quantized
 
 WIDTHS = [None, torch.bfloat16, torch.int8]
 # Weights of int8 by activations that are rounded to it as well.
-needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX512-VNNI")
 BYTES = pytest.param("bytes", marks=needs_bytes)
 # Rows of one tile and several, sizes below, at and past vectors, panels, running sums and the steps taken together.
 CASES = [

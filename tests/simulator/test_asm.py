@@ -7,11 +7,11 @@ text does.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = ROOT / "csrc"
 STATEMENT = re.compile(r"\b(asm volatile|asm|LSTM_FUSED_SM90_ASM)\(")
 OF_MEMORY = re.compile(r'[";{}\s](ld|st|atom|red|cp|bar|barrier|mbarrier|fence|membar)\.')
 

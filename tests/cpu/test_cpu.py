@@ -17,9 +17,9 @@ import toolchain
 import torch
 from cases import Case, draw
 from instruction_sets import environment_of
-from numerics import Results, assert_accurate, fused
+from numerics import Results, assert_accurate, fused, scaled
+from places import ROOT
 from python_lock import lets_python_run
-from test_extremes import scaled
 from torch import Tensor
 
 import lstm_fused
@@ -153,7 +153,7 @@ def test_an_instruction_set(isa: str):
     """In a process of its own: the choice is made once."""
     script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
     script += "from test_cpu import check_hostile_cases; check_hostile_cases(); print('right')"
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(ROOT / "tests" / "cpu"), *sys.path])
     environment = environment_of(isa) | {"PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     chosen, *rest = done.stdout.split()

@@ -10,18 +10,18 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.flop_counter import FlopCounterMode
 
 import lstm_fused
 
-PAGE = Path(__file__).parents[1] / "docs" / "other-code.md"
+PAGE = ROOT / "docs" / "other-code.md"
 HEAD = "| your code does this with the model | `convert(model)` | with `subclass=True` | after `revert(model)` |"
 CHANGES: list[Callable[[nn.Module], nn.Module]] = [
     lstm_fused.convert,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
 import lstm_fused  # noqa: F401 (the operators)
 
-ROOT = Path(__file__).parents[1]
 HEAD = "| options | inference | torch.nn.LSTM | training | torch.nn.LSTM |"
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import toolchain
+from places import ROOT
 from resources import Usage, demangle, read_report
 
 import lstm_fused
 
-ROOT = Path(__file__).resolve().parent.parent
 OBJECTS = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
 PACKAGE = Path(lstm_fused.__file__).parent
 ARCHITECTURES = json.loads((PACKAGE / "_build.json").read_text())["cuda_architectures"]

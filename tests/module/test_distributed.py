@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-HERE = Path(__file__).parent
+from places import ROOT
 
 
 def run_in_two_processes(*arguments: str) -> str:
     """What distributed_worker.py prints."""
-    paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(HERE / "distributed_worker.py"), *arguments]
+    command = [*torchrun, str(ROOT / "tests" / "distributed_worker.py"), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -8,7 +8,12 @@ import pytest
 from instruction_sets import INSTRUCTION_SETS, environment_of, run_in, skip_unless_there
 
 # What has failed on one machine and passed on another.
-TESTS = ["tests/test_forward_backward.py", "tests/test_extremes.py", "tests/test_cpu.py", "tests/test_one_step.py"]
+TESTS = [
+    "tests/module/test_forward_backward.py",
+    "tests/module/test_extremes.py",
+    "tests/cpu/test_cpu.py",
+    "tests/cpu/test_one_step.py",
+]
 WHICH = "test_sizes or scaled_values or same_bits or test_accuracy"
 
 

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import textwrap
 
 import pytest
 import torch
-from cases import DTYPES, Case, Problem, draw
-from numerics import assert_accurate
+from cases import DTYPES, Case, draw
+from numerics import assert_accurate, scaled
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lstm_fused
 
 CASE = Case(4, 16, 6, 64, num_layers=2, bidirectional=True)
-
-
-def scaled(names: str, factor: float):
-    """A way to draw a case in which the tensors of a name are multiplied by a factor; below 1e-9 they are denormal."""
-
-    def make(case: Case, replica: int) -> Problem:
-        problem = draw(case, replica)
-        by = torch.finfo(case.dtype).smallest_normal / 100 if 0 < factor < 1e-9 else factor
-        leaves = {n: (t.double() * by if names in n else t.double()) for n, t in problem.leaves.items()}
-        return dataclasses.replace(problem, leaves={n: t.to(case.dtype) for n, t in leaves.items()})
-
-    return make
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

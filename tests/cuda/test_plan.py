@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from places import ROOT
 
 from lstm_fused import _plan
 from lstm_fused._plan import Candidate, CpuPlan, Plan, Problem
@@ -514,7 +515,7 @@ int main() {
 
 
 def test_launcher_table_lists_what_it_knows(tmp_path: Path) -> None:
-    csrc = Path(__file__).parents[1] / "csrc"
+    csrc = ROOT / "csrc"
     (tmp_path / "main.cpp").write_text(TABLE_PROGRAM)
     compiler = os.environ.get("CXX", "g++").split()
     sources = [tmp_path / "main.cpp", csrc / "kernels" / "table.cpp"]

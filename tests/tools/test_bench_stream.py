@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_stream import needs_bytes
+from instruction_sets import needs_bytes
 
 from bench import environment, floor, page, stream, stream_peers, widths
 from bench.cases import Case

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-CSRC = Path(__file__).parents[1] / "csrc"
+CSRC = ROOT / "csrc"
 SOURCES = (".h", ".cuh", ".cpp", ".cu")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]', re.MULTILINE)

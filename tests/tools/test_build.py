@@ -18,10 +18,10 @@ import pytest
 import setup_file
 import toolchain
 import torch
+from places import ROOT
 
 import lstm_fused
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(lstm_fused.__file__).parent
 OP_LIBRARY = PACKAGE / "liblstm_fused.so"
 (PLAN_LIBRARY,) = PACKAGE.glob("_plan.*.so")
@@ -319,7 +319,7 @@ ABSENT = ("hypothesis", "expecttest", "onnx", "onnxruntime", "onnxscript", "zigl
 def test_gpu_script_does_without_other_packages(run: str) -> None:
     script = (ROOT / "tools" / "gpu.sh").read_text()
     tests = sorted(set(re.findall(r"tests/\w+/?\w+\.py", script)) - {"tests/gpu/sanitize.py"})
-    assert "tests/gpu/test_cuda_accuracy.py" in tests and "tests/test_compile.py" in tests
+    assert "tests/gpu/test_cuda_accuracy.py" in tests and "tests/module/test_compile.py" in tests
     hide = f"import sys; sys.modules.update(dict.fromkeys({ABSENT}))"
     code = f"{hide}\n{run.format(tests=tests)}\nsys.exit(code)"
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tools")))

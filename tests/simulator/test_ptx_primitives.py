@@ -9,10 +9,11 @@ import numpy as np
 import ptx
 import pytest
 import simulation
+from places import ROOT
 
 pytestmark = pytest.mark.skipif(ptx.CUDA is None, reason="no CUDA toolkit found: nothing to compile PTX with")
 
-SOURCE = simulation.ROOT / "tests/gpu/primitives.cu"
+SOURCE = ROOT / "tests/gpu/primitives.cu"
 NEED_CLUSTERS = ["cluster", "async_store", "arrive"]
 
 

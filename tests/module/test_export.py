@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import toolchain
 import torch
+from places import ROOT
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -18,7 +19,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 import lstm_fused
 from lstm_fused import _library
 
-ROOT = Path(__file__).parents[1]
 SIZES = [(6, 4), (9, 2), (3, 7), (1, 4), (4, 1), (1, 1)]  # T, B
 T, B, N = Dim("T"), Dim("B"), Dim("N")
 

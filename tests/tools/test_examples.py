@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from places import ROOT
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 TINY = "--device cpu --dtype float64 --steps 40 --hidden 16 --batch 4 --window 16 --lr 0.02 --sample 40".split()
 
 

@@ -11,9 +11,10 @@ import pytest
 import simulation
 import toolchain
 import torch
+from places import ROOT
 
 SEEDS = 20
-CASES = sorted(simulation.ROOT.glob("tests/sim/cases/*.c*"))
+CASES = sorted(ROOT.glob("tests/sim/cases/*.c*"))
 
 # Each case: the kernel of that name in tests/sim/cases, and what the report of its planted fault says (a pattern).
 FAULTS = {
@@ -193,10 +194,10 @@ def names(header: Path) -> set[str]:
 @pytest.mark.parametrize("name", ["primitives.cuh", "cluster_primitives.cuh"])
 def test_the_twins_have_the_same_names(name: str) -> None:
     own = {"LSTM_FUSED_SM90_ASM", "shared_address"}  # the original's means
-    device = names(simulation.ROOT / "csrc/kernels" / name) - own
+    device = names(ROOT / "csrc/kernels" / name) - own
     assert len(device) > 20
     switched_on = {"LSTM_FUSED_WATCHDOG"}
-    assert device == names(simulation.ROOT / "tests/sim/include/kernels" / name) - switched_on
+    assert device == names(ROOT / "tests/sim/include/kernels" / name) - switched_on
 
 
 CUDA = toolchain.find_cuda()
@@ -205,14 +206,14 @@ CUDA = toolchain.find_cuda()
 @pytest.mark.skipif(CUDA is None, reason="no CUDA toolkit found: nothing to compile the device's headers with")
 @pytest.mark.parametrize("architecture", [*toolchain.ARCHITECTURES, "host"])
 def test_every_primitive_compiles(architecture: str, tmp_path: Path) -> None:
-    source = simulation.ROOT / "tests/sim/every_primitive.cu"
+    source = ROOT / "tests/sim/every_primitive.cu"
     if architecture == "host":
         command = [*toolchain.find_compiler(), *simulation.FLAGS, "-Werror", "-x", "c++", "-fsyntax-only", source]
     else:
         command = [CUDA.nvcc, "-std=c++17", "-Werror=all-warnings", "-Icsrc", f"-arch=sm_{architecture}"]
         command += ["-cubin", "-o", tmp_path / "cubin", source]
         command += ["-DLSTM_FUSED_WATCHDOG"] if architecture == toolchain.ARCHITECTURES[0] else []
-    done = subprocess.run(command, cwd=simulation.ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

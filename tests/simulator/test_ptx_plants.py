@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import ptx
 import pytest
-import simulation
+from places import ROOT
 from test_ptx_primitives import SOURCE, program, run, same_bits, twin
 
 pytestmark = [
@@ -90,7 +90,7 @@ def test_a_wrong_instruction_is_caught(program: Path, twin: dict[str, np.ndarray
     assert right in text
     (csrc / name).write_text(text.replace(right, wrong))
     command = [*ptx.nvcc("90a", csrc=csrc), SOURCE, "-o", tmp_path / "primitives.ptx"]
-    compiled = subprocess.run(command, cwd=simulation.ROOT, capture_output=True, text=True)
+    compiled = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
     for seed in range(5):
         words, error = run(program, seed, tmp_path)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import DTYPES
+from places import ROOT
 from test_distributed import run_in_two_processes
 from test_training_tools import WRAPS, bytes_kept
 from torch import Tensor, func, nn
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 import lstm_fused
 import lstm_fused.onnx
 
-PAGE = Path(__file__).parents[1] / "docs" / "pytorch.md"
+PAGE = ROOT / "docs" / "pytorch.md"
 MODULES = [lstm_fused.LSTM, nn.LSTM]  # in the order of the table's columns
 STEPS, ROWS = Dim("T"), Dim("B")
 Make = Callable[..., nn.Module]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import Case
-from test_stream import make, needs_bytes
+from instruction_sets import needs_bytes
+from test_stream import make
 from torch import nn
 
 import lstm_fused

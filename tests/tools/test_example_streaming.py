@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from lstm_fused.stream_weights import MULTIPLIES_BYTES
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "streaming.py"
+SCRIPT = ROOT / "examples" / "streaming.py"
 TINY = "--steps 30 --hidden 32 --layers 2 --bytes 120".split()
 
 

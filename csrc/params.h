@@ -95,14 +95,14 @@ struct BackwardParams {
   const T* c_0;          // (B, H)
   const T* gates;        // (T, B, 4H), activated, from forward
   const Acc* cells;      // (T, B, H), from forward
-  const T* output;       // (T, B, P), from forward
+  const T* output;       // (T, B, P), from forward; CPU only
   const T* grad_output;  // (T, B, P), null for zero
   const T* grad_cells;   // (T, B, H) with cells_stride of its own: see grad_cells_stride; null for zero
   int64_t grad_cells_stride;
   const T* grad_h_n;  // (B, P), null for zero
   const T* grad_c_n;  // (B, H), null for zero
   T* grad_gates;      // (T, B, 4H), out: gradient of the pre-activations, zero past a row's length
-  T* h_prev;          // (T, B, P), out: the h that each step started from, the left factor of grad W_hh
+  T* h_prev;          // (T, B, P), out, CPU only: the h that each step started from, the left factor of grad W_hh
   T* hidden;          // (T, B, H), out with projection: o * tanh(c), the left factor of grad W_hr
   T* grad_h;          // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
   T* grad_h_0;        // (B, P), out

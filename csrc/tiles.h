@@ -82,7 +82,7 @@ constexpr int64_t block_backward_shared_bytes(BlockVariant variant) {
 // Registers per thread, at most: the weights and, as nvcc reports them, the rest, but no more than a full block may
 // have. The rest is larger without tensor cores, where a lane has the sums of all 8 rows.
 constexpr int64_t block_registers(int64_t weights, int64_t rest, int64_t most_threads) {
-  const int64_t allowed = 65536 / most_threads;
+  const int64_t allowed = most_threads > kThreads ? 65536 / most_threads : 256;
   return weights + rest < allowed ? weights + rest : allowed;
 }
 constexpr bool has_tensor_cores(DType dtype, bool allow_tf32) {
@@ -92,12 +92,12 @@ constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
   return variant.hidden_chunks * kChunkBytes / element_bytes(dtype);
 }
 constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  const int64_t rest = !has_tensor_cores(dtype, allow_tf32) ? 128 : variant.input_chunks > 0 ? 104 : 88;
+  const int64_t rest = has_tensor_cores(dtype, allow_tf32) ? 144 : 192;
   return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), rest,
                          block_forward_threads(block_max_units(dtype, variant)));
 }
 constexpr int64_t block_backward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
-  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 120 : 128,
+  return block_registers(32 * variant.hidden_chunks, has_tensor_cores(dtype, allow_tf32) ? 176 : 128,
                          block_backward_threads(block_max_units(dtype, variant)));
 }
 
@@ -153,7 +153,6 @@ constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int6
 // SMs idle at H = 1024 and not fit their registers.
 constexpr int64_t kGroupUnits = 16;
 constexpr int64_t kGroupWarps = kThreads / kWarp;
-constexpr int64_t kGroupCells = kGroupUnits * kTileRows;  // in one tile of rows: one each for a block's first threads
 struct GroupVariant {
   DType dtype;
   bool tensor_cores;
@@ -161,23 +160,36 @@ struct GroupVariant {
   bool backward;
 };
 
+// Rows that a group takes in one turn: two tiles, with each weight being used for both, where the registers have room
+// for the sums.
+constexpr int64_t group_turn_rows(DType dtype, bool stacked) {
+  return (is_16_bit(dtype) && !stacked ? 2 : 1) * kTileRows;
+}
+
 // Lines of a matrix per lane: rows of W_hh, four for a unit; backward columns, one for a unit.
 constexpr int64_t group_lines(bool backward) { return (backward ? 1 : 4) * kGroupUnits / 8; }
 // Chunks of each warp's part of K in registers, W_hh and W_ih alike: 128 per lane in all, or 64 without tensor cores,
 // where sums need more and nvcc would spill; there, 48 for stacked layers backward.
-constexpr int64_t group_chunks_held(bool tensor_cores, bool stacked, bool backward) {
-  if (!tensor_cores && stacked && backward) return 3;
+constexpr int64_t group_chunks_held(GroupVariant variant) {
+  const auto [dtype, tensor_cores, stacked, backward] = variant;
+  if (!tensor_cores && backward) return stacked ? 3 : 7;
+  if (!is_16_bit(dtype) && stacked && !backward) return 1;
+  if (is_16_bit(dtype) && !stacked && backward) return 12;
   return (tensor_cores ? 4 : 2) * (backward ? 4 : 1) / (stacked ? 2 : 1);
 }
 constexpr int64_t kGroupRegisters = 256;  // per thread: all of an SM's
-// Of rows, which a group takes in turns: of each, a block leaves 3 KB for the next step backward in 16 bit. For 64 on
+// Of 8 rows, which a group takes in turns: of each, a block leaves 3 KB for the next step backward in 16 bit. For 64 on
 // each of 132 SMs that is 25 MB, half of an H100's L2, from where it should come.
 constexpr int64_t kGroupMostTiles = 64;
 // In one launch: 8 of H = 256 fill an H100, deeper stacks are rare, and the parameters of 8 are half of the 4 KB that a
 // kernel may have.
 constexpr int64_t kGroupMostLayers = 8;
-// A unit's sums of 8 rows lie 10 apart: threads that read neighbouring units meet no bank twice.
-constexpr int64_t kGroupSumStride = 10;
+// Sums of all gates, forward, or of grad_h lie unit by unit, row by row. So many units to a row: neither those who
+// write nor those who read meet a bank twice.
+constexpr int64_t group_sum_stride(bool backward) { return backward ? 20 : 17; }
+constexpr int64_t group_sum_bytes(int64_t turn_rows, bool backward) {
+  return kGroupWarps * turn_rows * group_sum_stride(backward) * (backward ? 1 : 4) * 4;
+}
 
 constexpr int64_t group_blocks(int64_t hidden_size) { return ceil_div(hidden_size, kGroupUnits); }
 constexpr int64_t group_row_tiles(int64_t batch) { return batch > kTileRows ? ceil_div(batch, kTileRows) : 1; }
@@ -195,34 +207,36 @@ constexpr int64_t group_weight_bytes(GroupVariant variant, int64_t hidden_size) 
 }
 constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size) {
   const int64_t chunks = group_part_chunks(variant.dtype, hidden_size, variant.backward);
-  const int64_t held = group_chunks_held(variant.tensor_cores, variant.stacked, variant.backward);
+  const int64_t held = group_chunks_held(variant);
   return (chunks < held ? chunks : held) * group_chunk_bytes(variant);
 }
 // What the registers leave over of the weights; the sums of the warps, of four gates, or of grad_h, where those from
 // the layer above stay apart; and the number of steps of each tile of rows.
 constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size) {
-  const int64_t sums = !variant.backward ? 4 : variant.stacked ? 2 : 1;
+  const int64_t sums = group_sum_bytes(group_turn_rows(variant.dtype, variant.stacked), variant.backward);
   return group_weight_bytes(variant, hidden_size) - group_register_bytes(variant, hidden_size) +
-         sums * kGroupWarps * kGroupUnits * kGroupSumStride * 4 + kGroupMostTiles * 4;
+         (variant.stacked && variant.backward ? 2 : 1) * sums + kGroupMostTiles * 4;
 }
 
-// Global memory of one direction. For each tile of rows: h or grad_gates of 8 rows and all blocks, twice, and 8 bytes
-// of each cell for groups that take several tiles in turns; and a count of arrivals in a line of its own, zero at
-// first.
+// Global memory of one direction. For each turn's rows: h or grad_gates of all blocks, twice, and 8 bytes of each cell
+// for groups that take several turns in a step; and a count of arrivals in a line of its own, zero at first.
 constexpr int64_t kGroupCarriedBytes = 8;
 constexpr int64_t kGroupArrivalWords = 32;
 constexpr int64_t group_row_bytes(DType dtype, int64_t hidden_size, bool backward) {
   return group_blocks(hidden_size) * kGroupUnits * element_bytes(dtype) * (backward ? 4 : 1);
 }
-constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t batch, bool backward) {
-  return group_row_tiles(batch) * (2 * kTileRows * group_row_bytes(dtype, hidden_size, backward) +
-                                   group_blocks(hidden_size) * kGroupCells * kGroupCarriedBytes);
+constexpr int64_t group_turns(int64_t rows_per_group, int64_t batch, int64_t turn_rows) {  // of a step, of all groups
+  return ceil_div(batch, rows_per_group) * ceil_div(rows_per_group, turn_rows);
+}
+constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t rows, bool backward) {
+  return rows * (2 * group_row_bytes(dtype, hidden_size, backward) +
+                 group_blocks(hidden_size) * kGroupUnits * kGroupCarriedBytes);
 }
 // h of every step and row for a layer above that runs at the same time.
 constexpr int64_t group_above_bytes(DType dtype, int64_t hidden_size, int64_t rows) {
   return rows * group_row_bytes(dtype, hidden_size, false);
 }
-constexpr int64_t group_arrival_words(int64_t batch) { return group_row_tiles(batch) * kGroupArrivalWords; }
+constexpr int64_t group_arrival_words(int64_t turns) { return turns * kGroupArrivalWords; }
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
 // registers have accumulators for.

@@ -17,7 +17,8 @@ from places import ROOT
 CUDA = toolchain.find_cuda()
 # -lineinfo says where in the source an instruction comes from, and changes none.
 FLAGS = ["-ptx", "-O3", "-std=c++17", "-lineinfo"]
-KERNELS = sorted(path for path in ROOT.glob("csrc/kernels/*.cu") if path.stem != "device_query")
+OF_HOST = ["device_query", "start"]
+KERNELS = sorted(path for path in ROOT.glob("csrc/kernels/*.cu") if path.stem not in OF_HOST)
 
 
 CSRC = ROOT / "csrc"

@@ -25,7 +25,7 @@ SOURCES = [
     ),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
-    *(path for path in sorted(ROOT.glob("csrc/kernels/*.cu")) if path.stem != "device_query"),
+    *ptx.KERNELS,
 ]
 
 

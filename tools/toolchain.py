@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OLDEST_TORCH = (2, 10)
-ARCHITECTURES = ("80", "90a", "100", "120")  # machine code for these; PTX of the newest, for GPUs that come later
+ARCHITECTURES = ("80", "90a", "100", "120")  # machine code for these
+# PTX of these and of the newest, for GPUs that have no machine code: 11.0 can run that of 10.0, and not of 12.0.
+PTX_ARCHITECTURES = ("100",)
 DEFAULT_CUDA = Path("/usr/local/cuda")
 
 
@@ -46,9 +48,13 @@ class Cuda:
         return str(self.root / "bin" / "nvcc")
 
     def gencode(self) -> list[str]:
-        newest = self.architectures[-1].rstrip("a")  # PTX of an "a" architecture runs on no later GPU
-        targets = [(arch, f"sm_{arch}") for arch in self.architectures] + [(newest, f"compute_{newest}")]
+        targets = [(arch, f"sm_{arch}") for arch in self.architectures]
+        targets += [(arch, f"compute_{arch}") for arch in self.ptx_architectures()]
         return [f"-gencode=arch=compute_{arch},code={code}" for arch, code in targets]
+
+    def ptx_architectures(self) -> list[str]:
+        newest = self.architectures[-1].rstrip("a")  # PTX of an "a" architecture runs on no later GPU
+        return [*(arch for arch in PTX_ARCHITECTURES if arch in self.architectures and arch != newest), newest]
 
 
 def find_compiler() -> list[str]:

@@ -4,72 +4,93 @@
 #pragma once
 
 #include "kernels/arguments.h"
-#include "kernels/lane_cells.cuh"
+#include "kernels/backward_cells.cuh"
+#include "kernels/columns.cuh"
+#include "kernels/forward_cells.cuh"
 #include "kernels/launchers.h"
 #include "kernels/row_tiles.cuh"
 
 namespace lstm_fused {
 
-// x of a tile of rows on its way to shared memory, as more columns of h: threads carry 16 bytes of a row each, fetched
-// a step ahead. Without input chunks there is nothing to carry.
+// x of a tile of rows on its way to shared memory, as more columns of h: threads carry 16 bytes of a row each, from one
+// step to the next. Without input chunks there is nothing to carry.
 template <class A, int kInputChunks>
-struct InputTile {
+class InputTile {
+ public:
   using T = Element<A>;
-  static constexpr int kLoads = static_cast<int>(kTileRows) * kInputChunks * kPairs;  // of the block
-  static constexpr int kMost = (kLoads + kWarpSize - 1) / kWarpSize;  // of a thread, in a block of one warp
-  const LayerShape& s;
-  const ForwardParams<T, Accumulator<T>>& p;
-  int64_t first_row;
-  bool aligned;
-  Vector16 carried[kMost > 0 ? kMost : 1] = {};
 
-  LSTM_FUSED_DEVICE void fetch(const Clock& clock, int64_t t) {
+  LSTM_FUSED_DEVICE InputTile(const LayerShape& s, const ForwardParams<T, Accumulator<T>>& p, int64_t first_row,
+                              int64_t t)
+      : s(s), p(p), aligned(rows_are_aligned<A>(p.x, p.input_size)), t(static_cast<int>(t)) {
 #pragma unroll
     for (int n = 0; n < kMost; ++n) {
-      const int at = thread_index() + n * num_threads();
-      if (at >= kLoads) break;
-      const int64_t b = first_row + at / (kLoads / kTileRows);
-      const int64_t k = at % (kLoads / kTileRows) * kLaneElements<A>;
-      carried[n] = b < s.batch && t < clock.length(b)  // what lies past a row's end is never read
-                       ? load_factors<A>(p.x + (t * s.batch + b) * p.input_size, k, p.input_size, aligned)
-                       : Vector16{};
+      const int64_t b = first_row + row(n);
+      length[n] = exists(n) && b < s.batch ? static_cast<int>(Clock{s, p.reverse}.length(b)) : 0;
+      from[n] = p.x + (t * s.batch + b) * p.input_size;
     }
+  }
+  // Sends for the step at hand, and goes on to the next one. What lies past a row's end is never read.
+  LSTM_FUSED_DEVICE void fetch() {
+#pragma unroll
+    for (int n = 0; n < kMost; ++n) {
+      carried[n] = static_cast<unsigned>(t) < static_cast<unsigned>(length[n])
+                       ? load_factors<A>(from[n], k(n), p.input_size, aligned)
+                       : Vector16{};
+      from[n] += (p.reverse ? -1 : 1) * s.batch * p.input_size;
+    }
+    t += p.reverse ? -1 : 1;
   }
   template <class Tiles>
   LSTM_FUSED_DEVICE void put(const Tiles& tiles, char* tile, int begin) const {
 #pragma unroll
-    for (int n = 0; n < kMost; ++n) {
-      const int at = thread_index() + n * num_threads();
-      if (at >= kLoads) break;
-      tiles.store(tile, at / (kLoads / kTileRows), begin + at % (kLoads / kTileRows) * kLaneElements<A>, carried[n]);
-    }
+    for (int n = 0; n < kMost; ++n)
+      if (exists(n)) tiles.store(tile, row(n), begin + k(n), carried[n]);
   }
+
+ private:
+  static constexpr int kLoads = static_cast<int>(kTileRows) * kInputChunks * kPairs;  // of the block
+  static constexpr int kMost = (kLoads + kWarpSize - 1) / kWarpSize;  // of a thread, in a block of one warp
+  LSTM_FUSED_DEVICE int at(int n) const { return thread_index() + n * num_threads(); }
+  LSTM_FUSED_DEVICE bool exists(int n) const { return at(n) < kLoads; }
+  LSTM_FUSED_DEVICE int row(int n) const { return at(n) / (kLoads / static_cast<int>(kTileRows)); }
+  LSTM_FUSED_DEVICE int k(int n) const { return at(n) % (kLoads / static_cast<int>(kTileRows)) * kLaneElements<A>; }
+
+  const LayerShape& s;
+  const ForwardParams<T, Accumulator<T>>& p;
+  const bool aligned;
+  int t, length[kMost];
+  const T* from[kMost];
+  Vector16 carried[kMost];
 };
 template <class A>
-struct InputTile<A, 0> {
-  const LayerShape& s;
-  const ForwardParams<Element<A>, Accumulator<Element<A>>>& p;
-  int64_t first_row;
-  bool aligned;
-  LSTM_FUSED_DEVICE void fetch(const Clock&, int64_t) {}
-  template <class Tiles>
-  LSTM_FUSED_DEVICE void put(const Tiles&, char*, int) const {}
+class InputTile<A, 0> {
+ public:
+  template <class... Any>
+  LSTM_FUSED_DEVICE explicit InputTile(const Any&...) {}
+  LSTM_FUSED_DEVICE void fetch() const {}
+  template <class... Any>
+  LSTM_FUSED_DEVICE void put(const Any&...) const {}
 };
+
+// x W_ih^T a whole step ahead, unless a block's threads are so many that they have few registers each.
+template <class A, int kHiddenChunks, int kInputChunks>
+constexpr Input kBlockInput =
+    kInputChunks > 0                                                      ? Input::kNone
+    : block_forward_threads(kHiddenChunks * kChunkElements<A>) > kThreads ? Input::kLoaded
+                                                                          : Input::kPrefetched;
 
 // A warp takes 8 units. With kInputChunks x is multiplied here too.
 template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
 LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
+  using Acc = Accumulator<Element<A>>;
   const LayerShape& s = arguments.shape;
   const auto& p = arguments.direction[block_index().y];
-  const Clock clock{s, p.reverse};
   const int64_t first_row = block_index().x * kTileRows, width = s.hidden_size;
-  const int64_t num_steps = longest(clock, first_row);
-  const auto time = [&](int64_t step) { return p.reverse ? num_steps - 1 - step : step; };
+  const int64_t num_steps = longest(Clock{s, p.reverse}, first_row);
 
   const int64_t unit = warp_index() * kTileUnits + lane_group();
-  const bool has_unit = unit < width;
   const bool w_hh_aligned = rows_are_aligned<A>(p.w_hh, width),
              w_ih_aligned = rows_are_aligned<A>(p.w_ih, p.input_size);
   Vector16 weights[kChunks][kNumGates] = {};
@@ -77,7 +98,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   for (int chunk = 0; chunk < kChunks; ++chunk)
 #pragma unroll
     for (int gate = 0; gate < kNumGates; ++gate) {
-      if (!has_unit) continue;
+      if (unit >= width) continue;
       const int k = chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>;
       const int64_t row = gate * width + unit;
       weights[chunk][gate] = chunk < kHiddenChunks ? load_factors<A>(p.w_hh + row * width, k, width, w_hh_aligned)
@@ -86,44 +107,52 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     }
 
   const int column = lane_pair() * kColumns;
-  constexpr Input kInput = kInputChunks > 0 ? Input::kNone : kHiddenChunks > 2 ? Input::kAtOnce : Input::kAhead;
-  ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, first_row + column, unit);
+  constexpr Input kInput = kBlockInput<A, kHiddenChunks, kInputChunks>;
+  ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, unit);
+  cells.move_to(first_row + column, num_steps, 0);
   RowTiles<A, kChunks> tiles;
-  InputTile<A, kInputChunks> x{s, p, first_row, rows_are_aligned<A>(p.x, p.input_size)};
-  const auto fetch = [&](int64_t t) {
-    cells.fetch(t);
-    x.fetch(clock, t);
-  };
+  InputTile<A, kInputChunks> x(s, p, first_row, p.reverse ? num_steps - 1 : 0);
   const auto put = [&](char* tile) {
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n)
-      if (has_unit) tiles.store(tile, column + n, static_cast<int>(unit), cells.factor(n));
-    x.put(tiles, tile, kInputBegin);
+    for (int n = 0; n < kColumns; ++n) tiles.store(tile, column + n, static_cast<int>(unit), cells.factor(n));
   };
 
   tiles.clear();
   block_barrier();
-  if (num_steps > 0) fetch(time(0));
   cells.begin();
   put(tiles.current);
+  x.fetch();
+  x.put(tiles, tiles.current, kInputBegin);
+  x.fetch();
   block_barrier();
   for (int64_t step = 0; step < num_steps; ++step) {
-    const int64_t t = time(step);
-    cells.prepare(t);
-    if (step + 1 < num_steps) fetch(time(step + 1));  // on its way while the product runs
     Product<A, kNumGates> product;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk)
       product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
+    // While the product runs: what the last step left, and what the next one needs.
+    if (kInput != Input::kLoaded && step > 0) cells.store();
+    x.put(tiles, tiles.next, kInputBegin);
+    x.fetch();
+    if constexpr (kInput != Input::kLoaded) cells.prefetch();
     product.finish();
+    Gates<Acc> sums[kColumns];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n)
-      cells.step(t, n, {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)});
+      sums[n] = {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)};
+    cells.step(sums);
     put(tiles.next);
-    cells.turn();
+    if constexpr (kInput == Input::kLoaded) {  // registers are short: nothing waits for the next step
+      cells.go_to(num_steps, step + 1);
+      cells.store();
+      cells.load();
+    } else {
+      cells.advance();
+    }
     block_barrier();
     tiles.turn();
   }
+  if (kInput != Input::kLoaded && num_steps > 0) cells.store();
   cells.finish();
 }
 
@@ -136,53 +165,60 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
   constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
   const LayerShape& s = arguments.shape;
   const auto& p = arguments.direction[block_index().y];
-  const Clock clock{s, p.reverse};
-  const int64_t first_row = block_index().x * kTileRows, num_steps = longest(clock, first_row);
+  const int64_t first_row = block_index().x * kTileRows;
+  const int64_t num_steps = longest(Clock{s, p.reverse}, first_row);
 
-  const int column = lane_pair() * kColumns;
-  BackwardCells<A, kUnits, kColumns> cells(s, p, first_row + column, warp_index() * kUnits * kTileUnits + lane_group());
+  const int column = lane_pair() * kColumns, first_unit = warp_index() * kUnits * static_cast<int>(kTileUnits);
+  constexpr bool kPrefetch = A::kTensorCore;  // without, products take most registers, and long enough by themselves
+  BackwardCells<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
+  cells.move_to(first_row + column, num_steps, 0);
+  cells.load();
   Vector16 weights[kChunks][kUnits];  // columns of W_hh
-#pragma unroll
-  for (int chunk = 0; chunk < kChunks; ++chunk)
-#pragma unroll
-    for (int u = 0; u < kUnits; ++u)
-      weights[chunk][u] = load_column<A>(p.w_hh, s.hidden_size, cells.unit(u),
-                                         chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>);
+  load_columns(Columns<A, RowOrder::kUnits>(p.w_hh, s.hidden_size), first_unit, 0, kChunks, weights);
 
   RowTiles<A, kChunks> tiles;
-  const auto multiply = [&] {
-    Product<A, kUnits> product;
+  Accumulator<T> sums[kUnits][kColumns];
+  const auto multiply = [&](auto&& meanwhile) {
+    Product<A, kUnits, 4> product;
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk)
-      product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
+      product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); }, chunk);
+    meanwhile();
     product.finish();
-    return product;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u)
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) sums[u][n] = product.at(u, n);
   };
   tiles.clear();
   block_barrier();
-  for (int64_t step = num_steps - 1; step >= 0; --step) {
-    const int64_t t = p.reverse ? num_steps - 1 - step : step;
-    cells.fetch(t);  // on its way while the product runs
-    const Product<A, kUnits> product = multiply();
+  for (int64_t step = 0; step < num_steps; ++step) {
+    multiply([&] {
+      if (step > 0) cells.store();
+      cells.prefetch();
+    });
+    cells.step(sums);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
 #pragma unroll
       for (int n = 0; n < kColumns; ++n) {
-        if (!cells.has_unit(u)) continue;
         const int k = kNumGates * cells.unit(u);
         // A row that is not yet or no longer there: its gradient waits.
-        tiles.store(tiles.next, column + n, k,
-                    cells.active(t, n) ? cells.step(t, u, n, product.at(u, n))
-                                       : tiles.template load_at<GateFactors<T>>(column + n, k));
+        GateFactors<T> factors = cells.factors(u, n);
+        if (!cells.is_active(u, n)) factors = tiles.template load_at<GateFactors<T>>(column + n, k);
+        tiles.store(tiles.next, column + n, k, factors);
       }
+    cells.advance();
+    if constexpr (!kPrefetch) cells.load();
     block_barrier();
     tiles.turn();
   }
-  const Product<A, kUnits> product = multiply();
+  if (num_steps > 0) cells.store();
+  multiply([] {});
 #pragma unroll
   for (int u = 0; u < kUnits; ++u)
 #pragma unroll
-    for (int n = 0; n < kColumns; ++n) cells.finish(u, n, product.at(u, n));
+    for (int n = 0; n < kColumns; ++n) cells.finish(u, n, sums[u][n]);
 }
 
 // ---- launchers

@@ -2,6 +2,8 @@
 // them, and send each other h, or grad_gates, through global memory once per step. docs/kernels.md has the essay.
 #pragma once
 
+#include "kernels/backward_cells.cuh"
+#include "kernels/forward_cells.cuh"
 #include "kernels/group_stack.cuh"
 #include "kernels/launchers.h"
 
@@ -20,133 +22,159 @@ template <class A, bool kTraining, bool kStacked>
 LSTM_FUSED_KERNEL(kThreads, 1)
 lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> arguments) {
   using T = Element<A>;
+  using Turn = Turns::Turn;
+  using Sums = GroupSums<kNumGates, kTurnRows<A, kStacked>>;
   constexpr int kLines = kGroupLines<false>;
   using Stack = std::conditional_t<kStacked, StackedForward<A, GroupForwardArguments<A, kStacked>>, SingleLayer>;
-  using Cells = ForwardCells<A, 1, kTraining, Input::kAtOnce>;
+  using Cells = ForwardCells<A, 1, kTraining, Input::kLoaded>;
   using Carried = typename Cells::Carried;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
-  const Clock clock{s, p.reverse};
-  const int width = static_cast<int>(s.hidden_size);
 
-  const GroupSums<kNumGates> sums{shared_memory()};
-  char* const memory = shared_memory() + GroupSums<kNumGates>::kBytes;
-  Turns turns(clock, arguments.rows_per_group, 0, memory);
+  const Sums sums{shared_memory()};
+  char* const memory = shared_memory() + Sums::kBytes;
+  Turns turns({s, p.reverse}, arguments.rows_per_group, kTurnRows<A, kStacked>, 0, memory);
   const bool many = turns.num_tiles > 1;
-  const Exchange<T> exchange(arguments);
+  const Exchange<T, kTurnRows<A, kStacked>, GroupForwardArguments<A, kStacked>> exchange(arguments);
   const int first_unit = exchange.first_unit();
-  const auto time = [&](int tile, uint32_t step) -> int64_t {
-    return p.reverse ? turns.num_steps(tile) - 1 - step : step;
-  };
 
-  const bool aligned = rows_are_aligned<A>(p.w_hh, width);
-  const GroupWeights<A, kLines, kInRegisters<A, kStacked, /*kBackward=*/false>> weights(
-      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
-      [&](int line, int k) { return load_line<A>(p.w_hh, width, aligned, first_unit, line, k); });
+  const GroupWeights<A, kLines, kStacked> weights(memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
+                                                  RowSource<A, kStacked>(p.w_hh, s.hidden_size, first_unit));
   Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
-  Cells cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
-  for (int tile = 0; tile < turns.num_tiles && has_cell(); ++tile) {
-    const bool steps = turns.num_steps(tile) > 0;
-    if (many) cells.move_to(turns.row_of(tile) + cell_row());
-    if (steps) cells.fetch(time(tile, 0));
-    cells.begin();
-    exchange.begin(tile, cells.factor(0));
+  Cells cells(s, p, first_unit + cell_unit());
+  const auto move_to = [&](const Turn& turn) {
+    cells.move_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
+  };
+  const auto go_behind = [&](const Turn& turn) { cells.go_to(turns.num_steps(turn.tile), turn.step + 1); };
+  const auto keep = [&](int tile) {
     if (many) store_global(exchange.template keep<Carried>(tile), cells.carried(0));
-    if (!steps) cells.finish();
+  };
+  for (int tile = 0; tile < turns.num_tiles; ++tile) {
+    if (!turns.has_cell(tile)) continue;
+    move_to({tile, 0});
+    cells.begin(stack.is_first());
+    exchange.begin(tile, cells.factor(0));
+    keep(tile);
+    if (turns.num_steps(tile) == 0) cells.finish();
   }
 
-  Product<A, kLines> product;
-  const auto begin = [&](const Turns::Turn& turn) {
-    product = {};
-    stack.multiply(turn, product);
-  };
-  const auto multiply = [&](const Turns::Turn& turn) {
-    if (has_cell()) {
-      if (many) {
-        cells.move_to(turns.row_of(turn.tile) + cell_row());
-        cells.resume(0, load_global(exchange.template keep<Carried>(turn.tile)));
-      }
-      // On its way while the product runs.
-      if (stack.is_first()) cells.prepare(time(turn.tile, turn.step));
-      stack.prepare(turn);
-      if (turn.step + 1 < turns.num_steps(turn.tile)) cells.fetch(time(turn.tile, turn.step + 1));
+  const auto prepare = [&](const Turn& turn) {
+    if (many) {
+      move_to(turn);
+      cells.resume(0, load_global(exchange.template keep<Carried>(turn.tile)));
     }
-    weights.multiply(exchange.rows(turn), product);
-    sums.put(product);
+    // Without tensor cores products take all registers, and long enough to look things up behind them.
+    if (A::kTensorCore) cells.load(stack.is_first());
+    stack.prepare(turn);
   };
-  take_turns(turns, exchange, stack, begin, multiply, [&](const Turns::Turn& turn) {
-    const T h = cells.step(time(turn.tile, turn.step), 0, {sums.total(0), sums.total(1), sums.total(2), sums.total(3)});
-    stack.send(turn, h);
-    if (turn.step + 1 == turns.num_steps(turn.tile)) return cells.finish();
-    exchange.send(turn, cells.factor(0));
-    cells.turn();
-    if (many) store_global(exchange.template keep<Carried>(turn.tile), cells.carried(0));
-  });
+  GroupProducts<A, kLines, kStacked> products;
+  const auto begin = [&](const Turn& turn) {
+    for (auto& product : products) product = {};
+    stack.multiply(turn, products);
+  };
+  const auto multiply = [&](const Turn& turn) {
+    const bool wide = turns.is_wide(turn.tile);
+    weights.multiply(exchange.rows(turn), wide, products);
+    sums.put(products, wide);
+  };
+  const auto is_last = [&](const Turn& turn) { return turn.step + 1 == turns.num_steps(turn.tile); };
+  const auto compute = [&](const Turn& turn) {
+    if (!A::kTensorCore) {
+      cells.go_to(turns.num_steps(turn.tile), turn.step);
+      cells.load(stack.is_first());
+    }
+    const auto total = sums.total();
+    cells.step({{total.of[0], total.of[1], total.of[2], total.of[3]}});
+    if (!is_last(turn)) exchange.send(turn, cells.factor(0));
+    stack.send(turn, cells.hidden(0));
+  };
+  const auto leave = [&](const Turn& turn) {
+    go_behind(turn);
+    cells.store();
+    if (is_last(turn)) return cells.finish();
+    keep(turn.tile);
+  };
+  take_turns(turns, exchange, stack, prepare, begin, multiply, compute, leave);
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
 template <class A, bool kStacked>
 LSTM_FUSED_KERNEL(kThreads, 1)
 lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked> arguments) {
-  using T = Element<A>;
-  using V = GateFactors<T>;
+  using V = GateFactors<Element<A>>;
+  using Turn = Turns::Turn;
+  using Sums = GroupSums<1, kTurnRows<A, kStacked>>;
   constexpr int kLines = kGroupLines<true>;
   using Stack = std::conditional_t<kStacked, StackedBackward<A, GroupBackwardArguments<A, kStacked>>, SingleLayer>;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
-  const Clock clock{s, p.reverse};
 
-  const GroupSums<1> sums{shared_memory()};  // and beside them, in a stack, those from the layer above
-  char* const memory = shared_memory() + (kStacked ? 2 : 1) * GroupSums<1>::kBytes;
-  Turns turns(clock, arguments.rows_per_group, 1, memory);
+  const Sums sums{shared_memory()};  // and beside them, in a stack, those from the layer above
+  char* const memory = shared_memory() + (kStacked ? 2 : 1) * Sums::kBytes;
+  Turns turns({s, p.reverse}, arguments.rows_per_group, kTurnRows<A, kStacked>, 1, memory);
   const bool many = turns.num_tiles > 1;
-  const Exchange<V> exchange(arguments);
+  const Exchange<V, kTurnRows<A, kStacked>, GroupBackwardArguments<A, kStacked>> exchange(arguments);
   const int first_unit = exchange.first_unit();
-  const auto time = [&](const Turns::Turn& turn) -> int64_t {
-    return p.reverse ? turn.step : turns.num_steps(turn.tile) - 1 - turn.step;
-  };
-  const auto is_last = [&](const Turns::Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
+  const auto is_last = [&](const Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
 
-  const GroupWeights<A, kLines, kInRegisters<A, kStacked, /*kBackward=*/true>> weights(
-      memory + kGroupMostTiles * sizeof(int), arguments.part_chunks, [&](int line, int k) {
-        return load_column<A>(p.w_hh, s.hidden_size, first_unit + line * kGroups + lane_group(), k);
-      });
+  const GroupWeights<A, kLines, kStacked> weights(memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
+                                                  ColumnSource<A, RowOrder::kUnits>(p.w_hh, s.hidden_size, first_unit));
   Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
-  BackwardCells<A, 1, 1> cells(s, p, turns.first_row + cell_row(), first_unit + cell_unit());
-  for (int tile = 0; tile < turns.num_tiles && has_cell(); ++tile) {
+  BackwardCells<A, 1, 1, false> cells(s, p, first_unit + cell_unit());
+  const auto move_to = [&](const Turn& turn) {
+    cells.move_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
+  };
+  for (int tile = 0; tile < turns.num_tiles; ++tile) {
+    if (!turns.has_cell(tile)) continue;
     exchange.begin(tile, V{});
     if (many) store_global(exchange.template keep<float>(tile), 0.0f);
   }
+  if (!many) move_to({0, 0});
 
-  const auto multiply = [&](const Turns::Turn& turn) {
-    if (has_cell()) {
-      if (many) {
-        cells.move_to(turns.row_of(turn.tile) + cell_row());
-        cells.resume(0, 0, load_global(exchange.template keep<float>(turn.tile)));
-      }
-      // On its way while the product runs; without tensor cores, that takes all registers, and long enough by itself.
-      if (A::kTensorCore && !is_last(turn)) cells.fetch(time(turn));
-      stack.prepare(turn);
+  const auto prepare = [&](const Turn& turn) {
+    if (many) {
+      move_to(turn);
+      cells.resume(0, 0, load_global(exchange.template keep<float>(turn.tile)));
     }
-    Product<A, kLines> product;
-    weights.multiply(exchange.rows(turn), product);
-    sums.put(product);
+    if (A::kTensorCore && !is_last(turn)) cells.load();  // as forward
+    stack.prepare(turn);
   };
-  const auto begin = [&](const Turns::Turn& turn) { stack.multiply(turn); };
-  take_turns(turns, exchange, stack, begin, multiply, [&](const Turns::Turn& turn) {
-    if (is_last(turn)) return cells.finish(0, 0, sums.total(0), kStacked ? turns.num_steps(turn.tile) : 0);
-    const int64_t t = time(turn);
-    if (!A::kTensorCore) cells.fetch(t);
+  const auto begin = [&](const Turn& turn) { stack.multiply(turn); };
+  const auto multiply = [&](const Turn& turn) {
+    const bool wide = turns.is_wide(turn.tile);
+    GroupProducts<A, kLines, kStacked> products;
+    weights.multiply(exchange.rows(turn), wide, products);
+    sums.put(products, wide);
+  };
+  const auto store = [&](const Turn& turn) {
+    cells.go_to(turns.num_steps(turn.tile), turn.step + 1);
+    cells.store();
+  };
+  const auto compute = [&](const Turn& turn) {
+    const float total = sums.total().of[0];
+    if (is_last(turn)) return cells.finish(0, 0, total, kStacked ? turns.num_steps(turn.tile) : 0);
+    if (!A::kTensorCore) {
+      cells.go_to(turns.num_steps(turn.tile), turn.step);
+      cells.load();
+    }
+    cells.step({{stack.with_above(turn, total)}});
     // A row that is not yet or no longer there: its gradient waits.
-    const bool steps = cells.has_unit(0) && cells.active(t, 0);
-    if (kStacked && !steps) cells.skip(t, 0, 0);  // a layer below reads grad_gates of this turn
-    exchange.send(turn, steps ? cells.step(t, 0, 0, stack.with_above(turn, sums.total(0))) : exchange.mine(turn));
+    const bool active = cells.is_active(0, 0);
+    exchange.send(turn, active ? cells.factors(0, 0) : exchange.mine(turn));
+    if (!kStacked) return;
+    if (!active) cells.skip(0, 0);  // a layer below reads grad_gates of this turn
+    store(turn);
+  };
+  const auto leave = [&](const Turn& turn) {
+    if (is_last(turn)) return;
+    if (!kStacked) store(turn);
     if (many) store_global(exchange.template keep<float>(turn.tile), cells.carried(0, 0));
-  });
+  };
+  take_turns(turns, exchange, stack, prepare, begin, multiply, compute, leave);
 }
 
 // ---- launchers
@@ -156,9 +184,12 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
                  const void* params, void* stream) {
   static_assert(sizeof(GroupArguments<Layer>) <= 4096);  // any device takes as many bytes of parameters
   constexpr GroupVariant kVariant{dtype_of<A>, A::kTensorCore, kStacked, kBackward};
-  const GroupArguments<Layer> arguments{make_arguments<Layer>(launch, shape, params), launch.rows_per_group,
+  const int64_t rows = launch.rows_per_group;
+  const GroupArguments<Layer> arguments{make_arguments<Layer>(launch, shape, params),
+                                        rows,
                                         static_cast<int>(group_blocks(shape.hidden_size)),
-                                        static_cast<int>(group_row_tiles(shape.batch)),
+                                        static_cast<int>(ceil_div(rows, kTurnRows<A, kStacked>)),
+                                        static_cast<int>(group_turns(rows, shape.batch, kTurnRows<A, kStacked>)),
                                         static_cast<int>(group_part_chunks(dtype_of<A>, shape.hidden_size, kBackward))};
   Grid grid;
   grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(shape.batch, launch.rows_per_group)),
@@ -171,7 +202,7 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
 
 template <class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kAtOnce>::Carried) == kGroupCarriedBytes);
+  static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
   return launch_group<A, kStacked, false>(
       launch.training ? lstm_group_forward_kernel<A, true, kStacked> : lstm_group_forward_kernel<A, false, kStacked>,
       launch, shape, params, stream);

@@ -2,18 +2,47 @@
 // one below forward, the one above backward. docs/kernels.md has the essay.
 #pragma once
 
-#include "kernels/group_exchange.cuh"
+#include "kernels/columns.cuh"
+#include "kernels/group_product.cuh"
 
 namespace lstm_fused {
 
-// The 16 bytes at k of a lane's line of W_ih or W_hh, (4H, H): i, f, g, o of one unit, then of the unit 8 further on.
-template <class A>
-LSTM_FUSED_DEVICE Vector16 load_line(const Element<A>* matrix, int width, bool aligned, int first_unit, int line,
-                                     int k) {
-  const int gate = line % kNumGates, unit = first_unit + line / kNumGates * kGroups + lane_group();
-  return unit < width ? load_factors<A>(matrix + (int64_t{gate} * width + unit) * width, k, width, aligned)
-                      : Vector16{};
-}
+// What GroupWeights are made of. Forward: of W_ih or W_hh, (4H, H), a lane has the rows i, f, g, o of one unit, then of
+// the unit 8 further on.
+template <class A, bool kStacked>
+class RowSource {
+ public:
+  LSTM_FUSED_DEVICE RowSource(const Element<A>* matrix, int64_t width, int first_unit)
+      : matrix(matrix),
+        width(static_cast<int>(width)),
+        first_unit(first_unit),
+        aligned(rows_are_aligned<A>(matrix, width)) {}
+  LSTM_FUSED_DEVICE Vector16 load(int line, int k) const {
+    const int gate = line % kNumGates, unit = first_unit + line / kNumGates * kGroups + lane_group();
+    if (unit >= width) return {};
+    const Element<A>* const row = matrix + (int64_t{gate} * width + unit) * width;
+    return load_factors<A, !kStacked>(row, k + lane_pair() * kLaneElements<A>, width, aligned);
+  }
+  LSTM_FUSED_DEVICE void transpose(Vector16&) const {}
+
+ private:
+  const Element<A>* const matrix;
+  const int width, first_unit;
+  const bool aligned;
+};
+// Backward: two columns, 8 apart.
+template <class A, RowOrder kOrder>
+class ColumnSource {
+ public:
+  LSTM_FUSED_DEVICE ColumnSource(const Element<A>* matrix, int64_t width, int first_unit)
+      : columns(matrix, width), first_unit(first_unit) {}
+  LSTM_FUSED_DEVICE Vector16 load(int line, int k) const { return columns.load(first_unit + line * kGroups, k); }
+  LSTM_FUSED_DEVICE void transpose(Vector16& weights) const { columns.transpose(weights); }
+
+ private:
+  const Columns<A, kOrder> columns;
+  const int first_unit;
+};
 
 // What the layer of a block has to do with others of its launch: here nothing, as it is the only one.
 struct SingleLayer {
@@ -48,7 +77,8 @@ class LayerInLaunch {
 
   // By one thread, before a barrier of the block: until all blocks of the layer ahead have taken this turn.
   LSTM_FUSED_DEVICE void wait_for_ahead(const Turns::Turn& turn) const {
-    const uint32_t* const arrivals = ahead().arrivals + turns.first_row / kTileRows * kGroupArrivalWords;
+    const uint32_t* const arrivals =
+        ahead().arrivals + int64_t{block_index().y} * arguments.tiles_per_group * kGroupArrivalWords;
     spin_wait([&] { return have_arrived(arrivals, turn.tile, (turn.step + 2) * arguments.num_blocks); });
   }
   // The tile's rows that exist, `bytes` each, in a tensor that has B of them for each time.
@@ -83,18 +113,17 @@ class StackedForward : public LayerInLaunch<Arguments> {
   LSTM_FUSED_DEVICE StackedForward(const Arguments& arguments, const Turns& turns, int first_unit, char* memory)
       : Base(arguments, turns),
         row_bytes(arguments.num_blocks * static_cast<int>(kGroupUnits * sizeof(T))),
-        weights(memory, is_first() ? 0 : arguments.part_chunks, [&](int line, int k) {
-          const int width = static_cast<int>(s.hidden_size);
-          return load_line<A>(own().w_ih, width, rows_are_aligned<A>(own().w_ih, width), first_unit, line, k);
-        }) {}
+        weights(memory, is_first() ? 0 : arguments.part_chunks,
+                RowSource<A, true>(own().w_ih, s.hidden_size, first_unit)) {}
 
   using Base::is_first;  // and x W_ih^T is given
   LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
     if (!is_first()) this->wait_for_ahead(turn);
   }
   // Adds W_ih times what the layer below left.
-  LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn, Product<A, kLines>& product) const {
-    if (!is_first()) weights.multiply(this->rows(ahead().above, turn.tile, turn.step, row_bytes), product);
+  LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn, GroupProducts<A, kLines, true>& products) const {
+    if (is_first()) return;
+    weights.multiply(this->rows(ahead().above, turn.tile, turn.step, row_bytes), turns.is_wide(turn.tile), products);
   }
 
   // By a thread with a cell: sends for what send() needs. Without tensor cores products take all registers.
@@ -119,8 +148,9 @@ class StackedForward : public LayerInLaunch<Arguments> {
   using Base::ahead;
   using Base::own;
   using Base::s;
+  using Base::turns;
   const int row_bytes;
-  const GroupWeights<A, kLines, kInRegisters<A, /*kStacked=*/true, /*kBackward=*/false>> weights;
+  const GroupWeights<A, kLines, true> weights;
   T mask{};
 };
 
@@ -160,15 +190,15 @@ class StackedBackward : public LayerInLaunch<Arguments> {
  public:
   using Base = LayerInLaunch<Arguments>;
   using T = Element<A>;
+  using Sums = GroupSums<1, kTurnRows<A, true>>;
   static constexpr int kLines = kGroupLines<true>;
 
   LSTM_FUSED_DEVICE StackedBackward(const Arguments& arguments, const Turns& turns, int first_unit, char* memory)
       : Base(arguments, turns),
-        sums{shared_memory() + GroupSums<1>::kBytes},
-        weights(memory, is_first() ? 0 : arguments.part_chunks, [&](int line, int k) {
-          const int unit = first_unit + line * kGroups + lane_group();
-          return load_column<A, RowOrder::kAsTheyLie>(ahead().w_ih, s.hidden_size, unit, k);
-        }) {}
+        sums{shared_memory() + Sums::kBytes},
+        weights(memory, is_first() ? 0 : arguments.part_chunks,
+                ColumnSource<A, RowOrder::kAsTheyLie>(is_first() ? nullptr : ahead().w_ih, s.hidden_size, first_unit)) {
+  }
 
   using Base::is_first;
   LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
@@ -178,9 +208,10 @@ class StackedBackward : public LayerInLaunch<Arguments> {
   LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn) const {
     if (!follows(turn)) return;
     const int row_bytes = static_cast<int>(kNumGates * s.hidden_size * sizeof(T));
-    Product<A, kLines> product;
-    weights.multiply(GateRows<A>{this->rows(ahead().grad_gates, turn.tile, time(turn), row_bytes)}, product);
-    sums.put(product);
+    const bool wide = turns.is_wide(turn.tile);
+    GroupProducts<A, kLines, true> products;
+    weights.multiply(GateRows<A>{this->rows(ahead().grad_gates, turn.tile, time(turn), row_bytes)}, wide, products);
+    sums.put(products, wide);
   }
 
   // By a thread with a cell: as forward.
@@ -191,25 +222,24 @@ class StackedBackward : public LayerInLaunch<Arguments> {
   LSTM_FUSED_DEVICE float with_above(const Turns::Turn& turn, float grad_h) const {
     if (is_first()) return grad_h;
     const bool masked = ahead().input_mask != nullptr;
-    return grad_h + (masked ? to_accumulator(A::kTensorCore ? mask : mask_of(turn)) : 1) * sums.total(0);
+    return grad_h + (masked ? to_accumulator(A::kTensorCore ? mask : mask_of(turn)) : 1) * sums.total().of[0];
   }
 
  private:
   // A tile's last turn is for h_0, which the layer above has no part in.
   LSTM_FUSED_DEVICE bool follows(const Turns::Turn& turn) const {
-    return !is_first() && turn.step < this->turns.num_steps(turn.tile);
+    return !is_first() && turn.step < turns.num_steps(turn.tile);
   }
-  LSTM_FUSED_DEVICE int64_t time(const Turns::Turn& turn) const {
-    return this->turns.num_steps(turn.tile) - 1 - turn.step;
-  }
+  LSTM_FUSED_DEVICE int64_t time(const Turns::Turn& turn) const { return turns.num_steps(turn.tile) - 1 - turn.step; }
   LSTM_FUSED_DEVICE T mask_of(const Turns::Turn& turn) const {
     return this->load_mask(ahead().input_mask, turn, time(turn));
   }
 
   using Base::ahead;
   using Base::s;
-  const GroupSums<1> sums;
-  const GroupWeights<A, kLines, kInRegisters<A, /*kStacked=*/true, /*kBackward=*/true>> weights;
+  using Base::turns;
+  const Sums sums;
+  const GroupWeights<A, kLines, true> weights;
   T mask{};
 };
 

@@ -16,4 +16,17 @@ using Launcher = int (*)(const Launch& launch, const LayerShape& shape, const vo
 // nothing was started: cudaErrorCooperativeLaunchTooLarge.
 constexpr int kTooManyBlocks = 720;
 
+struct Index {
+  int x, y, z;
+};
+
+// How a kernel is started.
+struct Grid {
+  Index blocks;
+  int threads;
+  int64_t shared_bytes = 0;  // dynamic, per block
+  int cluster = 1;           // blocks along x that form a cluster; kTooManyBlocks where there is no room for one
+  bool together = false;     // blocks wait for one another: all run at once, or kTooManyBlocks is returned
+};
+
 }  // namespace lstm_fused

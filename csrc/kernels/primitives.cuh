@@ -10,7 +10,7 @@
 #include <cstdio>
 
 #include "element.h"
-#include "kernels/launch.h"
+#include "kernels/start.h"
 
 #define LSTM_FUSED_DEVICE __device__ __forceinline__
 #define LSTM_FUSED_DEVICE_CALL __device__ __noinline__  // rarely run and large
@@ -20,10 +20,6 @@
 namespace lstm_fused {
 
 // ---- who am I
-
-struct Index {
-  int x, y, z;
-};
 
 constexpr int kWarpSize = 32;
 
@@ -78,15 +74,15 @@ LSTM_FUSED_DEVICE uint32_t round_to_tf32(uint32_t float_bits) {
 LSTM_FUSED_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
 LSTM_FUSED_DEVICE uint32_t float_to_bits(float x) { return __float_as_uint(x); }
 
-// 2^x and 1 / x, relative error about 2^-22.
+// 2^x and 1 / x, relative error about 2^-22; numbers below 2^-126 are zero, of x and of the result.
 LSTM_FUSED_DEVICE float exp2_approximate(float x) {
   float y;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 LSTM_FUSED_DEVICE float reciprocal_approximate(float x) {
   float y;
-  asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 
@@ -156,11 +152,6 @@ LSTM_FUSED_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory");
 }
 
-// ---- global memory
-
-// Brings the line of p into L2. p may be any valid address.
-LSTM_FUSED_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
 // ---- for watchdogs
 
 // A clock of the whole GPU.
@@ -178,60 +169,10 @@ LSTM_FUSED_DEVICE void give_up(const char* wait) {
 
 // ---- the host's side
 
-struct Grid {
-  Index blocks;
-  int threads;
-  int64_t shared_bytes = 0;  // dynamic, per block
-  int cluster = 1;           // blocks along x that form a cluster; kTooManyBlocks where there is no room for one
-  bool together = false;     // blocks wait for one another: all run at once, or kTooManyBlocks is returned
-};
-
-static_assert(kTooManyBlocks == cudaErrorCooperativeLaunchTooLarge);
-
-// kernel<<<...>>>(params) on `stream`, a cudaStream_t; allows the shared memory and the cluster it needs. Returns a
-// cudaError_t.
+// kernel<<<...>>>(params) on `stream`, a cudaStream_t. Returns a cudaError_t.
 template <class Params>
 int launch_kernel(void (*kernel)(const Params), const Grid& grid, void* stream, const Params& params) {
-  cudaError_t error = cudaSuccess;
-  constexpr int64_t kAlwaysAllowed = 48 * 1024;
-  if (grid.shared_bytes > kAlwaysAllowed) {
-    error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
-  if (grid.cluster > 8) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    if (error != cudaSuccess) return error;
-  }
-  cudaLaunchAttribute attributes[2]{};
-  unsigned num_attributes = 0;
-  if (grid.cluster > 1) {
-    cudaLaunchAttribute& cluster = attributes[num_attributes++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(grid.cluster);
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  }
-  if (grid.together) {
-    cudaLaunchAttribute& cooperative = attributes[num_attributes++];
-    cooperative.id = cudaLaunchAttributeCooperative;
-    cooperative.val.cooperative = 1;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(grid.blocks.x), static_cast<unsigned>(grid.blocks.y),
-                        static_cast<unsigned>(grid.blocks.z));
-  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = attributes;
-  config.numAttrs = num_attributes;
-  if (grid.cluster > 1) {  // a part of a GPU may have room for 16 blocks, but not side by side
-    int room = 0;
-    if (cudaOccupancyMaxActiveClusters(&room, kernel, &config) != cudaSuccess) cudaGetLastError();
-    if (room == 0) return kTooManyBlocks;
-  }
-  error = cudaLaunchKernelEx(&config, kernel, params);
-  if (error == cudaErrorCooperativeLaunchTooLarge) cudaGetLastError();  // the caller's to handle, nobody else's
-  return error;
+  return start_kernel(reinterpret_cast<const void*>(kernel), grid, stream, &params);
 }
 
 }  // namespace lstm_fused

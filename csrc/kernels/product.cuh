@@ -93,43 +93,31 @@ LSTM_FUSED_DEVICE Vector16 pack_factors(const Element<A> (&elements)[kLaneElemen
   return packed;
 }
 
-// Out of line: it is called once per weight, and would be most of a kernel's code.
 template <class A>
-LSTM_FUSED_DEVICE_CALL Vector16 load_factors_one_by_one(const Element<A>* row, int64_t k, int64_t width) {
+LSTM_FUSED_DEVICE Vector16 load_factors_inline(const Element<A>* row, int64_t k, int64_t width) {
   Element<A> x[kLaneElements<A>];
 #pragma unroll
   for (int e = 0; e < kLaneElements<A>; ++e) x[e] = k + e < width ? as_factor<A>(row[k + e]) : Element<A>{};
   return pack_factors<A>(x);
 }
 
-// Elements k, k + 1, ... of a row in global memory, zero past its width; one load where rows are `aligned`.
+// Called once per weight, it would be most of a kernel's code. A call, however, takes registers.
 template <class A>
+LSTM_FUSED_DEVICE_CALL Vector16 load_factors_one_by_one(const Element<A>* row, int64_t k, int64_t width) {
+  return load_factors_inline<A>(row, k, width);
+}
+
+// Elements k, k + 1, ... of a row in global memory, zero past its width; one load where rows are `aligned`.
+template <class A, bool kCalls = true>
 LSTM_FUSED_DEVICE Vector16 load_factors(const Element<A>* row, int64_t k, int64_t width, bool aligned) {
-  if (!aligned || k + kLaneElements<A> > width) return load_factors_one_by_one<A>(row, k, width);
+  if (!aligned || k + kLaneElements<A> > width)
+    return kCalls ? load_factors_one_by_one<A>(row, k, width) : load_factors_inline<A>(row, k, width);
   Vector16 packed = *reinterpret_cast<const Vector16*>(row + k);
   if constexpr (std::is_same_v<A, TF32>) {
 #pragma unroll
     for (uint32_t& word : packed.word) word = round_to_tf32(word);
   }
   return packed;
-}
-
-// In which order k counts the 4H rows of W_hh or W_ih: unit by unit, gate by gate, or as they lie.
-enum class RowOrder { kUnits, kAsTheyLie };
-
-// Elements k, k + 1, ... of column `unit` of W_hh or W_ih (4H, H); zero outside. Out of line, as it is called for every
-// weight: inlined it is most of the kernel, and its loads crowd the registers.
-template <class A, RowOrder kOrder = RowOrder::kUnits>
-LSTM_FUSED_DEVICE_CALL Vector16 load_column(const Element<A>* matrix, int64_t width, int64_t unit, int k) {
-  Element<A> x[kLaneElements<A>];
-#pragma unroll
-  for (int e = 0; e < kLaneElements<A>; ++e) {
-    const int64_t at = k + e;
-    const int64_t row = kOrder == RowOrder::kUnits ? at % kNumGates * width + at / kNumGates : at;
-    const bool exists = at < kNumGates * width && unit < width;
-    x[e] = exists ? as_factor<A>(matrix[row * width + unit]) : Element<A>{};
-  }
-  return pack_factors<A>(x);
 }
 
 // Whether every row of a matrix begins at a multiple of 16 bytes.
@@ -142,26 +130,30 @@ LSTM_FUSED_DEVICE bool rows_are_aligned(const Element<A>* matrix, int64_t stride
 
 // ---- the product
 
-template <class A, int R, bool kTensorCore = A::kTensorCore>
+// kChains: sums of every tile, of every so many-th k each, so that fewer products wait for one another. finish() adds
+// them up.
+template <class A, int R, int kChains = 1, bool kTensorCore = A::kTensorCore>
 class Product;
 
-// On tensor cores two rows per lane make an M = 16 tile: the accumulators of row pair m are tile[m].
-template <class A, int R>
-class Product<A, R, true> {
+// On tensor cores two rows per lane make an M = 16 tile: the accumulators of row pair m are tile[...][m].
+template <class A, int R, int kChains>
+class Product<A, R, kChains, true> {
  public:
   using T = Element<A>;
   using Acc = float;
 
   LSTM_FUSED_DEVICE Product() {
 #pragma unroll
-    for (int m = 0; m < R / 2; ++m)
+    for (int chain = 0; chain < kChains; ++chain)
 #pragma unroll
-      for (int n = 0; n < 4; ++n) tile[m][n] = 0;
+      for (int m = 0; m < R / 2; ++m)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) tile[chain][m][n] = 0;
   }
 
-  // Adds one chunk. factor(n) is the lane's 16 bytes of row n of the batch tile.
+  // Adds one chunk. factor(n) is the lane's 16 bytes of row n of the batch tile. `chunk` chooses among the chains.
   template <class Factor>
-  LSTM_FUSED_DEVICE void add(const Vector16 (&weights)[R], Factor&& factor) {
+  LSTM_FUSED_DEVICE void add(const Vector16 (&weights)[R], Factor&& factor, int chunk = 0) {
     const Vector16 h = factor(lane_group());
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -170,24 +162,44 @@ class Product<A, R, true> {
       for (int m = 0; m < R / 2; ++m) {
         const uint32_t a[4] = {weights[2 * m].word[2 * k], weights[2 * m + 1].word[2 * k],
                                weights[2 * m].word[2 * k + 1], weights[2 * m + 1].word[2 * k + 1]};
-        A::mma(tile[m], a, b);
+        A::mma(tile[(2 * chunk + k) % kChains][m], a, b);
       }
     }
   }
 
-  LSTM_FUSED_DEVICE void finish() {}
+  // The sums of another part of K.
+  LSTM_FUSED_DEVICE void add(const Product& other) {
+#pragma unroll
+    for (int chain = 0; chain < kChains; ++chain)
+#pragma unroll
+      for (int m = 0; m < R / 2; ++m)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) tile[chain][m][n] += other.tile[chain][m][n];
+  }
+
+  LSTM_FUSED_DEVICE void finish() {
+#pragma unroll
+    for (int half = kChains / 2; half > 0; half /= 2)
+#pragma unroll
+      for (int chain = 0; chain < half; ++chain)
+#pragma unroll
+        for (int m = 0; m < R / 2; ++m)
+#pragma unroll
+          for (int n = 0; n < 4; ++n) tile[chain][m][n] += tile[chain + half][m][n];
+  }
 
   // After finish(): row r of the lane, column 2 pair + n.
-  LSTM_FUSED_DEVICE Acc at(int r, int n) const { return tile[r / 2][r % 2 * 2 + n]; }
+  LSTM_FUSED_DEVICE Acc at(int r, int n) const { return tile[0][r / 2][r % 2 * 2 + n]; }
 
  private:
-  float tile[R / 2][4];
+  static_assert((kChains & (kChains - 1)) == 0);
+  float tile[kChains][R / 2][4];
 };
 
 // Elsewhere a lane sums its own k for all 8 columns; finish() adds up the four lanes of a row and deals the columns
 // out.
-template <class A, int R>
-class Product<A, R, false> {
+template <class A, int R, int kChains>
+class Product<A, R, kChains, false> {
  public:
   using T = Element<A>;
   using Acc = Accumulator<T>;
@@ -200,7 +212,7 @@ class Product<A, R, false> {
   }
 
   template <class Factor>
-  LSTM_FUSED_DEVICE void add(const Vector16 (&weights)[R], Factor&& factor) {
+  LSTM_FUSED_DEVICE void add(const Vector16 (&weights)[R], Factor&& factor, int = 0) {
 #pragma unroll
     for (int n = 0; n < kTileRows; ++n) {
       const Vector16 h = factor(n);

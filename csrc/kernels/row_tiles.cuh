@@ -43,10 +43,10 @@ struct RowTiles {
   }
 };
 
-// The longest of the tile's rows, from `first_row`: the number of steps that the block has to take.
-LSTM_FUSED_DEVICE int64_t longest(const Clock& clock, int64_t first_row) {
+// The longest of some rows, a tile of them, from `first_row`: the number of steps that the block has to take.
+LSTM_FUSED_DEVICE int64_t longest(const Clock& clock, int64_t first_row, int64_t count = kTileRows) {
   int64_t steps = 0;
-  for (int64_t b = first_row; b < first_row + kTileRows && b < clock.shape.batch; ++b) {
+  for (int64_t b = first_row; b < first_row + count && b < clock.shape.batch; ++b) {
     const int64_t length = clock.length(b);
     steps = length > steps ? length : steps;
   }

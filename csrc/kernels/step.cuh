@@ -238,8 +238,7 @@ lstm_step_backward_projection_kernel(LSTM_FUSED_PARAMS StepBackward<Element<A>> 
       });
 }
 
-// After the last step: grad c_0, the h that each step started from, and zeros past each row's end. grid: B * H
-// elements, 1, directions.
+// After the last step: grad c_0, and zeros past each row's end. grid: B * H elements, 1, directions.
 template <class T>
 LSTM_FUSED_KERNEL(kStepThreads, 1)
 lstm_step_backward_finish_kernel(LSTM_FUSED_PARAMS BackwardArguments<T> arguments) {
@@ -254,12 +253,8 @@ lstm_step_backward_finish_kernel(LSTM_FUSED_PARAMS BackwardArguments<T> argument
   if (length == 0 && p.grad_c_n != nullptr) grad_c_0 = p.grad_c_n[state];
   if (length > 0 && clock.before(clock.first(b), b) == Before::kInitial) grad_c_0 = round_to<T>(p.grad_c[state]);
   p.grad_c_0[state] = grad_c_0;
-  for (int64_t t = 0; t < s.seq_len; ++t) {
+  for (int64_t t = length; t < s.seq_len; ++t) {
     const int64_t row = t * s.batch + b;
-    const bool past = t >= length;
-    if (in_h)
-      p.h_prev[row * s.proj_width + column] = past ? T{} : h_before(s, p, clock, t, b, column, clock.before(t, b));
-    if (!past) continue;
     store_gates(p.grad_gates + row * kNumGates * s.hidden_size + column, s.hidden_size, Gates<T>{});
     if (!s.has_projection) continue;
     p.hidden[row * s.hidden_size + column] = T{};

@@ -81,7 +81,7 @@ double block_us(const Problem& problem, const DeviceInfo& device, const Launch& 
 }
 
 double cluster_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const int64_t resident = std::max<int64_t>(1, device.num_sms / launch.blocks_per_group);
+  const int64_t resident = std::max<int64_t>(1, resident_clusters(device, launch.blocks_per_group));
   const double waves = static_cast<double>(ceil_div(launch.num_groups, resident));
   return waves * (kExchangeUs[static_cast<int>(launch.kind)] + product_us(problem, device, launch));
 }

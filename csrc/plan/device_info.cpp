@@ -1,5 +1,6 @@
 #include "plan/device_info.h"
 
+#include <cstring>
 #include <stdexcept>
 
 namespace lstm_fused {
@@ -29,12 +30,20 @@ DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes, bool multiplies
 }
 
 DeviceInfo cuda_device(const std::string& name, const std::vector<int64_t>& facts) {
-  static_assert(kNumDeviceFacts == 9, "every fact is read below");
   if (static_cast<int64_t>(facts.size()) != kNumDeviceFacts) {
     throw std::invalid_argument("facts: expected " + std::to_string(kNumDeviceFacts) + " numbers, got " +
                                 std::to_string(facts.size()));
   }
-  return make(name, {facts[0], facts[1], facts[2], facts[3], facts[4], facts[5], facts[6], facts[7], facts[8]});
+  DeviceFacts numbers;
+  static_assert(sizeof numbers == kNumDeviceFacts * sizeof facts[0]);
+  std::memcpy(static_cast<void*>(&numbers), facts.data(), sizeof numbers);
+  return make(name, numbers);
+}
+
+int64_t resident_clusters(const DeviceInfo& device, int64_t blocks) {
+  if (blocks > device.max_cluster_size) return 0;
+  const bool is_known = device.resident_clusters[0] > 0;
+  return is_known ? device.resident_clusters[blocks - 1] : device.num_sms / blocks;
 }
 
 const std::vector<DeviceInfo>& known_devices() {

@@ -24,6 +24,10 @@ DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes, bool multiplies
 // `facts` in the order of DeviceFacts. Throws std::invalid_argument when their number is wrong.
 DeviceInfo cuda_device(const std::string& name, const std::vector<int64_t>& facts);
 
+// How many clusters of so many blocks, up to kMostClusterBlocks, run at once; where nobody was asked, as if clusters
+// lay across the borders of GPCs.
+int64_t resident_clusters(const DeviceInfo& device, int64_t blocks);
+
 // A100, H100, H200, B200 and RTX 4090: the vendor's published figures (SXM modules, A100 with 80 GB).
 const std::vector<DeviceInfo>& known_devices();
 

@@ -82,6 +82,8 @@ Refusal refuse_cluster(const Launch& launch, const Problem& problem, const Devic
   }
   // The blocks of a cluster learn from each other's h that a tile has been read: each has to have some.
   if ((blocks - 1) * launch.units_per_block >= hidden) return {1, "a block without units" + over};
+  if (resident_clusters(device, blocks) == 0)
+    return {2, "clusters of " + std::to_string(blocks) + " blocks, this device has room for none"};
   const std::string reason = too_little_shared_memory(launch.shared_bytes, "block" + over, device);
   return {reason.empty() ? 3 : 2, reason};
 }
@@ -184,14 +186,13 @@ Candidate block(const Problem& problem, const DeviceInfo& device) {
 
 // The fastest of the cluster sizes.
 Candidate cluster(const Problem& problem, const DeviceInfo& device) {
-  constexpr int64_t kMostBlocks = 16;  // of any device, where a kernel asks for more than the portable 8
   Candidate best;
   best.launch.kind = KernelKind::kCluster;
   best.reason = refuse_kind(best.launch.kind, problem, device);
   if (best.reason.empty()) best.reason = too_few_registers(kClusterThreads * kClusterRegisters, device);
   if (!best.reason.empty()) return best;
   int depth = -1;
-  for (int64_t blocks = 1; blocks <= kMostBlocks; ++blocks) {
+  for (int64_t blocks = 1; blocks <= kMostClusterBlocks; ++blocks) {
     const Launch launch = lay_out_cluster(blocks, problem);
     const Refusal refusal = refuse_cluster(launch, problem, device);
     if (refusal.reason.empty()) {
@@ -300,9 +301,10 @@ Candidate cpu(const Problem& problem, const DeviceInfo& device, const CpuPlan& p
 
 }  // namespace
 
-Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built) {
+Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<std::string>& built) {
   check(problem);
-  Plan plan{problem, device, {}, -1};
+  Plan plan{problem, given, {}, -1};
+  DeviceInfo& device = plan.device;
   if (!device.is_cuda) {
     check("num_threads", device.num_threads, 1, int64_t{1} << 16);
     plan.cpu = plan_cpu(problem, device.num_threads, device.multiplies_pairs);
@@ -310,6 +312,9 @@ Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<
     plan.chosen = 0;
     return plan;
   }
+  // Some drivers tell no clock rates. The estimates are then those of a GPU of middle speed.
+  if (device.clock_mhz == 0) device.clock_mhz = 1500;
+  if (device.memory_gb_per_s == 0) device.memory_gb_per_s = 1000;
   check("num_sms", device.num_sms, 1, int64_t{1} << 16);
   check("clock_mhz", device.clock_mhz, 1, int64_t{1} << 16);
   check("memory_gb_per_s", device.memory_gb_per_s, 1, int64_t{1} << 20);

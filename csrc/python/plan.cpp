@@ -62,6 +62,11 @@ void bind_inputs(py::module_& module) {
       .def_readonly("max_cluster_size", &DeviceInfo::max_cluster_size)
       .def_readonly("clock_mhz", &DeviceInfo::clock_mhz)
       .def_readonly("memory_gb_per_s", &DeviceInfo::memory_gb_per_s)
+      .def_property_readonly("resident_clusters",
+                             [](const DeviceInfo& device) {
+                               const auto& clusters = device.resident_clusters;
+                               return std::vector<int64_t>(std::begin(clusters), std::end(clusters));
+                             })
       .def_readonly("num_threads", &DeviceInfo::num_threads)
       .def_readonly("vector_bytes", &DeviceInfo::vector_bytes)
       .def_readonly("multiplies_pairs", &DeviceInfo::multiplies_pairs);

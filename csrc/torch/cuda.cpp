@@ -95,11 +95,15 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
 }
 
 GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like)
-    : exchange_bytes_(group_exchange_bytes(launch.dtype, shape.hidden_size, shape.batch, backward)),
-      arrival_words_(group_arrival_words(shape.batch)),
+    : exchange_bytes_(0),
+      arrival_words_(0),
       above_bytes_(group_above_bytes(launch.dtype, shape.hidden_size, shape.seq_len * shape.batch)),
       num_above_(backward ? 0 : launch.num_layers - 1) {
   if (launch.kind != KernelKind::kGroup) return;
+  const int64_t rows = group_turn_rows(launch.dtype, launch.num_layers > 1);
+  const int64_t turns = group_turns(launch.rows_per_group, shape.batch, rows);
+  exchange_bytes_ = group_exchange_bytes(launch.dtype, shape.hidden_size, turns * rows, backward);
+  arrival_words_ = group_arrival_words(turns);
   const int64_t count = launch.num_directions * launch.num_layers;
   exchange_ = empty({count * exchange_bytes_}, like, ScalarType::Byte);
   arrivals_ = torch::stable::new_zeros(like, {count * arrival_words_}, ScalarType::Int);

@@ -11,12 +11,53 @@ namespace {
 // What backward of one direction of a layer leaves behind for the large products.
 struct GateGradients {
   Tensor grad_gates;      // (T*B, 4H)
-  Tensor h_prev;          // (T*B, P)
   Tensor grad_h, hidden;  // (T*B, P), (T*B, H), empty without a projection
+  OptionalTensor h_prev;  // (T*B, P), the h that each step started from, where it is there already
+};
+
+// Of the h that one direction of a layer left, and started from.
+class RecurrentFactor {
+ public:
+  RecurrentFactor(const Stack& stack, int64_t layer, int64_t direction, const Tensor& h_0, const Tensor& layer_output,
+                  const Options& options)
+      : stack_(stack),
+        layer_(layer),
+        direction_(direction),
+        h_0_(h_0),
+        layer_output_(layer_output),
+        options_(options) {}
+
+  // The gradient of w_hh. Where every row takes all steps, h_prev is the output a step earlier, and is not copied.
+  Tensor times(const GateGradients& g) const {
+    if (g.h_prev || options_.lengths || options_.reset) return product(g.grad_gates, g.h_prev ? *g.h_prev : copied(g.grad_gates));
+    const int64_t rows = stack_.num_rows(), batch = stack_.batch, others = rows - batch;
+    const bool reverse = direction_ == 1;
+    const Tensor h = part(layer_output_, 1, direction_ * stack_.proj_width, stack_.proj_width);
+    const Tensor first =
+        torch::stable::view(part(h_0_, 0, layer_ * stack_.num_directions + direction_, 1), {batch, stack_.proj_width});
+    return add(product(part(g.grad_gates, 0, reverse ? 0 : batch, others), part(h, 0, reverse ? batch : 0, others)),
+               product(part(g.grad_gates, 0, reverse ? others : 0, batch), first));
+  }
+
+ private:
+  Tensor product(const Tensor& grad_gates, const Tensor& h) const {
+    const Tensor result = empty({grad_gates.size(1), stack_.proj_width}, grad_gates, stack_.dtype);
+    mm_out(result, transposed(grad_gates), h);
+    return result;
+  }
+  Tensor copied(const Tensor& like) const {
+    const Tensor h_prev = empty({stack_.num_rows(), stack_.proj_width}, like, stack_.dtype);
+    copy_h_prev(stack_, layer_, direction_, h_0_, layer_output_, options_, h_prev);
+    return h_prev;
+  }
+  const Stack& stack_;
+  int64_t layer_, direction_;
+  Tensor h_0_, layer_output_;
+  const Options& options_;
 };
 
 // Appends the gradients of w_ih, w_hh, [b_ih, b_hh], [w_hr].
-void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x,
+void append_weight_gradients(const Stack& stack, const GateGradients& g, const Tensor& x, const RecurrentFactor& h,
                              std::vector<Tensor>& gradients) {
   const auto product = [&](const Tensor& grad, const Tensor& factor) {
     const Tensor result = empty({grad.size(1), factor.size(1)}, x, stack.dtype);
@@ -24,7 +65,7 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
     gradients.push_back(result);
   };
   product(g.grad_gates, x);
-  product(g.grad_gates, g.h_prev);
+  gradients.push_back(h.times(g));
   if (stack.has_biases) {
     // Autocast makes float32 of a sum.
     const Tensor bias = dense(torch::stable::sum(g.grad_gates, std::vector<int64_t>{0}), stack.dtype);
@@ -92,14 +133,16 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       }
       weights.push_back(stack.weights(call.weights, layer, d));
       const DirectionWeights& w = weights.back();
-      gradients.push_back({empty({rows, kNumGates * hidden}, input, type), empty({rows, stack.proj_width}, input, type),
+      gradients.push_back({empty({rows, kNumGates * hidden}, input, type),
                            empty({projected_rows, stack.proj_width}, input, type),
-                           empty({projected_rows, hidden}, input, type)});
-      const GateGradients& g = gradients.back();
+                           empty({projected_rows, hidden}, input, type), std::nullopt});
+      GateGradients& g = gradients.back();
       const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
-      if (!stack.keeps_gates)
-        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, call.options, g.h_prev, gates,
+      if (!stack.keeps_gates) {
+        g.h_prev = empty({rows, stack.proj_width}, input, type);
+        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, call.options, *g.h_prev, gates,
                          [](const Tensor& y, const Tensor& x, const Tensor& w) { mm_out(y, x, transposed(w)); });
+      }
       const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
       const bool has_grad_output = layer == top && grad_layer_output,
                  has_grad_cells = layer == last_layer && grad_all_cells;
@@ -111,14 +154,14 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
           .c_0 = const_data<T>(c_first) + c_begin,
           .gates = const_data<T>(gates),
           .cells = const_data<Cell>(stack.cells(reserve, layer, d)),
-          .output = const_data<T>(layer_output) + d * stack.proj_width,
+          .output = nullptr,
           .grad_output = has_grad_output ? const_data<T>(grad_layer_output) + d * stack.proj_width : nullptr,
           .grad_cells = has_grad_cells ? const_data<T>(grad_all_cells) + d * hidden : nullptr,
           .grad_cells_stride = directions * hidden,
           .grad_h_n = grad_h_last ? const_data<T>(grad_h_last) + h_begin : nullptr,
           .grad_c_n = grad_c_last ? const_data<T>(grad_c_last) + c_begin : nullptr,
           .grad_gates = data<T>(g.grad_gates),
-          .h_prev = data<T>(g.h_prev),
+          .h_prev = nullptr,
           .hidden = stack.has_projection ? data<T>(g.hidden) : nullptr,
           .grad_h = stack.has_projection ? data<T>(g.grad_h) : nullptr,
           .grad_h_0 = data<T>(grad_h_0) + h_begin,
@@ -160,7 +203,8 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       OptionalTensor& x = inputs[n / directions];
       const int64_t layer = top - n / directions;
       if (!x) x = input_of(layer, masks[n / directions]);
-      append_weight_gradients(stack, gradients[n], *x, weight_gradients[layer]);
+      const RecurrentFactor h(stack, layer, n % directions, h_first, stack.layer_output(reserve, layer), call.options);
+      append_weight_gradients(stack, gradients[n], *x, h, weight_gradients[layer]);
       if (n % directions == directions - 1) x.reset();
     }
     if (top - layers >= 0 || needs.input) grad_layer_output = grad_x = grad_x_of(layers - 1);

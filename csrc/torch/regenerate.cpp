@@ -5,11 +5,6 @@
 namespace lstm_fused {
 namespace {
 
-Tensor part(const Tensor& tensor, int64_t dim, int64_t begin, int64_t size) {
-  Tensor whole = tensor;
-  return torch::stable::narrow(whole, dim, begin, size);
-}
-
 void copy(Tensor to, const Tensor& from) { torch::stable::copy_(to, from); }
 
 void zero_where(const Tensor& condition, const Tensor& tensor) {
@@ -17,8 +12,8 @@ void zero_where(const Tensor& condition, const Tensor& tensor) {
 }
 
 // What csrc/clock.h says of single steps, of all at once.
-void copy_h_prev(const Stack& s, bool reverse, const Tensor& h_0, const Tensor& h, const OptionalTensor& lengths,
-                 const OptionalTensor& reset, const Tensor& h_prev) {
+void copy_by_step(const Stack& s, bool reverse, const Tensor& h_0, const Tensor& h, const OptionalTensor& lengths,
+                  const OptionalTensor& reset, const Tensor& h_prev) {
   const int64_t last = s.seq_len - 1;
   copy(part(h_prev, 0, reverse ? 0 : 1, last), part(h, 0, reverse ? 1 : 0, last));
   copy(part(h_prev, 0, reverse ? last : 0, 1), h_0);
@@ -55,10 +50,8 @@ Tensor beside(const std::vector<Tensor>& parts) { return call_operator("aten::ca
 
 }  // namespace
 
-// [x h_prev 1 1] [W_ih W_hh b_ih b_hh]^T is one product and one rounding, with the biases added last.
-void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
-                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
-                      const Tensor& h_prev, const Tensor& gates, const Product& product) {
+void copy_h_prev(const Stack& s, int64_t layer, int64_t direction, const Tensor& h_0, const Tensor& layer_output,
+                 const Options& options, const Tensor& h_prev) {
   const auto& [lengths, reset] = std::tie(options.lengths, options.reset);
   const Tensor first = part(h_0, 0, layer * s.num_directions + direction, 1);
   if (s.is_packed()) {
@@ -66,9 +59,16 @@ void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const Di
     copy_packed_h_prev(s, direction == 1, torch::stable::view(first, {s.batch, s.proj_width}), h, reset, h_prev);
   } else {
     const Tensor outputs = torch::stable::view(layer_output, s.by_step(s.output_width()));
-    copy_h_prev(s, direction == 1, first, part(outputs, 2, direction * s.proj_width, s.proj_width), lengths, reset,
-                torch::stable::view(h_prev, s.by_step(s.proj_width)));
+    copy_by_step(s, direction == 1, first, part(outputs, 2, direction * s.proj_width, s.proj_width), lengths, reset,
+                 torch::stable::view(h_prev, s.by_step(s.proj_width)));
   }
+}
+
+// [x h_prev 1 1] [W_ih W_hh b_ih b_hh]^T is one product and one rounding, with the biases added last.
+void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
+                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
+                      const Tensor& h_prev, const Tensor& gates, const Product& product) {
+  copy_h_prev(s, layer, direction, h_0, layer_output, options, h_prev);
 
   // Tensor cores want rows of a multiple of 16 bytes: zeros beside the biases, which meet further ones.
   constexpr int64_t kMultiple = 8;

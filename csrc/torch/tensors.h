@@ -160,6 +160,12 @@ inline Tensor counted_steps(int64_t seq_len, const Tensor& lengths) {
   return call_operator("aten::cumsum", "", ones, int64_t{0}, std::optional<ScalarType>());
 }
 
+// Elements [begin, begin + size) of a dimension.
+inline Tensor part(const Tensor& tensor, int64_t dim, int64_t begin, int64_t size) {
+  Tensor whole = tensor;
+  return torch::stable::narrow(whole, dim, begin, size);
+}
+
 // The same bytes as elements of another type.
 inline Tensor reinterpret(const Tensor& tensor, ScalarType dtype) {
   return call_operator("aten::view", "dtype", tensor, dtype);

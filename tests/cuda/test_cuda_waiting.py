@@ -51,7 +51,7 @@ def test_no_barrier_may_be_missing(simulator: Simulator, num_layers: int, file_n
 
 # By what the blocks of a kind wait for one another, where that is sent, and in what they wait.
 MESSAGES = {
-    "cluster": ("cluster.cuh", "store_remote_async(", "mbarrier_wait"),
+    "cluster": ("cluster_exchange.cuh", "store_remote_async(", "mbarrier_wait"),
     "group": ("group_exchange.cuh", "atomic_add_release(", "spin_wait"),
 }
 

@@ -29,6 +29,13 @@ def plan(device: str, built: set[str] | None = None, **sizes) -> Plan:
     return _plan.plan(Problem(**{"input_size": sizes["hidden_size"]} | sizes), DEVICES[device], built or set())
 
 
+NO_CLUSTERS_TOLD = [0] * 16
+
+
+def gpu(*facts: int, clusters: list[int] = NO_CLUSTERS_TOLD) -> _plan.DeviceInfo:
+    return _plan.cuda_device("mine", [*facts, *clusters])
+
+
 def candidate(device: str, kind: str, **sizes) -> Candidate:
     return next(found for found in plan(device, everything(), **sizes).candidates if found.kind == kind)
 
@@ -51,12 +58,13 @@ def test_published_figures(name: str, capability: int, sms: int, shared: int, l2
 
 
 def test_device_from_facts() -> None:
-    device = _plan.cuda_device("mine", [75, 40, 1, 2, 3, 4, 5, 6, 7])
+    device = _plan.cuda_device("mine", [75, 40, 1, 2, 3, 4, 5, 6, 7, *range(16)])
     facts = (device.compute_capability, device.num_sms, device.shared_bytes_per_block, device.shared_bytes_per_sm)
     assert facts == (75, 40, 1, 2)
     assert (device.registers_per_sm, device.l2_bytes, device.max_cluster_size) == (3, 4, 5)
     assert (device.clock_mhz, device.memory_gb_per_s, device.is_cuda) == (6, 7, True)
-    with pytest.raises(ValueError, match="facts: expected 9 numbers, got 2"):
+    assert device.resident_clusters == list(range(16))
+    with pytest.raises(ValueError, match="facts: expected 25 numbers, got 2"):
         _plan.cuda_device("mine", [1, 2])
 
 
@@ -119,7 +127,7 @@ def test_register_boundary_of_cluster_on_h100() -> None:
 def test_boundaries_of_group() -> None:
     small = candidate("H100", "group", hidden_size=1024)
     assert (small.blocks_per_group, small.units_per_block, small.threads_per_block) == (64, 16, 256)
-    sums = 20 * KiB + 256  # of 8 warps, 64 gates and 8 rows, two more for the banks; and 64 numbers of steps
+    sums = 34 * KiB + 256  # of 8 warps, 64 gates and 16 rows, one unit more for the banks; and 64 numbers of steps
     assert (small.register_bytes, small.shared_bytes) == (128 * KiB, sums)
     # what the registers leave over of 16 units' rows of W_hh: 64 x 2048 elements are 256 KiB
     large = candidate("H100", "group", hidden_size=2048)
@@ -130,7 +138,7 @@ def test_boundaries_of_group() -> None:
     assert candidate("H100", "group", hidden_size=2112).legal
     assert candidate("H100", "group", hidden_size=2113).reason == "133 blocks at once, this device has 132 SMs"
     over = candidate("RTX 4090", "group", hidden_size=2048).reason
-    assert over == "148.2 KiB of shared memory per block over 128 blocks, this device has 99.0 KiB"
+    assert over == "162.2 KiB of shared memory per block over 128 blocks, this device has 99.0 KiB"
     for allow_tf32, largest in ((True, 1280), (False, 1024)):
         sizes = {"dtype": "float32", "allow_tf32": allow_tf32, "training": True}
         assert candidate("H100", "group", hidden_size=largest, **sizes).legal
@@ -150,9 +158,9 @@ def test_boundaries_of_group() -> None:
 )
 def test_rows_of_a_group(sms: int, batch: int, directions: int, rows: int, groups: int, launches: int) -> None:
     """As many groups as there are SMs for share the rows; launches: projections, zeros, recurrences."""
-    facts = [90, sms, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16, 1830, 3350]
+    device = gpu(90, sms, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16, 1830, 3350)
     problem = Problem(hidden_size=1024, batch=batch, num_directions=directions, dtype="bfloat16")
-    found = next(c for c in _plan.plan(problem, _plan.cuda_device("mine", facts)).candidates if c.kind == "group")
+    found = next(c for c in _plan.plan(problem, device).candidates if c.kind == "group")
     assert (found.rows_per_group, found.num_groups, found.launches) == (rows, groups, launches)
 
 
@@ -176,10 +184,11 @@ def test_layers_of_a_stack_side_by_side(sizes: dict, layers: int, groups: int, r
 def test_a_block_of_stacked_layers_holds_both_matrices() -> None:
     stacked, single = (candidate("H100", "group", hidden_size=1024, batch=8, num_layers=n) for n in (2, 1))
     assert stacked.register_bytes == single.register_bytes == 128 * KiB
-    assert stacked.shared_bytes == single.shared_bytes + 128 * KiB
+    sums = 17 * KiB  # a layer alone takes twice as many rows in a turn
+    assert stacked.shared_bytes == single.shared_bytes + 128 * KiB - sums
     stacked, single = (candidate("H100", "group", hidden_size=512, batch=8, num_layers=n) for n in (2, 1))
     assert stacked.register_bytes == 2 * single.register_bytes
-    assert stacked.shared_bytes == single.shared_bytes
+    assert stacked.shared_bytes == single.shared_bytes - sums
 
 
 @pytest.mark.parametrize(
@@ -228,7 +237,7 @@ def test_explain_says_how_layers_follow_each_other_backward(sizes: dict, says: s
         ("H100", {}, "2 side by side, each a step behind the one below"),
         ("H100", {"num_directions": 2}, "one after the other; each direction needs both of the layer below, all steps"),
         ("H100", {"hidden_size": 1057}, "2 side by side: 134 blocks at once, this device has 132 SMs"),
-        ("RTX 4090", {"hidden_size": 800}, "2 side by side: 148.2 KiB of shared memory per block over 50 blocks"),
+        ("RTX 4090", {"hidden_size": 800}, "2 side by side: 145.2 KiB of shared memory per block over 50 blocks"),
         ("H100", {"batch": 16}, "2 side by side: 0.88 us per step of a layer against 0.84 us"),
         ("H100", {"hidden_size": 96, "proj_size": 9}, "one after the other; only group takes several at once"),
     ],
@@ -252,17 +261,49 @@ def test_reasons_of_architecture_and_options() -> None:
     for kind in ("block", "cluster", "group"):
         assert candidate("B200", kind, hidden_size=64, dtype="float64").reason == "float64: only step computes it"
         assert candidate("B200", kind, hidden_size=64, proj_size=9).reason == "proj_size 9: only step projects h"
-    old = _plan.cuda_device("old", [75, 40, 64 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320])
+    old = gpu(75, 40, 64 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320)
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), old, everything(["step"])).candidates}
     assert reasons["block"] == reasons["group"] == "needs compute capability 8.0, this device has 7.5"
     assert reasons["step"] == ""
-    half = _plan.cuda_device("half", [80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320])
+    half = gpu(80, 40, 64 * KiB, 64 * KiB, 32768, 4 << 20, 1, 1590, 320)
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), half).candidates}
-    assert reasons["block"] == "needs 57344 registers per SM, this device has 32768"
+    assert reasons["block"] == "needs 65536 registers per SM, this device has 32768"
     assert reasons["group"] == "needs 65536 registers per SM, this device has 32768"
-    bare = _plan.cuda_device("bare", [80, 40, 4 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320])
+    bare = gpu(80, 40, 4 * KiB, 64 * KiB, 65536, 4 << 20, 1, 1590, 320)
     reasons = {c.kind: c.reason for c in _plan.plan(Problem(hidden_size=64), bare).candidates}
     assert reasons["block"] == "7.0 KiB of shared memory per block, this device has 4.0 KiB"
+
+
+def test_clock_rates_that_a_driver_does_not_tell() -> None:
+    problem = Problem(hidden_size=2048, batch=64, dtype="bfloat16")
+    h100 = [90, 132, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16]
+    silent, told = (_plan.plan(problem, gpu(*h100, *clocks)) for clocks in ((0, 0), (1500, 1000)))
+    assert str(silent) == str(told)
+    assert str(silent) != str(_plan.plan(problem, gpu(*h100, 1830, 3350)))
+
+
+def test_clusters_that_a_device_has_room_for() -> None:
+    """As the driver counts them: borders of GPCs leave SMs over, and a part of a GPU may lack a size."""
+    h100 = [90, 132, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16, 1830, 3350]
+
+    def cluster(clusters: list[int], **sizes) -> Candidate:
+        problem = Problem(dtype="bfloat16", **sizes)
+        found = _plan.plan(problem, gpu(*h100, clusters=clusters)).candidates
+        return next(c for c in found if c.kind == "cluster")
+
+    by_sms = [132 // n for n in range(1, 17)]
+    for sizes in ({"hidden_size": 256, "batch": 128}, {"hidden_size": 400, "batch": 64}):
+        assert cluster(by_sms, **sizes).us_per_step == cluster(NO_CLUSTERS_TOLD, **sizes).us_per_step
+    in_gpcs_of_18 = [7 * (18 // n) for n in range(1, 17)]
+    assert cluster(by_sms, hidden_size=400, batch=80).blocks_per_group == 13  # 10 clusters of it would run at once
+    assert (
+        cluster(in_gpcs_of_18, hidden_size=512, batch=64).us_per_step
+        > cluster(by_sms, hidden_size=512, batch=64).us_per_step
+    )
+    only_two = [132, 66, *[0] * 14]
+    assert cluster(only_two, hidden_size=64).blocks_per_group <= 2
+    refused = cluster(only_two, hidden_size=512)
+    assert (refused.legal, refused.reason) == (False, "clusters of 16 blocks, this device has room for none")
 
 
 def test_only_what_is_built_is_chosen() -> None:

@@ -32,7 +32,7 @@ def limits(tmp_path_factory: pytest.TempPathFactory, usages: list[Usage]) -> dic
     source = ROOT / "tests" / "launch_bounds.cpp"
     compile = [*toolchain.find_compiler(), "-std=c++17", f"-I{ROOT / 'csrc'}", source, "-o", program]
     subprocess.run(compile, check=True)
-    kernels = sorted({usage.function for usage in usages if usage.registers is not None})
+    kernels = sorted({u.function for u in usages if u.registers is not None and "nothing_kernel" not in u.function})
     questions = []
     for kernel in kernels:
         name = r"lstm_(block|cluster|group|step)_(forward|backward)_\w*kernel"
@@ -76,7 +76,7 @@ def test_registers_fit_the_sm_and_the_plan(usages: list[Usage], limits: dict[str
     """Beyond the first a launch fails; beyond the second fewer blocks share an SM than the planner says."""
     too_many = []
     for usage in usages:
-        if usage.registers is not None:
+        if usage.function in limits:
             threads, planned = limits[usage.function]
             if -(-usage.registers // 8) * 8 * threads > REGISTERS_PER_SM or usage.registers > planned:
                 too_many.append(
@@ -134,8 +134,8 @@ def embedded_code(library: bytes) -> Iterator[tuple[str, int]]:
 
 
 @needs_cuda_build
-def test_library_holds_machine_code_for_each_architecture_and_ptx_of_the_newest() -> None:
-    """PTX is what a GPU that comes later runs; it is compiled by the driver at start."""
+def test_library_holds_machine_code_for_each_architecture_and_ptx_for_others() -> None:
+    """PTX is what a GPU of compute capability 11.0 runs, or one that comes later; the driver compiles it at start."""
     numbers = [int(re.sub(r"\D", "", name)) for name in ARCHITECTURES]
-    expected = {("sm", number) for number in numbers} | {("ptx", max(numbers))}
+    expected = {("sm", number) for number in numbers} | {("ptx", number) for number in {100, max(numbers)} & {*numbers}}
     assert set(embedded_code((PACKAGE / "liblstm_fused.so").read_bytes())) == expected

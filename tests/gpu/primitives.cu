@@ -49,7 +49,6 @@ LSTM_FUSED_KERNEL(kThreads, 1) widen_kernel(LSTM_FUSED_PARAMS Words p) {  // all
 
 LSTM_FUSED_KERNEL(kThreads, 1) round_kernel(LSTM_FUSED_PARAMS Words p) {
   for (int n = thread_index(); n < kInputs; n += num_threads()) {
-    prefetch(p.in + n);
     const float x = bits_to_float(p.in[n]);
     p.out[3 * n] = round_to<float16>(x).bits;
     p.out[3 * n + 1] = round_to<bfloat16>(x).bits;

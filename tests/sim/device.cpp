@@ -180,7 +180,7 @@ bool any_lane(bool predicate, Site site) {
   return predicate;
 }
 
-float exp2_approximate(float x) { return with_error(std::exp2(x)); }
-float reciprocal_approximate(float x) { return with_error(1 / x); }
+float exp2_approximate(float x) { return flushed(with_error(std::exp2(flushed(x)))); }
+float reciprocal_approximate(float x) { return flushed(with_error(1 / flushed(x))); }
 
 }  // namespace sim

@@ -21,7 +21,7 @@ LSTM_FUSED_DEVICE void warps_and_numbers(const EveryPrimitive& p) {
                   to_accumulator(round_to<float>(d[2])) + exp2_approximate(bits_to_float(float_to_bits(d[3])));
   p.floats[thread_index()] = shuffle_xor(reciprocal_approximate(x), 1);
   warp_barrier();
-  if (any_lane(lane_index() == warp_index())) prefetch(p.floats + block_index().x);
+  if (any_lane(lane_index() == warp_index())) p.floats[block_index().x] = 0;
 }
 
 LSTM_FUSED_DEVICE void blocks(const EveryPrimitive& p) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace sim {
 
@@ -51,7 +52,13 @@ inline uint32_t float_to_tf32(uint32_t bits) {
   return magnitude == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
 }
 
-// With a relative error of up to 2^-22, so that nobody relies on less.
+// With ftz numbers below the normal ones are zero, as operands and as results.
+template <class T>
+T flushed(T a) {
+  return std::fabs(a) < std::numeric_limits<T>::min() ? std::copysign(T{0}, a) : a;
+}
+
+// With ftz, and a relative error of up to 2^-22, so that nobody relies on less.
 float exp2_approximate(float x);
 float reciprocal_approximate(float x);
 

@@ -41,10 +41,10 @@ PLANTS = {
         'asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(float_bits)))',
         'asm("mov.b32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(float_bits)))',
     ),
-    "approximation of another function": (PRIMITIVES, "ex2.approx.f32", "rcp.approx.f32"),
+    "approximation of another function": (PRIMITIVES, "ex2.approx.ftz.f32", "rcp.approx.ftz.f32"),
     "result that is never written": (
         PRIMITIVES,
-        'asm("rcp.approx.f32 %0, %1;" : "=f"(y) : "f"(x));',
+        'asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));',
         '(void)x; asm("" : "=f"(y));',
     ),
     "copies that are not closed": (PRIMITIVES, 'asm volatile("cp.async.commit_group;" ::: "memory");', ""),

@@ -234,6 +234,13 @@ def test_older_toolkit_builds_for_the_gpus_it_knows(bare_machine: Path, monkeypa
         "-gencode=arch=compute_90a,code=sm_90a",
         "-gencode=arch=compute_90,code=compute_90",
     ]
+    monkeypatch.setenv("CUDA_HOME", str(make_toolkit(bare_machine / "new", "13.0", "sm_80 sm_90 sm_100 sm_110 sm_120")))
+    found = toolchain.find_cuda()
+    assert found is not None
+    assert found.gencode()[-2:] == [  # 11.0 runs the first
+        "-gencode=arch=compute_100,code=compute_100",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
     monkeypatch.setenv("CUDA_HOME", str(make_toolkit(bare_machine / "ancient", "10.2", "sm_70 sm_75")))
     with pytest.raises(SystemExit, match="newer toolkit, or set LSTM_FUSED_CUDA=0"):
         toolchain.find_cuda()

@@ -167,9 +167,9 @@ void add_arithmetic(Opcodes& table) {
   table["bfe.u64"] = of<bfe<uint64_t>>();
   table["prmt.b32"] = of<prmt>();
   table["fma.rm.f32"] = of<fma_down>();
-  table["ex2.approx.f32"] = of<exp2_approximate>();
+  table["ex2.approx.ftz.f32 inline"] = of<exp2_approximate>();
   table["ex2.approx.ftz.f32"] = of<ex2_ftz>();
-  table["rcp.approx.f32"] = of<reciprocal_approximate>();
+  table["rcp.approx.ftz.f32 inline"] = of<reciprocal_approximate>();
   table["rcp.approx.ftz.f32"] = of<rcp_ftz>();
   table["rcp.approx.ftz.f64"] = of<rcp_upper_half>();
 }

@@ -177,11 +177,6 @@ T rcp(T a) {
   return 1 / a;
 }
 
-// With ftz numbers below the normal ones are zero, as operands and as results.
-template <class T>
-T flushed(T a) {
-  return std::fabs(a) < std::numeric_limits<T>::min() ? std::copysign(T{0}, a) : a;
-}
 // Those of CUDA's own functions, which count on more than is documented: that 2^n is exact, for one.
 inline float ex2_ftz(float a) { return flushed(static_cast<float>(std::exp2(double{flushed(a)}))); }
 inline float rcp_ftz(float a) { return flushed(1 / flushed(a)); }

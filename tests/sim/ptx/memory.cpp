@@ -207,7 +207,6 @@ void add_memory(Opcodes& table) {
   table["cp.async.cg.shared.global"] = {copy_async, {address(32), address(64), value(32)}};
   table["cp.async.commit_group"] = {close_copies, {}};
   table["cp.async.wait_group"] = {wait_for_copies, {value(32)}};
-  table["prefetch.global.L2"] = {nothing, {address(64)}};
 }
 
 }  // namespace sim::ptx

@@ -34,7 +34,7 @@ Class class_of(const std::string& opcode) {
   if (is({"bar", "barrier", "mbarrier", "fence"})) return Class::kBarrier;
   if (name == "nanosleep") return Class::kWait;
   if (is({"ld", "st", "atom", "cp", "mapa"}) && has(".shared")) return Class::kShared;
-  const bool is_memory = is({"ld", "st", "atom", "prefetch"});
+  const bool is_memory = is({"ld", "st", "atom"});
   return is_memory && !has(".param") && !has(".local") ? Class::kGlobal : Class::kOther;
 }
 

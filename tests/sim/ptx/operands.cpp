@@ -31,6 +31,8 @@ const Opcode& Operands::find(const std::string& opcode) {
 }
 
 std::string Operands::with_shape(const std::string& opcode) {
+  // Approximations that the kernels ask for by themselves are as bad as they may be.
+  if (is_inline_ && opcode.find(".approx.ftz.f32") != std::string::npos) return opcode + " inline";
   const bool is_move = opcode.compare(0, 4, "mov.") == 0;
   if (!is_move && opcode != "bar.sync") return opcode;
   Tokens ahead = tokens_;

@@ -11,6 +11,7 @@ void Reader::fail(const std::string& what) const { throw Fault(name_ + ":" + std
 
 Token Reader::take() {
   line_ = tokens_.next().line;
+  is_inline_ = tokens_.next().is_inline;
   return tokens_.take();
 }
 

@@ -26,7 +26,8 @@ class Reader {
   int bits(const std::string& type) const;
 
   Tokens tokens_;
-  int line_ = 1;  // of the token that was taken last
+  int line_ = 1;            // of the token that was taken last
+  bool is_inline_ = false;  // likewise
 
  private:
   std::string name_;

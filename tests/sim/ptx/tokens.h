@@ -10,6 +10,7 @@ struct Token {
   enum class Kind { kEnd, kWord, kNumber, kString, kSign } kind = Kind::kEnd;
   std::string_view text;
   int line = 0;
+  bool is_inline = false;  // of inline assembly, as nvcc's comments say
 
   bool is(std::string_view other) const { return text == other && kind != Kind::kString; }
 };
@@ -28,6 +29,7 @@ class Tokens {
   std::string_view text_;
   size_t at_ = 0;
   int line_ = 1;
+  bool is_inline_ = false;
   Token next_;
 };
 

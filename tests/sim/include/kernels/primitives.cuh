@@ -26,10 +26,6 @@ using sim::Site;
 
 // ---- who am I
 
-struct Index {
-  int x, y, z;
-};
-
 constexpr int kWarpSize = sim::kWarpSize;
 
 inline int thread_index() { return sim::self->index; }
@@ -119,10 +115,6 @@ void wait_for_copies(Site site = Site::here()) {
   sim::wait_for_copies(n, site);
 }
 
-// ---- global memory
-
-inline void prefetch(const void*) {}
-
 // ---- for watchdogs
 
 inline uint64_t nanoseconds() { return sim::nanoseconds(); }
@@ -131,14 +123,6 @@ inline void give_up(const char* wait, Site site = Site::here()) {
 }
 
 // ---- the host's side
-
-struct Grid {
-  Index blocks;
-  int threads;
-  int64_t shared_bytes = 0;
-  int cluster = 1;
-  bool together = false;
-};
 
 template <class Params>
 int launch_kernel(void (*kernel)(const Params), const Grid& grid, void*, const Params& params) {

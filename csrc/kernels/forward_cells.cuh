@@ -1,0 +1,179 @@
+// The cells of one lane of a persistent kernel, forward: what stays in its registers from step to step, and what a step
+// does to it. Which lanes, and how h travels between them, is the kernel's own matter. A step is, in this order:
+//   step()     computes; h is then on its way to those who multiply it
+//   advance()  to the next step
+//   store()    what the step leaves in memory
+//   load()     sends for what the next step needs; or prefetch() did, while step() still had to wait for its sums
+#pragma once
+
+#include "kernels/cell_math.cuh"
+#include "kernels/product.cuh"
+
+namespace lstm_fused {
+
+// When x W_ih^T of a step is loaded: never, as the kernel multiplies x itself; by load(); or a whole step before it is
+// used, which hides all of the way from memory and takes twice the registers.
+enum class Input { kNone, kLoaded, kPrefetched };
+
+// One hidden unit of kRows neighbouring rows of the batch. A unit or row that does not exist has no steps.
+template <class A, int kRows, bool kTraining, Input kInput>
+class ForwardCells {
+ public:
+  using T = Element<A>;
+  using Acc = Accumulator<T>;
+
+  LSTM_FUSED_DEVICE ForwardCells(const LayerShape& shape, const ForwardParams<T, Acc>& params, int64_t unit)
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        unit(static_cast<int>(unit)),
+        direction(params.reverse ? -1 : 1) {
+    if (unit < s.hidden_size) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
+  }
+
+  // To a step of these rows, of which nothing is known yet: begin(), or resume() and load() follow.
+  LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
+    first_row = static_cast<int>(row_of_batch);
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
+    go_to(num_steps, step);
+  }
+  // To another step of the same rows, in place of advance(): where registers are short, addresses need none in between.
+  LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
+    t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
+    const int64_t at = int64_t{t} * s.batch + first_row;
+    output = p.output + at * s.output_stride + unit;
+    cells = p.cells + t * s.cells_time + first_row * s.cells_stride + unit;
+    gates = p.gates + (at - p.gates_time * s.batch) * kNumGates * s.hidden_size + unit;
+  }
+  // What is to be kept of row n while the lane takes others.
+  struct alignas(8) Carried {
+    Acc c;
+    T h;
+  };
+  LSTM_FUSED_DEVICE Carried carried(int n) const { return {c[n], h[n]}; }
+  LSTM_FUSED_DEVICE void resume(int n, const Carried& kept) {
+    c[n] = kept.c;
+    h[n] = kept.h;
+  }
+
+  // Before the first step, if there is one. What it needs is sent for.
+  LSTM_FUSED_DEVICE void begin(bool has_input = true) {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      const bool loads = exists(n) && !segment_starts(t, n);
+      h[n] = loads ? p.h_0[row(n) * s.hidden_size + unit] : T{};
+      c[n] = loads ? to_accumulator(p.c_0[row(n) * s.hidden_size + unit]) : 0;
+    }
+    load(has_input);
+  }
+  LSTM_FUSED_DEVICE void load(bool has_input = true) {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if constexpr (kInput != Input::kNone)
+        if (has_input) load_input(t, n, input[n]);
+      starts[n] = segment_starts(t + direction, n);
+    }
+  }
+  // Where load() is not called at every step.
+  LSTM_FUSED_DEVICE void prefetch() {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if constexpr (kInput == Input::kPrefetched) load_input(t + direction, n, coming[n]);
+      coming_starts[n] = segment_starts(t + 2 * direction, n);
+    }
+  }
+
+  // recurrent is h W_hh^T (and x W_ih^T, if multiplied here). An inactive row keeps what it had. Without branches, so
+  // that the rows' chains of special functions run side by side.
+  LSTM_FUSED_DEVICE void step(const Gates<Acc> (&recurrent)[kRows]) {
+    using Math = typename MathOf<T>::type;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      // The bias last: it may be large, and no term should be rounded to its size.
+      const Gates<Acc> active = activate<Math>(add(add(widen(input[n]), recurrent[n]), bias));
+      const Acc next = next_cell(active, c[n]);
+      const T hidden = round_to<T>(next_hidden<Math>(active, next));
+      if constexpr (kTraining) kept_gates[n] = round_gates<T>(active);
+      kept_c[n] = is_active(t, n) ? next : c[n];
+      kept_h[n] = is_active(t, n) ? hidden : h[n];
+      c[n] = starts[n] ? Acc{0} : kept_c[n];
+      h[n] = starts[n] ? T{} : kept_h[n];
+    }
+  }
+  // h after the step, even where the next one starts a segment.
+  LSTM_FUSED_DEVICE T hidden(int n) const { return kept_h[n]; }
+  // h as the next step multiplies it.
+  LSTM_FUSED_DEVICE T factor(int n) const { return as_factor<A>(h[n]); }
+
+  LSTM_FUSED_DEVICE void advance() {
+    t += direction;
+    output += direction * s.batch * s.output_stride;
+    cells += direction * s.cells_time;
+    if constexpr (kTraining || kInput != Input::kNone) gates += direction * gates_stride();
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if constexpr (kInput == Input::kPrefetched) input[n] = coming[n];
+      starts[n] = coming_starts[n];
+    }
+  }
+  // Of the step before the one at hand.
+  LSTM_FUSED_DEVICE void store() const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if (!is_active(t - direction, n)) continue;
+      output[n * s.output_stride - direction * s.batch * s.output_stride] = kept_h[n];
+      if (s.cells_time != 0) cells[n * s.cells_stride - direction * s.cells_time] = kept_c[n];
+      if constexpr (kTraining)
+        store_gates(gates + n * kNumGates * s.hidden_size - direction * gates_stride(), s.hidden_size, kept_gates[n]);
+    }
+  }
+
+  // After the last step.
+  LSTM_FUSED_DEVICE void finish() const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if (!exists(n)) continue;
+      p.h_n[row(n) * s.hidden_size + unit] = h[n];
+      p.c_n[row(n) * s.hidden_size + unit] = round_to<T>(c[n]);
+      for (int64_t past = length[n]; past < s.seq_len; ++past) {  // the row's end
+        output_at(s, p, past, row(n))[unit] = T{};
+        if (s.cells_time != 0) cells_at(s, p, past, row(n))[unit] = 0;
+      }
+    }
+  }
+
+ private:
+  LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
+  LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
+  LSTM_FUSED_DEVICE bool is_active(int time, int n) const {
+    return static_cast<unsigned>(time) < static_cast<unsigned>(length[n]);
+  }
+  LSTM_FUSED_DEVICE int64_t gates_stride() const { return s.batch * kNumGates * s.hidden_size; }
+  LSTM_FUSED_DEVICE void load_input(int time, int n, Gates<T>& to) const {
+    if (is_active(time, n))
+      to = load_gates(gates + (time - t) * gates_stride() + n * kNumGates * s.hidden_size, s.hidden_size);
+  }
+  // As clock.before() says, of a row's length that is known.
+  LSTM_FUSED_DEVICE bool segment_starts(int time, int n) const {
+    if (s.segments.reset == nullptr || !is_active(time, n)) return false;
+    if (p.reverse && time == length[n] - 1) return false;
+    return s.segments.reset[int64_t{p.reverse ? time + 1 : time} * s.batch + row(n)];
+  }
+
+  const LayerShape& s;
+  const ForwardParams<T, Acc>& p;
+  const Clock clock;
+  const int unit, direction;
+  int first_row = 0, t = 0;
+  T *output = nullptr, *gates = nullptr;  // of the first row, at time t
+  Acc* cells = nullptr;
+  Gates<Acc> bias = {};
+  int length[kRows];
+  T h[kRows], kept_h[kRows];  // before the coming step, and after the last one
+  Acc c[kRows], kept_c[kRows];
+  Gates<T> input[kRows] = {}, coming[kRows] = {}, kept_gates[kRows];
+  bool starts[kRows] = {}, coming_starts[kRows] = {};  // whether a segment does at the step behind the one at hand
+};
+
+}  // namespace lstm_fused

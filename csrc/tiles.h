@@ -92,6 +92,8 @@ constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
   return variant.hidden_chunks * kChunkBytes / element_bytes(dtype);
 }
 constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
+  const bool shares_sm = is_16_bit(dtype) && variant.hidden_chunks + variant.input_chunks == 2;  // two blocks do
+  if (shares_sm) return 128;
   const int64_t rest = has_tensor_cores(dtype, allow_tf32) ? 144 : 192;
   return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), rest,
                          block_forward_threads(block_max_units(dtype, variant)));
@@ -168,11 +170,11 @@ constexpr int64_t group_turn_rows(DType dtype, bool stacked) {
 
 // Lines of a matrix per lane: rows of W_hh, four for a unit; backward columns, one for a unit.
 constexpr int64_t group_lines(bool backward) { return (backward ? 1 : 4) * kGroupUnits / 8; }
-// Chunks of each warp's part of K in registers, W_hh and W_ih alike: 128 per lane in all, or 64 without tensor cores,
-// where sums need more and nvcc would spill; there, 48 for stacked layers backward.
+// Chunks of each warp's part of K in registers, W_hh and W_ih alike: 128 per lane in all, or 64 without tensor cores;
+// fewer where sums need so many that nvcc would spill.
 constexpr int64_t group_chunks_held(GroupVariant variant) {
   const auto [dtype, tensor_cores, stacked, backward] = variant;
-  if (!tensor_cores && backward) return stacked ? 3 : 7;
+  if (!tensor_cores && backward) return stacked ? 3 : 5;
   if (!is_16_bit(dtype) && stacked && !backward) return 1;
   if (is_16_bit(dtype) && !stacked && backward) return 12;
   return (tensor_cores ? 4 : 2) * (backward ? 4 : 1) / (stacked ? 2 : 1);

@@ -81,7 +81,7 @@ constexpr Input kBlockInput =
 
 // A warp takes 8 units. With kInputChunks x is multiplied here too.
 template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
-LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), 1)
+LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), kHiddenChunks + kInputChunks == 2 ? 2 : 1)
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   using Acc = Accumulator<Element<A>>;
@@ -131,6 +131,8 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     for (int chunk = 0; chunk < kChunks; ++chunk)
       product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
     // While the product runs: what the last step left, and what the next one needs.
+    if constexpr (kInput != Input::kNone) cells.go_to(num_steps, step);
+    if constexpr (kInput == Input::kLoaded) cells.load();
     if (kInput != Input::kLoaded && step > 0) cells.store();
     x.put(tiles, tiles.next, kInputBegin);
     x.fetch();
@@ -145,13 +147,16 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     if constexpr (kInput == Input::kLoaded) {  // registers are short: nothing waits for the next step
       cells.go_to(num_steps, step + 1);
       cells.store();
-      cells.load();
+
+    } else if constexpr (kInput == Input::kPrefetched) {
+      cells.turn();
     } else {
       cells.advance();
     }
     block_barrier();
     tiles.turn();
   }
+  if constexpr (kInput == Input::kPrefetched) cells.go_to(num_steps, num_steps);
   if (kInput != Input::kLoaded && num_steps > 0) cells.store();
   cells.finish();
 }

@@ -38,7 +38,8 @@ class ForwardCells {
     for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
     go_to(num_steps, step);
   }
-  // To another step of the same rows, in place of advance(): where registers are short, addresses need none in between.
+  // To another step of the same rows, in place of advance() but for its turn(): where registers are short, addresses
+  // need none in between.
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
     const int64_t at = int64_t{t} * s.batch + first_row;
@@ -111,6 +112,10 @@ class ForwardCells {
     output += direction * s.batch * s.output_stride;
     cells += direction * s.cells_time;
     if constexpr (kTraining || kInput != Input::kNone) gates += direction * gates_stride();
+    turn();
+  }
+  // To what prefetch() has sent for.
+  LSTM_FUSED_DEVICE void turn() {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       if constexpr (kInput == Input::kPrefetched) input[n] = coming[n];

@@ -156,11 +156,9 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked>
   };
   const auto compute = [&](const Turn& turn) {
     const float total = sums.total().of[0];
+    if (!A::kTensorCore) cells.go_to(turns.num_steps(turn.tile), turn.step);  // no address lives through the product
     if (is_last(turn)) return cells.finish(0, 0, total, kStacked ? turns.num_steps(turn.tile) : 0);
-    if (!A::kTensorCore) {
-      cells.go_to(turns.num_steps(turn.tile), turn.step);
-      cells.load();
-    }
+    if (!A::kTensorCore) cells.load();
     cells.step({{stack.with_above(turn, total)}});
     // A row that is not yet or no longer there: its gradient waits.
     const bool active = cells.is_active(0, 0);

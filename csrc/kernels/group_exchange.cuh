@@ -68,7 +68,7 @@ class Turns {
   LSTM_FUSED_DEVICE bool is_wide(int tile) const { return rows_of(tile) > static_cast<int>(kTileRows); }
   // Whether the calling thread has one of its cells.
   LSTM_FUSED_DEVICE bool has_cell(int tile) const {
-    return cell_row() < (is_wide(tile) ? 2 : 1) * static_cast<int>(kTileRows);
+    return thread_index() < (is_wide(tile) ? 2 : 1) * static_cast<int>(kTileRows * kGroupUnits);
   }
   LSTM_FUSED_DEVICE uint32_t num_steps(int tile) const { return load_shared(steps + tile); }
   LSTM_FUSED_DEVICE Turn first() {

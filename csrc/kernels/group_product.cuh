@@ -25,7 +25,7 @@ class GroupWeights {
   LSTM_FUSED_DEVICE GroupWeights(char* shared, int part_chunks, const Source& source)
       : part_chunks(part_chunks), shared(shared) {
     // Columns some at once: the addresses of all would crowd the registers.
-    constexpr int kAtOnce = kLines > 2 || kHeld % 4 ? kHeld : 4;
+    constexpr int kAtOnce = kLines > 2 ? kHeld : kHeld % 4 ? 1 : 4;
 #pragma unroll
     for (int first = 0; first < kHeld; first += kAtOnce) {
 #pragma unroll

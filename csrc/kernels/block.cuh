@@ -33,6 +33,7 @@ class InputTile {
   LSTM_FUSED_DEVICE void fetch() {
 #pragma unroll
     for (int n = 0; n < kMost; ++n) {
+      if (!exists(n)) continue;
       carried[n] = static_cast<unsigned>(t) < static_cast<unsigned>(length[n])
                        ? load_factors<A>(from[n], k(n), p.input_size, aligned)
                        : Vector16{};
@@ -60,7 +61,7 @@ class InputTile {
   const bool aligned;
   int t, length[kMost];
   const T* from[kMost];
-  Vector16 carried[kMost];
+  Vector16 carried[kMost] = {};
 };
 template <class A>
 class InputTile<A, 0> {
@@ -108,6 +109,9 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
 
   const int column = lane_pair() * kColumns;
   constexpr Input kInput = kBlockInput<A, kHiddenChunks, kInputChunks>;
+  // Where registers allow it, all of h is read before the first product, and there are two chains of them.
+  constexpr bool kAhead = A::kTensorCore && kInput == Input::kNone;
+  constexpr int kChains = kAhead ? 2 : 1;
   ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   RowTiles<A, kChunks> tiles;
@@ -126,17 +130,26 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   x.fetch();
   block_barrier();
   for (int64_t step = 0; step < num_steps; ++step) {
-    Product<A, kNumGates> product;
+    Product<A, kNumGates, kChains> product;
+    Vector16 factors[kChunks];
 #pragma unroll
     for (int chunk = 0; chunk < kChunks; ++chunk)
-      product.add(weights[chunk], [&](int n) { return tiles.load(n, chunk); });
-    // While the product runs: what the last step left, and what the next one needs.
-    if constexpr (kInput != Input::kNone) cells.go_to(num_steps, step);
-    if constexpr (kInput == Input::kLoaded) cells.load();
-    if (kInput != Input::kLoaded && step > 0) cells.store();
-    x.put(tiles, tiles.next, kInputBegin);
-    x.fetch();
-    if constexpr (kInput != Input::kLoaded) cells.prefetch();
+      if (kAhead) factors[chunk] = tiles.load(lane_group(), chunk);
+#pragma unroll
+    for (int chunk = 0; chunk < kChunks; ++chunk) {
+      product.add(weights[chunk], [&](int n) { return kAhead ? factors[chunk] : tiles.load(n, chunk); }, chunk);
+      // While products wait for one another: what the last step left, and what the next one needs.
+      if (chunk == 0) {
+        if constexpr (kInput != Input::kNone) cells.go_to(num_steps, step);
+        if constexpr (kInput == Input::kLoaded) cells.load();
+        if (kInput != Input::kLoaded && step > 0) cells.store();
+      }
+      if (chunk == 1) {
+        x.put(tiles, tiles.next, kInputBegin);
+        x.fetch();
+      }
+      if (chunk == kChunks / 2 && kInput != Input::kLoaded) cells.prefetch();
+    }
     product.finish();
     Gates<Acc> sums[kColumns];
 #pragma unroll
@@ -147,7 +160,6 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     if constexpr (kInput == Input::kLoaded) {  // registers are short: nothing waits for the next step
       cells.go_to(num_steps, step + 1);
       cells.store();
-
     } else if constexpr (kInput == Input::kPrefetched) {
       cells.turn();
     } else {

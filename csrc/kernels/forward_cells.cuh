@@ -92,7 +92,8 @@ class ForwardCells {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       // The bias last: it may be large, and no term should be rounded to its size.
-      const Gates<Acc> active = activate<Math>(add(add(widen(input[n]), recurrent[n]), bias));
+      const Gates<Acc> sums = kInput == Input::kNone ? recurrent[n] : add(widen(input[n]), recurrent[n]);
+      const Gates<Acc> active = activate<Math>(add(sums, bias));
       const Acc next = next_cell(active, c[n]);
       const T hidden = round_to<T>(next_hidden<Math>(active, next));
       if constexpr (kTraining) kept_gates[n] = round_gates<T>(active);
@@ -109,9 +110,7 @@ class ForwardCells {
 
   LSTM_FUSED_DEVICE void advance() {
     t += direction;
-    output += direction * s.batch * s.output_stride;
-    cells += direction * s.cells_time;
-    if constexpr (kTraining || kInput != Input::kNone) gates += direction * gates_stride();
+    if constexpr (!kAddressesWait) move_addresses();
     turn();
   }
   // To what prefetch() has sent for.
@@ -123,15 +122,17 @@ class ForwardCells {
     }
   }
   // Of the step before the one at hand.
-  LSTM_FUSED_DEVICE void store() const {
+  LSTM_FUSED_DEVICE void store() {
+    const int64_t back = kAddressesWait ? 0 : direction;
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       if (!is_active(t - direction, n)) continue;
-      output[n * s.output_stride - direction * s.batch * s.output_stride] = kept_h[n];
-      if (s.cells_time != 0) cells[n * s.cells_stride - direction * s.cells_time] = kept_c[n];
+      output[n * s.output_stride - back * s.batch * s.output_stride] = kept_h[n];
+      if (s.cells_time != 0) cells[n * s.cells_stride - back * s.cells_time] = kept_c[n];
       if constexpr (kTraining)
-        store_gates(gates + n * kNumGates * s.hidden_size - direction * gates_stride(), s.hidden_size, kept_gates[n]);
+        store_gates(gates + n * kNumGates * s.hidden_size - back * gates_stride(), s.hidden_size, kept_gates[n]);
     }
+    if constexpr (kAddressesWait) move_addresses();
   }
 
   // After the last step.
@@ -149,6 +150,13 @@ class ForwardCells {
   }
 
  private:
+  // Where nothing is loaded by them, addresses are those of the step that store() comes to next.
+  static constexpr bool kAddressesWait = kInput == Input::kNone;
+  LSTM_FUSED_DEVICE void move_addresses() {
+    output += direction * s.batch * s.output_stride;
+    cells += direction * s.cells_time;
+    gates += direction * gates_stride();
+  }
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
   LSTM_FUSED_DEVICE bool is_active(int time, int n) const {

@@ -127,8 +127,6 @@ void atomic_add(Lane& lane, const Instruction& i) {
   if (i.operand[0] != kNone) lane.put(i.operand[0], before);
 }
 
-void nothing(Lane&, const Instruction&) {}
-
 // ---- names
 
 struct Type {

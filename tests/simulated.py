@@ -13,7 +13,6 @@ import simulation
 import toolchain
 import torch
 from cases import Case
-from places import ROOT
 
 from lstm_fused import _plan, ops
 

@@ -29,7 +29,8 @@ class RecurrentFactor {
 
   // The gradient of w_hh. Where every row takes all steps, h_prev is the output a step earlier, and is not copied.
   Tensor times(const GateGradients& g) const {
-    if (g.h_prev || options_.lengths || options_.reset) return product(g.grad_gates, g.h_prev ? *g.h_prev : copied(g.grad_gates));
+    if (g.h_prev || options_.lengths || options_.reset)
+      return product(g.grad_gates, g.h_prev ? *g.h_prev : copied(g.grad_gates));
     const int64_t rows = stack_.num_rows(), batch = stack_.batch, others = rows - batch;
     const bool reverse = direction_ == 1;
     const Tensor h = part(layer_output_, 1, direction_ * stack_.proj_width, stack_.proj_width);

@@ -10,11 +10,11 @@ from functools import partial
 
 import ptx
 import pytest
-import simulation
 import toolchain
 import torch
 from cases import Case, Problem, draw
 from numerics import Results, assert_accurate, expected, fused
+from places import ROOT
 from simulated import Simulator, planned
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
@@ -417,7 +417,7 @@ def test_every_access_is_in_bounds() -> None:
     """With AddressSanitizer, which has to be there before Python is, and UndefinedBehaviorSanitizer."""
     ask = [*toolchain.find_compiler(), "-print-file-name=libasan.so"]
     asan = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
-    path = os.pathsep.join(str(simulation.ROOT / folder) for folder in ("", "tests", "tools"))
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("", "tests", "tests/cuda", "tools"))
     environment = os.environ | {"LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": path}
     ran = subprocess.run([sys.executable, "-c", SANITIZED], env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "all ran\n"), ran.stderr

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-import simulation
 import torch
 from cases import Case, draw
 from numerics import fused
+from places import ROOT
 from simulated import Simulator
 from test_cuda_kernels import SEEDS
 
 
 def barriers() -> list[tuple[str, int, str]]:
     """File, line and text of every barrier in the kernels, and of every wait, acquire and release."""
-    sources = sorted((simulation.ROOT / "csrc" / "kernels").glob("*.cuh"))
+    sources = sorted((ROOT / "csrc" / "kernels").glob("*.cuh"))
     return [
         (source.name, line, text.strip())
         for source in sources
@@ -58,7 +58,7 @@ MESSAGES = {
 
 def lost_messages(simulator: Simulator, kind: str):
     file_name, call, _ = MESSAGES[kind]
-    lines = (simulation.ROOT / "csrc" / "kernels" / file_name).read_text().splitlines()
+    lines = (ROOT / "csrc" / "kernels" / file_name).read_text().splitlines()
     (line,) = (n for n, text in enumerate(lines, 1) if call in text)
     return simulator.without_messages(file_name, line)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
 import toolchain
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NO_ROOM = 720  # kTooManyBlocks of csrc/kernels/launch.h
 
 

@@ -94,7 +94,7 @@ constexpr int64_t block_max_units(DType dtype, BlockVariant variant) {
 constexpr int64_t block_forward_registers(DType dtype, bool allow_tf32, BlockVariant variant) {
   const bool shares_sm = is_16_bit(dtype) && variant.hidden_chunks + variant.input_chunks == 2;  // two blocks do
   if (shares_sm) return 128;
-  const int64_t rest = has_tensor_cores(dtype, allow_tf32) ? 144 : 192;
+  const int64_t rest = has_tensor_cores(dtype, allow_tf32) ? 152 : 192;
   return block_registers(16 * (variant.hidden_chunks + variant.input_chunks), rest,
                          block_forward_threads(block_max_units(dtype, variant)));
 }

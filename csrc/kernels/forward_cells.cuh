@@ -155,7 +155,7 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void move_addresses() {
     output += direction * s.batch * s.output_stride;
     cells += direction * s.cells_time;
-    gates += direction * gates_stride();
+    if constexpr (kTraining || kInput != Input::kNone) gates += direction * gates_stride();  // else there are none
   }
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }

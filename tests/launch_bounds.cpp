@@ -1,5 +1,6 @@
-// What csrc/tiles.h says of kernels, for tests/cuda/test_resources.py: reads lines `kind direction arithmetic hidden_chunks
-// input_chunks` and prints the most threads of a block and the registers per thread that the planner counts with.
+// What csrc/tiles.h says of kernels, for tests/cuda/test_resources.py: reads lines `kind direction arithmetic
+// hidden_chunks input_chunks` and prints the most threads of a block and the registers per thread that the planner
+// counts with.
 #include <iostream>
 #include <string>
 

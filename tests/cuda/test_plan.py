@@ -489,11 +489,12 @@ def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
     assert direct(1, 1, 64, input_size=15) == (True, False)
 
 
-def test_cpu_pairs_of_bfloat16_are_packed() -> None:
+def test_cpu_pairs_of_bfloat16() -> None:
     def direct(seq_len: int, batch: int, hidden_size: int, dtype: str = "bfloat16") -> bool:
         problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, dtype=dtype)
         found = _plan.plan_cpu(problem, 1, multiplies_pairs=True)
-        assert not (found.one_step and dtype == "bfloat16")
+        if dtype == "bfloat16":  # a single step that is not direct has a kernel of its own
+            assert found.one_step is (seq_len == 1 and not found.direct_w_hh)
         return found.direct_w_hh
 
     # up to 4 rows and one for every 32 columns of W_hh, 24 at most; two thirds of those in batches of three at most
@@ -504,7 +505,7 @@ def test_cpu_pairs_of_bfloat16_are_packed() -> None:
     assert direct(1000, 1, 2048, dtype="float16") and direct(1, 24, 64, dtype="float32")
     device = _plan.cpu_device(2, 64, multiplies_pairs=True)
     whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200, dtype="bfloat16"), device)
-    assert not whole.cpu.one_step and "pairs of bfloat16" in str(whole)
+    assert whole.cpu.one_step and "pairs of bfloat16" in str(whole)
 
 
 @hypothesis.given(

@@ -36,7 +36,8 @@ def compile_for_gpu(architecture: str) -> Path:
     program = ROOT / "build" / f"gpu-primitives-{architecture}"
     program.parent.mkdir(exist_ok=True)
     flags = ["-O3", "-std=c++17", "-Icsrc", f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-    subprocess.run([cuda.nvcc, *flags, SOURCE, "-o", program], cwd=ROOT, check=True)
+    sources = [SOURCE, "csrc/kernels/start.cu"]
+    subprocess.run([cuda.nvcc, *flags, *sources, "-o", program], cwd=ROOT, check=True)
     return program
 
 

@@ -48,19 +48,19 @@ struct CpuBackwardParams {
   const void* w_hh;
   const void* w_hr;
   DType weight_type;
-  const T* h_0;
-  const T* c_0;
+  const void* h_0;
+  const void* c_0;
   const void* gates;
   DType gates_type;
   const void* cells;
   const void* output;  // null: h is o tanh(c), as forward computed it
-  DType kept_type;     // of cells, output and grad_cells
+  DType kept_type;     // of states, cells, output and their gradients, but for grad_output
   const void* grad_output;
   DType grad_output_type;
   const void* grad_cells;
   int64_t grad_cells_stride;
-  const T* grad_h_n;
-  const T* grad_c_n;
+  const void* grad_h_n;
+  const void* grad_c_n;
   int64_t first_time;
   T* grad_gates;
   T* h_prev;  // null where nobody asks

@@ -168,13 +168,16 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>(stack);
   const LayerShape shape = stack.layer_shape(call.options);
+  // Then no step waits for a gradient of h, and that of h_0 is one more product behind the recurrence, which packs
+  // weights as it goes.
+  const bool one_step = stack.seq_len == 1 && !stack.is_packed() && !call.options.lengths && !call.options.reset;
   const DType own_type = kernel_type(stack.dtype), wide_type = kernel_type(type);
   const auto at = [wide_type](const Tensor& tensor, int64_t begin, DType type) {
     return const_data<char>(tensor) + begin * (type == wide_type ? sizeof(T) : sizeof(uint16_t));
   };
 
-  const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
-  const OptionalTensor grad_h_last = dense(grads.h_n, type), grad_c_last = dense(grads.c_n, type);
+  const Tensor h_first = dense(call.h_0, stack.dtype), c_first = dense(call.c_0, stack.dtype);
+  const OptionalTensor grad_h_last = dense(grads.h_n, stack.dtype), grad_c_last = dense(grads.c_n, stack.dtype);
   const OptionalTensor grad_all_cells = dense(grads.cells, stack.dtype);
   OptionalTensor grad_h_0;
   if (needs.states) grad_h_0 = stack.new_h(input, type);
@@ -215,16 +218,16 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       if (!stack.keeps_gates) w.convert_matrices(type);
       if (needs.weights) gradients.emplace_back(stack, input_size, input, range == stack.seq_len, schedule.parallel);
       const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
-      const auto part_of = [](const OptionalTensor& tensor, int64_t begin) {
-        return tensor ? const_data<T>(tensor) + begin : nullptr;
+      const auto part_of = [&](const OptionalTensor& tensor, int64_t begin) {
+        return tensor ? at(*tensor, begin, own_type) : nullptr;
       };
       CpuBackwardParams<T>& p = params[d];
       p.reverse = d == 1;
       p.w_hh = const_data<void>(w.w_hh);
       p.w_hr = const_data<void>(w.w_hr);
       p.weight_type = stack.keeps_gates ? own_type : wide_type;
-      p.h_0 = const_data<T>(h_first) + h_begin;
-      p.c_0 = const_data<T>(c_first) + c_begin;
+      p.h_0 = at(h_first, h_begin, own_type);
+      p.c_0 = at(c_first, c_begin, own_type);
       p.cells = at(reserve, stack.cells_begin(layer, d), own_type);
       p.output = stack.keeps_outputs() ? at(reserve, stack.output_begin(layer) + d * width, own_type) : nullptr;
       p.kept_type = own_type;
@@ -238,7 +241,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       p.h_prev = take(h_size);
       p.hidden = take(hidden_size);
       p.grad_h = take(grad_h_size);
-      p.grad_h_0 = grad_h_0 ? data<T>(*grad_h_0) + h_begin : nullptr;
+      p.grad_h_0 = grad_h_0 && !one_step ? data<T>(*grad_h_0) + h_begin : nullptr;
       p.grad_c_0 = data<T>(grad_c_0) + c_begin;
       p.gates =
           stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : static_cast<void*>(p.grad_gates);
@@ -246,10 +249,10 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       if (stack.keeps_gates) continue;
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
-      regenerate_gates(stack, layer, d, w, x, h_first, outputs, call.options, matrix(p.h_prev, rows, width),
-                       matrix(p.grad_gates, rows, gates_width), [&](const Tensor& y, const Tensor& x, const Tensor& w) {
-                         multiply_by_transposed(kernels, y, x, w);
-                       });
+      regenerate_gates(
+          stack, layer, d, w, x, dense(h_first, type), outputs, call.options, matrix(p.h_prev, rows, width),
+          matrix(p.grad_gates, rows, gates_width),
+          [&](const Tensor& y, const Tensor& x, const Tensor& w) { multiply_by_transposed(kernels, y, x, w); });
     }
 
     if (needs_grad_x) {
@@ -272,21 +275,26 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
           return results == nullptr ? nullptr : results + (first - base) * size;
         };
         T* const grad_gates = of_range(p.grad_gates, gates_width);
+        const auto multiply_gates_by = [&](const Tensor& weight, int64_t columns, T* y, bool adds) {
+          multiply_matrices<T>(kernels,
+                               {.rows = count,
+                                .columns = columns,
+                                .terms = gates_width,
+                                .a = grad_gates,
+                                .b = const_data<void>(weight),
+                                .b_type = p.weight_type,
+                                .y = y,
+                                .y_type = wide_type,
+                                .adds = adds},
+                               input);
+        };
+        if (one_step && grad_h_0)
+          multiply_gates_by(weights[d].w_hh, width, data<T>(*grad_h_0) + stack.h_begin(layer, d), false);
         if (needs.weights)
           gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
         if (needs_grad_x)
-          multiply_matrices<T>(kernels,
-                               {.rows = count,
-                                .columns = input_size,
-                                .terms = gates_width,
-                                .a = grad_gates,
-                                .b = const_data<void>(weights[d].w_ih),
-                                .b_type = p.weight_type,
-                                .y = data<T>(*grad_x) + first * input_size,
-                                .y_type = wide_type,
-                                .adds = directions == 2},
-                               input);
+          multiply_gates_by(weights[d].w_ih, input_size, data<T>(*grad_x) + first * input_size, directions == 2);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.
         const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);

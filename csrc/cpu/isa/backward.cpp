@@ -61,6 +61,7 @@ class Backward {
     const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, auto* panel) {
       with_type<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
     };
+    if (block < num_h_blocks() && s.seq_len == 1 && p.grad_h_0 == nullptr) return;  // nobody multiplies by it
     if (block < num_h_blocks())
       return pack(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
     block -= num_h_blocks();
@@ -98,7 +99,11 @@ class Backward {
   void finish(int64_t b) const {
     T* const grad_c_0 = p.grad_c_0 + b * s.hidden_size;
     if (clock.length(b) == 0) {
-      p.grad_c_n ? copy(grad_c_0, p.grad_c_n + b * s.hidden_size, s.hidden_size) : fill(grad_c_0, T(0), s.hidden_size);
+      for (int64_t unit = 0; unit < s.hidden_size; unit += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
+          store(grad_c_0 + unit, p.grad_c_n ? state_at(p.grad_c_n, b * s.hidden_size + unit, lanes.value) : Vec<T>{},
+                lanes.value);
+        });
     } else if (clock.before(clock.first(b), b) != Before::kInitial) {
       fill(grad_c_0, T(0), s.hidden_size);
     }
@@ -131,6 +136,9 @@ class Backward {
     with_type<T>(p, type,
                  [&](const auto* elements) __attribute__((always_inline)) { result = load(elements + n, lanes); });
     return result;
+  }
+  LSTM_FUSED_INLINE Vec<T> state_at(const void* states, int64_t n, int lanes) const {
+    return load_as(states, p.kept_type, n, lanes);
   }
   E* h_panel(int64_t block) const {
     return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
@@ -229,7 +237,7 @@ class Backward {
     const int64_t b = chunk.row[n];
     Vec<T> grad = {};
     if (chunk.next_gates[n] != nullptr) grad = recurrent;
-    if (chunk.ends[n] && p.grad_h_n != nullptr) grad = load(p.grad_h_n + b * s.proj_width + begin, lanes);
+    if (chunk.ends[n] && p.grad_h_n != nullptr) grad = state_at(p.grad_h_n, b * s.proj_width + begin, lanes);
     if (chunk.initial[n]) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
     if (p.grad_output != nullptr)
       grad += load_as(p.grad_output, p.grad_output_type, row_of(s, chunk.t, b) * s.output_stride + begin, lanes);
@@ -249,7 +257,7 @@ class Backward {
     if (p.h_prev == nullptr) return;
     Vec<T> h = {};
     const Before before = clock.before(t, b);
-    if (before == Before::kInitial) h = load(p.h_0 + b * s.proj_width + begin, lanes);
+    if (before == Before::kInitial) h = state_at(p.h_0, b * s.proj_width + begin, lanes);
     if (before == Before::kStep) h = h_after(clock.previous(t));
     store(h_prev(t, b) + begin, h, lanes);
   }
@@ -265,10 +273,10 @@ class Backward {
     T* const carried = p.grad_c_0 + b * width + unit;
     V c_prev = T(0), grad_c = T(0);
     const Before before = clock.before(t, b);
-    if (before == Before::kInitial) c_prev = load(p.c_0 + b * width + unit, lanes);
+    if (before == Before::kInitial) c_prev = state_at(p.c_0, b * width + unit, lanes);
     if (before == Before::kStep) c_prev = cells(clock.previous(t), b, unit, lanes);
     if (chunk.next_gates[n] != nullptr) grad_c = load(carried, lanes);
-    if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = load(p.grad_c_n + b * width + unit, lanes);
+    if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = state_at(p.grad_c_n, b * width + unit, lanes);
     if (p.grad_cells != nullptr)
       grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row * p.grad_cells_stride + unit, lanes);
     if (p.output == nullptr)

@@ -36,7 +36,7 @@ inline int64_t row_of(const LayerShape& s, int64_t t, int64_t b) {
 // f with a pointer to the elements at w, which for T = float may be of a half type: a weight, or const-less, a result.
 template <class T, class Void, class F>
 LSTM_FUSED_INLINE void with_type(Void* w, DType type, F&& f) {
-  const auto call = [&](auto element) {
+  const auto call = [&](auto element) __attribute__((always_inline)) {
     using Element = decltype(element);
     f(static_cast<std::conditional_t<std::is_const_v<Void>, const Element, Element>*>(w));
   };

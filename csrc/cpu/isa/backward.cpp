@@ -188,11 +188,9 @@ class Backward {
   }
 
   // Where no row has a next step, a row at a time: there is no product to wait for what lies apart.
-  __attribute__((noinline)) void without_product(const Chunk& chunk, int64_t n_begin, int64_t n_end) const {
-    const int64_t end = min(n_end * kPanelWidth<T>, s.proj_width);
-    for (int64_t n = 0; n < chunk.count; ++n)
-      for (int64_t begin = n_begin * kPanelWidth<T>; begin < end; begin += kLanes<T>)
-        with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, Vec<T>{}); });
+  void without_product(const Chunk& chunk, int64_t n_begin, int64_t n_end) const {
+    const int64_t begin = n_begin * kPanelWidth<T>, end = min(n_end * kPanelWidth<T>, s.proj_width);
+    for (int64_t n = 0; n < chunk.count; ++n) states(chunk, n, begin, end, nullptr);
   }
 
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.
@@ -211,12 +209,17 @@ class Backward {
       with_type<T>(p.w_hh, p.weight_type,
                    [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, s.proj_width); });
 
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        const int64_t begin = column + v * kLanes<T>;
-        with_lanes<T>(valid_lanes<T>(begin, s.proj_width),
-                      [&](auto lanes) { state(chunk, first + r, begin, lanes.value, acc.at[r][v]); });
-      }
+    for (int r = 0; r < R; ++r) states(chunk, first + r, column, min(s.proj_width, column + V * kLanes<T>), acc.at[r]);
+  }
+
+  // state() of columns [begin, end) of row n of the chunk; `recurrent` may be null where there is no product. One
+  // function for tiles of all heights: in each of them it would be most of the library.
+  __attribute__((noinline)) void states(const Chunk& chunk, int64_t n, int64_t begin, int64_t end,
+                                        const Vec<T>* recurrent) const {
+    for (; begin < end; begin += kLanes<T>) {
+      const Vec<T> product = recurrent != nullptr ? *recurrent++ : Vec<T>{};
+      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, product); });
+    }
   }
 
   template <int R>
@@ -224,12 +227,14 @@ class Backward {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = grad_h(chunk.t, chunk.row[first + r]);
     const Accumulators<T, R> acc = multiply<T, R>(rows, s.proj_width, unit_panel(block));
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < kTileVectors; ++v) {
-        const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
-        with_lanes<T>(valid_lanes<T>(begin, s.hidden_size),
-                      [&](auto lanes) { cell(chunk, first + r, begin, lanes.value, acc.at[r][v]); });
-      }
+    const int64_t begin = block * kPanelWidth<T>, end = min(s.hidden_size, begin + kPanelWidth<T>);
+    for (int r = 0; r < R; ++r) cells_of(chunk, first + r, begin, end, acc.at[r]);
+  }
+
+  __attribute__((noinline)) void cells_of(const Chunk& chunk, int64_t n, int64_t begin, int64_t end,
+                                          const Vec<T>* grad_hidden) const {
+    for (; begin < end; begin += kLanes<T>, ++grad_hidden)
+      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { cell(chunk, n, begin, lanes.value, *grad_hidden); });
   }
 
   // One vector of h of row n of the chunk: its whole gradient, and then the cell's or the projection's turn.

@@ -149,20 +149,25 @@ class Forward {
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sum(r, begin + v) += input.at[r][v];
     }
-    with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
-      int n = 0;
-      for (; n + kCellRows <= R * N; n += kCellRows) cells<kCellRows, N>(chunk, first, n, block, lanes.value, sums + n);
-      for (; n < R * N; ++n) cells<1, N>(chunk, first, n, block, lanes.value, sums + n);
-    });
+    cells<N>(chunk, first, R * N, block, sums);
   }
 
-  // Cells n ... n + M - 1 of a tile of N blocks; `sums` are h_prev W_hh^T, plus x W_ih^T if formed here.
-  template <int M, int N>
-  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t first, int n, int64_t block, int lanes,
-                               const Vec<T> (*sums)[kNumGates]) const {
-    layer.template update<M, N>(
-        chunk, first, n, block * kLanes<T>, lanes, hidden(0), [&](int gate, int m) { return sums[m][gate]; },
-        [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
+  // The `count` cells of a tile of N blocks; `sums` are h_prev W_hh^T, plus x W_ih^T if formed here. One function for
+  // tiles of all heights: in each of them it would be most of the library.
+  template <int N>
+  __attribute__((noinline)) void cells(const Chunk& chunk, int64_t first, int count, int64_t block,
+                                       const Vec<T> (*sums)[kNumGates]) const {
+    const int64_t unit = block * kLanes<T>;
+    with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
+      int n = 0;
+      const auto update = [&](auto together) {
+        layer.template update<together.value, N>(
+            chunk, first, n, unit, lanes.value, hidden(0), [&](int gate, int m) { return sums[n + m][gate]; },
+            [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
+      };
+      for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
+      for (; n < count; ++n) update(Constant<1>{});
+    });
   }
 
   template <int R>

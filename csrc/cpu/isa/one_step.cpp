@@ -171,11 +171,15 @@ class OneStep {
     };
     add_product(p.w_hh, s.proj_width, panel, false);
     if (layer.projects_input()) add_product(p.w_ih, p.input_size, panel + input_panel(V), true);
+    cells(rows, unit, units, sums[0][0], kWidth);
+  }
 
+  // Of `sums` (gates, kLanes units, `width`), rows of the batch in its columns.
+  __attribute__((noinline)) void cells(const Rows& rows, int64_t unit, int units, const T* sums, int64_t width) const {
     for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
       Vec<T> of_rows[kNumGates][kLanes<T>] = {};
       for (int gate = 0; gate < kNumGates; ++gate) {
-        for (int n = 0; n < units; ++n) of_rows[gate][n] = load(sums[gate][n] + first);
+        for (int n = 0; n < units; ++n) of_rows[gate][n] = load(sums + (gate * kLanes<T> + n) * width + first);
         transpose<T>(of_rows[gate]);
       }
       with_lanes<T>(units, [&](auto lanes) {

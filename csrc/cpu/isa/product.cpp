@@ -85,8 +85,7 @@ void outer_product_row(const ProductParams<T>& p, int64_t row, Y* y) {
                   [&](auto lanes) { store(y + n, a * load(b + n, lanes.value), lanes.value); });
 }
 
-// W is the type of b.
-template <class T, class W>
+template <class T>
 class Product {
   using E = Operand<T>;
   template <int R>
@@ -94,7 +93,7 @@ class Product {
 
  public:
   Product(const ProductParams<T>& params, T* workspace)
-      : p(params), b(static_cast<const W*>(params.b)), layout(params), packed_rows(reinterpret_cast<E*>(workspace)) {}
+      : p(params), layout(params), packed_rows(reinterpret_cast<E*>(workspace)) {}
 
   // Rows [m_begin, m_end) and the columns of panels [begin, end).
   void run(int64_t m_begin, int64_t m_end, int64_t begin, int64_t end) const {
@@ -145,18 +144,8 @@ class Product {
   int64_t columns(const Block& block, int64_t n, int64_t n_end) const {
     if constexpr (kTerms<E> == 1)
       if (reads_in_place(p)) {
-        const W* const place = b + block.term * p.columns + n;
-        constexpr int64_t kWide = kWideVectors * kLanes<T>;
-        if (n + kWide <= n_end) {
-          with_rows<kWideRows>(block.rows,
-                               [&](auto rows) { tile<rows.value, kWideVectors>(block, 0, n, place, p.columns); });
-          return kWide;
-        }
-        if (n + kPanelWidth<T> <= n_end) {
-          with_rows<kWideRows>(block.rows,
-                               [&](auto rows) { tile<rows.value, kTileVectors>(block, 0, n, place, p.columns); });
-          return kPanelWidth<T>;
-        }
+        if (n + kWideVectors * kLanes<T> <= n_end) return columns_in_place<kWideVectors>(block, n);
+        if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, n);
       }
     const int64_t column = layout.keeps_panels ? n - block.column : 0;
     E* const panel = packed_rows + layout.panels + column * num_elements<T>(block.terms);
@@ -167,15 +156,24 @@ class Product {
     return kPanelWidth<T>;
   }
 
+  template <int V>
+  int64_t columns_in_place(const Block& block, int64_t n) const {
+    with_type<T>(p.b, p.b_type, [&](const auto* b) {
+      with_rows<kWideRows>(
+          block.rows, [&](auto rows) { tile<rows.value, V>(block, 0, n, b + block.term * p.columns + n, p.columns); });
+    });
+    return V * kLanes<T>;
+  }
+
   void pack_panel(const Block& block, int64_t n, E* panel) const {
-    if (p.b_transposed)
+    with_type<T>(p.b, p.b_type, [&](const auto* b) {
+      if (!p.b_transposed) return pack_columns(b + block.term * p.columns, block.terms, p.columns, n, panel);
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = n + v * kLanes<T>;
         pack_transposed<E, 1>([&](int lane) { return b + (column + lane) * p.terms + block.term; }, block.terms,
                               valid_lanes<T>(column, p.columns), panel + v * kLanes<T>, kPanelWidth<T>);
       }
-    else
-      pack_columns(b + block.term * p.columns, block.terms, p.columns, n, panel);
+    });
   }
 
   template <int R, int V, class P>
@@ -224,7 +222,6 @@ class Product {
   }
 
   const ProductParams<T>& p;
-  const W* const b;
   const Workspace<T> layout;
   E* const packed_rows;
 };
@@ -249,33 +246,32 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
   if constexpr (kMultipliesPairs)
     if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product(p, workspace, parallel);
   const int64_t threads = parallel.num_threads, panels = num_tiles(p.columns, kPanelWidth<T>);
-  with_type<T>(p.b, p.b_type, [&](const auto* b) {
-    using W = std::remove_cv_t<std::remove_pointer_t<decltype(b)>>;
-    if (!kMultipliesPairs && is_of_few_rows(p)) {
-      constexpr int kColumns = 4 * kDotUnits<1>;
-      return Team{parallel, 1}.each(
-          num_tiles(p.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-            columns_of_product<T>(
-                p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
-                min(p.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(p.y) + row * p.columns; });
-          });
-    }
-    if (p.terms == 1 && !p.adds && std::is_same_v<T, W>)
-      return Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-        with_type<T>(p.y, p.y_type, [&](auto* y) {
-          for (int64_t row = begin; row < end; ++row) outer_product_row(p, row, y + row * p.columns);
-        });
+  if (!kMultipliesPairs && is_of_few_rows(p)) {
+    constexpr int kColumns = 4 * kDotUnits<1>;
+    return Team{parallel, 1}.each(num_tiles(p.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+      with_type<T>(p.b, p.b_type, [&](const auto* b) {
+        columns_of_product<T>(
+            p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
+            min(p.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(p.y) + row * p.columns; });
       });
-    // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.
-    const int64_t tiles = num_tiles(p.rows, kTileRows);
-    const bool by_columns = num_tiles(panels, threads) * tiles <= num_tiles(tiles, threads) * panels;
-    const int64_t total = by_columns ? panels : p.rows, step = by_columns ? 1 : kTileRows;
-    const int64_t share = num_tiles(num_tiles(total, step), threads) * step;
-    parallel(num_tiles(total, share > 0 ? share : 1), [&](int64_t task) {
-      const Product<T, W> product(p, workspace + task * Workspace<T>(p).size);
-      const int64_t begin = task * share, end = min(total, begin + share);
-      by_columns ? product.run(0, p.rows, begin, end) : product.run(begin, end, 0, panels);
     });
+  }
+  const bool is_half = p.b_type == DType::kFloat16 || p.b_type == DType::kBFloat16;
+  if (p.terms == 1 && !p.adds && !is_half)
+    return Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+      with_type<T>(p.y, p.y_type, [&](auto* y) {
+        for (int64_t row = begin; row < end; ++row) outer_product_row(p, row, y + row * p.columns);
+      });
+    });
+  // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.
+  const int64_t tiles = num_tiles(p.rows, kTileRows);
+  const bool by_columns = num_tiles(panels, threads) * tiles <= num_tiles(tiles, threads) * panels;
+  const int64_t total = by_columns ? panels : p.rows, step = by_columns ? 1 : kTileRows;
+  const int64_t share = num_tiles(num_tiles(total, step), threads) * step;
+  parallel(num_tiles(total, share > 0 ? share : 1), [&](int64_t task) {
+    const Product<T> product(p, workspace + task * Workspace<T>(p).size);
+    const int64_t begin = task * share, end = min(total, begin + share);
+    by_columns ? product.run(0, p.rows, begin, end) : product.run(begin, end, 0, panels);
   });
 }
 

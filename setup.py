@@ -2,8 +2,8 @@
 
 liblstm_fused.so is the op library: torch's stable ABI, no Python inside. _plan is the planner, and a stream's step,
 seen from Python: pybind11, no torch. A build is incremental, and build/ninja-*/build.ninja shows every command. The
-environment may set CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA) and FORCE_CUDA=1
-(or fail without).
+environment may set CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA), =driver (only
+where there is an NVIDIA driver, or the last build had CUDA) and FORCE_CUDA=1 (or fail without).
 """
 
 from __future__ import annotations
@@ -85,21 +85,21 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
     libraries = [f"-L{torch.root / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu"]
     # Python has loaded torch by then; a C++ program finds it next to an installed lstm_fused.
     libraries += ["-Wl,-rpath,$ORIGIN/../torch/lib", "-Wl,-z,defs"]
-    flags = FLAGS
+    cuda_flags = ""  # not in all commands: with or without CUDA most objects stay
     if cuda:
-        flags = [*FLAGS, "-DLSTM_FUSED_CUDA", "-isystem", str(cuda.root / "include")]
+        cuda_flags = command("-DLSTM_FUSED_CUDA", "-isystem", cuda.root / "include")
         # Static and hidden, so that it never meets the CUDA runtime that torch brings.
         libraries += [f"-L{cuda.library_dir}", "-lcudart_static", "-lrt", "-ldl", "-lpthread", "-Wl,--exclude-libs,ALL"]
 
     ninja = NinjaFile(folder)
     depends = ("depfile = $out.d", "deps = gcc")
-    ninja.rule("cxx", f"{command(*cxx, *flags, *extra)} $flags -MD -MF $out.d -c $in -o $out", *depends)
+    ninja.rule("cxx", f"{command(*cxx, *FLAGS, *extra)} $flags -MD -MF $out.d -c $in -o $out", *depends)
     ninja.rule("link", f"{command(*cxx, '-shared')} $in -o $out {command(*libraries, *extra_link)}")
     ninja.rule("link_plan", f"{command(*cxx, '-shared')} $in -o $out {command(*extra_link)}")
 
     planner = ninja.compile("cxx", "csrc/plan/*.cpp")
-    objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", torch_flags)
-    objects += ninja.compile("cxx", "csrc/cpu/*.cpp") + ninja.compile("cxx", "csrc/kernels/*.cpp")
+    objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", f"{torch_flags} {cuda_flags}")
+    objects += ninja.compile("cxx", "csrc/cpu/*.cpp") + ninja.compile("cxx", "csrc/kernels/*.cpp", cuda_flags)
     for isa, isa_flags in INSTRUCTION_SETS.items():
         objects += ninja.compile("cxx", "csrc/cpu/isa/*.cpp", f"{isa_flags} -DLSTM_FUSED_ISA={isa}", tag=f".{isa}")
     if cuda:

@@ -7,7 +7,7 @@ Training magnifies rounding: in float32 the two curves drift apart slowly, as fa
 when its first weights are changed in the last bit. With --dtype float64 it is below 1e-11 after 200 steps.
 
     python examples/char_lm.py                                  # about two minutes on two CPU cores
-    python examples/char_lm.py --text book.txt --steps 2000
+    python examples/char_lm.py --text book.txt --steps 2000 --minutes 10
     torchrun --nproc_per_node=2 examples/char_lm.py             # DistributedDataParallel: a share of the batch each
 """
 
@@ -129,25 +129,28 @@ def mean_over_ranks(value: float) -> float:
 class Trainer:
     """One model with its own optimizer, carried state and clock."""
 
-    def __init__(self, name: str, model: ByteModel, steps: int, lr: float) -> None:
+    def __init__(self, name: str, model: ByteModel, lr: float) -> None:
         self.record = Record(name)
         self.model = model
         self.replica = nn.parallel.DistributedDataParallel(model) if WORLD > 1 else model
         self.device = model.linear.weight.device
         self.optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self.state: State | None = None
+
+    def prepare(self, window: Tensor) -> float:
+        """Seconds of a step that learns nothing: what a library sets up at its first call is not part of the race."""
+        begin = self.now()
+        loss_of(self.replica, window, None)[0].backward()
+        self.optimizer.zero_grad()
+        return mean_over_ranks(self.now() - begin)
+
+    def plan(self, steps: int) -> None:
         warm_up = max(1, steps // 20)
 
         def share_of_lr(step: int) -> float:  # a short linear rise, then half a cosine down to 2%
             return min((step + 1) / warm_up, 0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
 
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, share_of_lr)
-        self.state: State | None = None
-
-    def prepare(self, window: Tensor) -> None:
-        """A step with no clock and no update: what a library sets up at its first call is not part of the race."""
-        loss_of(self.replica, window, None)[0].backward()
-        self.optimizer.zero_grad()
-        mean_over_ranks(0.0)
 
     def now(self) -> float:
         if self.device.type == "cuda":
@@ -174,14 +177,23 @@ class Trainer:
         self.record.held_out_bits = mean_over_ranks(statistics.fmean(losses)) / math.log(2)
 
 
-def train(trainers: list[Trainer], windows: Tensor, steps: int, console: Console) -> None:
+def fitting_steps(trainers: list[Trainer], window: Tensor, seconds: float) -> int:
+    """How many steps of all of them this machine takes in that time, by three tries. An optimizer's share is a guess."""
+    pace = min(sum(trainer.prepare(window) for trainer in trainers) for _ in range(3))
+    return max(1, int(0.9 * seconds / pace))
+
+
+def train(trainers: list[Trainer], windows: Tensor, steps: int, seconds: float, console: Console) -> None:
+    """So many steps, or fewer where the machine's pace drops and the time is over."""
     numbers = (TextColumn("loss {task.fields[loss]:.3f}"), TextColumn("{task.fields[pace]:.1f} ms/step"))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *numbers, TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bars = [progress.add_task(f"{t.record.name:>15}", total=steps, loss=math.nan, pace=math.nan) for t in trainers]
-        for trainer in trainers:
-            trainer.prepare(windows[0].long())
+        begin = time.perf_counter()
         for step in range(steps):
+            if step % 10 == 0 and step > 0 and mean_over_ranks(time.perf_counter() - begin) > seconds:
+                console.print(f"Stopped after {step} of {steps} steps: the time is over (--minutes).")
+                break
             place = step % len(windows)
             window = windows[place].long()
             turns = list(zip(trainers, bars, strict=True))
@@ -243,8 +255,8 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     model = ByteModel(args.hidden, args.layers).to(device, getattr(torch, args.dtype))
-    plain = Trainer("torch.nn.LSTM", copy.deepcopy(model), args.steps, args.lr)
-    fused = Trainer("lstm_fused.LSTM", lstm_fused.convert(model), args.steps, args.lr)
+    plain = Trainer("torch.nn.LSTM", copy.deepcopy(model), args.lr)
+    fused = Trainer("lstm_fused.LSTM", lstm_fused.convert(model), args.lr)
 
     text_name = args.text or "the standard library of Python {}.{}".format(*sys.version_info)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"
@@ -252,7 +264,13 @@ def main() -> None:
     set_up += place + (f", processes: {WORLD}" if WORLD > 1 else "")
     console.print(f"Byte-level language model of {text_name}\n{set_up}\n", highlight=False)
 
-    train([plain, fused], windows, args.steps, console)
+    seconds = 60 * args.minutes
+    steps = min(args.steps, fitting_steps([plain, fused], windows[0].long(), seconds))
+    if steps < args.steps:
+        console.print(f"{steps} steps, not {args.steps}: as many as fit in {args.minutes:g} minutes here (--minutes).\n")
+    for trainer in (plain, fused):
+        trainer.plan(steps)
+    train([plain, fused], windows, steps, seconds, console)
     for trainer in (plain, fused):
         trainer.measure_held_out(held_out.long())
     if WORLD > 1:

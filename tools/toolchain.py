@@ -7,6 +7,7 @@ CUDA toolkit that a build would use, and exits with 1 where a build would want o
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import runpy
@@ -23,6 +24,8 @@ ARCHITECTURES = ("80", "90a", "100", "120")  # machine code for these
 # PTX of these and of the newest, for GPUs that have no machine code: 11.0 can run that of 10.0, and not of 12.0.
 PTX_ARCHITECTURES = ("100",)
 DEFAULT_CUDA = Path("/usr/local/cuda")
+DRIVERS = "/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"  # any of them: Linux twice, Windows' Linux
+BUILD_INFO = Path(__file__).resolve().parent.parent / "lstm_fused" / "_build.json"  # of the last build in place
 
 
 class BuildError(SystemExit):
@@ -124,12 +127,22 @@ def cuda_roots() -> Iterator[Path]:
     yield DEFAULT_CUDA
 
 
+def wants_cuda() -> bool:
+    """LSTM_FUSED_CUDA=0 wants none; =driver where a GPU may be, or the library that is there has kernels for one."""
+    wish = os.environ.get("LSTM_FUSED_CUDA")
+    if wish != "driver":
+        return wish != "0"
+    if any(Path(path).exists() for path in DRIVERS):
+        return True
+    return BUILD_INFO.is_file() and json.loads(BUILD_INFO.read_text())["cuda"] is not None
+
+
 def find_cuda() -> Cuda | None:
-    """The first complete toolkit of cuda_roots(), or None; LSTM_FUSED_CUDA=0 asks for None.
+    """The first complete toolkit of cuda_roots(), or None; also where wants_cuda() says no.
 
     Raises BuildError where FORCE_CUDA=1 asks for a toolkit and there is none.
     """
-    if os.environ.get("LSTM_FUSED_CUDA") == "0":
+    if not wants_cuda():
         return None
     for root in cuda_roots():
         libraries = [*root.glob("lib64"), *root.glob("lib"), *root.glob("targets/*/lib")]
@@ -163,5 +176,5 @@ def _describe(root: Path, library_dir: Path) -> Cuda:
 if __name__ == "__main__":
     if found := find_cuda():
         print(found.root)
-    elif os.environ.get("LSTM_FUSED_CUDA") != "0":
+    elif wants_cuda():
         sys.exit("no CUDA toolkit found")

@@ -215,6 +215,21 @@ def test_toolkit_is_found(place: str, bare_machine: Path, monkeypatch: pytest.Mo
     assert toolchain.find_cuda() is None
 
 
+def test_kernels_for_a_driver_or_for_what_has_them(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(make_toolkit(bare_machine / "toolkit")))
+    monkeypatch.setenv("LSTM_FUSED_CUDA", "driver")
+    driver, built = bare_machine / "driver", bare_machine / "_build.json"
+    monkeypatch.setattr(toolchain, "DRIVERS", (str(driver),))
+    monkeypatch.setattr(toolchain, "BUILD_INFO", built)
+    assert toolchain.find_cuda() is None  # a fresh clone
+    for version in (None, "13.0"):
+        built.write_text(json.dumps({"cuda": version}))
+        assert (toolchain.find_cuda() is None) == (version is None)
+    built.unlink()
+    driver.touch()
+    assert toolchain.find_cuda() is not None
+
+
 def test_incomplete_toolkit_is_passed_over(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     incomplete = make_toolkit(bare_machine / "incomplete")
     (incomplete / "include" / "cuda_runtime.h").unlink()
@@ -281,13 +296,21 @@ def test_torch_headers_are_seen_by_one_folder(setup_py: ModuleType) -> None:
     assert seeing == {f"csrc/torch/{path.name}.o" for path in (ROOT / "csrc" / "torch").glob("*.cpp")}
 
 
+def needs_cuda(source: Path) -> bool:
+    return re.search(r"LSTM_FUSED_CUDA|<cuda", source.read_text()) is not None
+
+
 def test_cuda_in_the_ninja_file(setup_py: ModuleType, bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch_here = toolchain.find_torch()
     without = setup_py.ninja_file(Path("build/x"), "_plan.so", torch_here, None)
     assert not re.search(r"nvcc|cudart|LSTM_FUSED_CUDA", without)
     monkeypatch.setenv("CUDA_HOME", str(make_toolkit(bare_machine / "toolkit")))
     text = setup_py.ninja_file(Path("build/x"), "_plan.so", torch_here, toolchain.find_cuda())
-    assert re.search(r"rule cxx\n  command = .*-DLSTM_FUSED_CUDA", text)
+    using = {name for name, value in flags_by_object(text).items() if "-DLSTM_FUSED_CUDA -isystem" in value}
+    folders = {Path(name).parent.as_posix() for name in using}
+    assert folders == {"csrc/torch", "csrc/kernels"}  # nothing else is compiled anew when CUDA comes to a build
+    in_need = {path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").rglob("*.cpp") if needs_cuda(path)}
+    assert in_need and {f"{name}.o" for name in in_need} <= using
     assert re.search(r"rule nvcc\n  command = .*code=sm_90a .*code=compute_120 ", text)
     assert re.search(r"rule link\n  command = .*-lcudart_static .*--exclude-libs,ALL", text)
 

@@ -14,11 +14,12 @@ from places import ROOT
 
 EXAMPLES = ROOT / "examples"
 TINY = "--device cpu --dtype float64 --steps 40 --hidden 16 --batch 4 --window 16 --lr 0.02 --sample 40".split()
+AMPLE = "--minutes", "60"  # on a machine as busy as can be
 
 
-def run_demo(out: Path, *launcher: str) -> str:
+def run_demo(out: Path, *launcher: str, minutes: tuple[str, str] = AMPLE) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, *launcher, str(EXAMPLES / "char_lm.py"), *TINY, "--out", str(out)]
+    command = [sys.executable, *launcher, str(EXAMPLES / "char_lm.py"), *TINY, *minutes, "--out", str(out)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -49,6 +50,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 def test_demo(alone: tuple[str, Path]) -> None:
     check(*alone)
+
+
+def test_demo_ends_in_time(tmp_path: Path) -> None:
+    printed = run_demo(tmp_path, minutes=("--minutes", "0.00001"))
+    assert "1 steps, not 40: as many as fit in 1e-05 minutes here (--minutes)." in printed
+    assert "1/1" in printed and "final loss (mean of 1 steps)" in printed
 
 
 def test_demo_under_torchrun_learns_what_one_process_learns(alone: tuple[str, Path], tmp_path: Path) -> None:

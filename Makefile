@@ -16,7 +16,7 @@ BUILD_FOR_HERE = LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(BUILD)
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-torches test-packages bench gpu lint format wheel build cuda clean
+.PHONY: help demo test test-slow test-all test-torches test-packages bench gpu lint format wheel wheels build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -57,9 +57,10 @@ format: $(VENV)/requirements.stamp ## Put Python and C++ in the project's style
 	$(VENV)/bin/clang-format -i $(CPP_FILES)
 
 wheel: build ## Build dist/*.whl, then install and run it in an environment of its own
-	rm -rf dist build/lib* build/bdist*
-	$(PY) -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
-	$(PY) tools/check_wheel.py dist/*.whl
+	$(PY) tools/wheels.py --lend
+
+wheels: build ## A wheel for every CPython from 3.10 on that is here, each run in an empty environment (1 GB each)
+	$(PY) tools/wheels.py --torch $(USUAL_TORCH)
 
 build: $(VENV)/editable.stamp $(VENV)/cuda.stamp ## Compile what has changed, kernels for GPUs included
 	@$(BUILD)

@@ -1,7 +1,7 @@
 """Writes one build.ninja for g++ and nvcc, runs it, and puts the two libraries where the package looks for them.
 
 liblstm_fused.so is the op library: torch's stable ABI, no Python inside. _plan is the planner, and a stream's step,
-seen from Python: pybind11, no torch. A build is incremental, and build/ninja-*/build.ninja shows every command. The
+seen from Python: pybind11, no torch. A build is incremental, and build/ninja/*.ninja shows every command. The
 environment may set CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA), =driver (only
 where there is an NVIDIA driver, or the last build had CUDA) and FORCE_CUDA=1 (or fail without).
 """
@@ -106,10 +106,13 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
         # The host compiler is cxx's last word: a launcher such as ccache may stand before it.
         nvcc = [cuda.nvcc, "-ccbin", cxx[-1], "-O3", "-std=c++17", "-Icsrc", "-DLSTM_FUSED_CUDA", *cuda.gencode()]
         nvcc += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "--resource-usage"]
+        if int(cuda.version.split(".")[0]) >= 13:  # whose drivers all read it; a fifth of the usual size
+            nvcc.append("--compress-mode=size")
         ninja.rule("nvcc", with_report(f"{command(*nvcc)} -MD -MF $out.d -c $in -o $out"), *depends)
         objects += ninja.compile("nvcc", "csrc/kernels/*.cu")
     ninja.link("link", "liblstm_fused.so", objects)
-    ninja.link("link_plan", plan_name, [*planner, *ninja.compile("cxx", "csrc/python/*.cpp", python_flags)])
+    bindings = ninja.compile("cxx", "csrc/python/*.cpp", python_flags, tag=f".{sys.implementation.cache_tag}")
+    ninja.link("link_plan", plan_name, [*planner, *bindings])
     return "\n".join(ninja.lines) + "\n"
 
 
@@ -126,20 +129,21 @@ class NinjaBuild(build_ext):
 
     def run(self) -> None:
         torch, cuda, ninja = toolchain.find_torch(), toolchain.find_cuda(), toolchain.find_ninja()
-        folder = Path("build", f"ninja-{sys.implementation.cache_tag}")
+        folder = Path("build", "ninja")  # of all Pythons: nothing but _plan differs from one to the next
+        ninja_name = f"{sys.implementation.cache_tag}.ninja"
         target = Path("" if self.inplace else self.build_lib, "lstm_fused")
         library, plan, info = (Path(path).name for path in self.get_outputs())
         if cuda and torch.cuda and cuda.version.split(".")[0] != torch.cuda.split(".")[0]:
             self.warn(f"kernels built with CUDA {cuda.version} may need a newer driver than torch's CUDA {torch.cuda}")
         for path in (ROOT / folder, ROOT / target):
             path.mkdir(parents=True, exist_ok=True)
-        (ROOT / folder / "build.ninja").write_text(ninja_file(folder, plan, torch, cuda))
+        (ROOT / folder / ninja_name).write_text(ninja_file(folder, plan, torch, cuda))
         (ROOT / folder / info).write_text(json.dumps(self.build_info(torch, cuda), indent=2) + "\n")
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
         # nvcc's threads, one for each architecture, are no part of its command: more of them call for no new build.
         threads = os.environ.get("MAX_JOBS", str(min(4, os.cpu_count() or 1)))
         environment = {"NVCC_APPEND_FLAGS": f"--threads={threads}"} | os.environ
-        if subprocess.run([ninja, "-f", folder / "build.ninja", *jobs], cwd=ROOT, env=environment).returncode:
+        if subprocess.run([ninja, "-f", folder / ninja_name, *jobs], cwd=ROOT, env=environment).returncode:
             raise toolchain.BuildError("lstm_fused did not compile: the first error above says why.")
         for name in (library, plan, info):
             part = ROOT / target / f"{name}.part"  # renamed into place: a running process keeps its old library

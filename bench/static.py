@@ -99,7 +99,7 @@ def source_hash() -> str:
 
 def registers() -> dict[str, dict[str, int]]:
     """By kernel, of nvcc's report of the last build for this architecture."""
-    folder = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}" / "csrc" / "kernels"
+    folder = ROOT / "build" / "ninja" / "csrc" / "kernels"
     found = [usage for path in sorted(folder.glob("*.resources")) for usage in resources.read_report(path.read_text())]
     found = [usage for usage in found if usage.registers is not None and usage.architecture == ARCHITECTURE]
     names = resources.demangle([usage.function for usage in found])

@@ -17,7 +17,7 @@ from resources import Usage, demangle, read_report
 
 import lstm_fused
 
-OBJECTS = ROOT / "build" / f"ninja-{sys.implementation.cache_tag}"
+OBJECTS = ROOT / "build" / "ninja"
 PACKAGE = Path(lstm_fused.__file__).parent
 ARCHITECTURES = json.loads((PACKAGE / "_build.json").read_text())["cuda_architectures"]
 REGISTERS_PER_SM = 65536

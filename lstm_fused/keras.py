@@ -88,11 +88,11 @@ class LSTM(keras.layers.LSTM):
     @property
     def use_cudnn(self) -> Any:
         """False where our kernels compute: Bidirectional would else not call its layers. Otherwise what was given."""
-        return vars(self)["use_cudnn"] if self._refusal(training=False) else False
+        return self.__dict__["use_cudnn"] if self._refusal(training=False) else False
 
     @use_cudnn.setter
     def use_cudnn(self, value: Any) -> None:
-        vars(self)["use_cudnn"] = value
+        self.__dict__["use_cudnn"] = value
 
 
 class _Steps(NamedTuple):
@@ -175,10 +175,10 @@ def revert(model: Layer) -> Layer:
     return _become("revert", model, LSTM, keras.layers.LSTM)
 
 
-def _become(function: str, model: Any, old: type, new: type) -> Any:
+def _become(function: str, model: Any, old: Any, new: Any) -> Any:
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(f"model: expected a Keras model or layer, got {type(model).__name__}")
-    left = []
+    left: list[str] = []
     for layer in model._flatten_layers():
         if type(layer) is old:
             layer.__class__ = new

@@ -1,11 +1,11 @@
 """A bidirectional LSTM that reads whole sentences of any length: `lengths=` beside packing.
 
-The reviews are made here, from a small grammar: each has several opinions, some of them negated, and says of one, before
-or after it, that it counts. So the order of words decides, in both directions, and counting them does not help.
+The reviews are made here, from a small grammar: each has several opinions, some of them negated, and says of one,
+before or after it, that it counts. So the order of words decides, in both directions, and counting them does not help.
 The same model is trained twice from the same weights on the same batches: with torch.nn.LSTM, sequences packed, and
 with lstm_fused.LSTM and lengths.
 
-    python examples/sentiment.py                        # about a minute on two CPU cores
+    python examples/sentiment.py                        # about half a minute on two CPU cores
     python examples/sentiment.py --hidden 256 --steps 60
 """
 

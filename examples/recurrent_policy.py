@@ -1,11 +1,11 @@
 """A policy that has to remember, trained with `reset=`: T-mazes whose episodes end at different times.
 
-A sign at the start of a corridor says left or right. At its end, 5 to 20 steps later, the policy has to turn the right
+A sign at the start of a corridor says left or right. At its end, 10 to 40 steps later, the policy has to turn the right
 way: reward 1, else -1, and the next episode begins at once, in that maze alone. 32 mazes run side by side, 64 steps at
 a time, so that episodes begin and end anywhere inside. The gradient of such a window takes one call with `reset=`; the
 usual way is a loop that calls the LSTM step by step and zeroes states. Both are compared and timed.
 
-    python examples/recurrent_policy.py                 # about half a minute on two CPU cores
+    python examples/recurrent_policy.py                 # about ten seconds on two CPU cores
     python examples/recurrent_policy.py --hidden 128 --mazes 64
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import lstm_fused
 
-SHORTEST, LONGEST = 5, 20  # steps to the end of a corridor
+SHORTEST, LONGEST = 10, 40  # steps to the end of a corridor
 State = tuple[Tensor, Tensor]
 
 
@@ -147,7 +147,7 @@ def parse_args() -> argparse.Namespace:
     add("--hidden", type=size, default=64, metavar="N", help="width of the LSTM (64)")
     add("--mazes", type=size, default=32, metavar="N", help="side by side (32)")
     add("--window", type=size, default=64, metavar="N", help="steps between updates (64)")
-    add("--updates", type=whole(1, 10**9), default=300, metavar="N", help="of training (300)")
+    add("--updates", type=whole(1, 10**9), default=80, metavar="N", help="of training (80)")
     add("--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="of weights and mazes (0)")
     add("--out", type=Path, default=Path("out"), metavar="DIR", help="where the picture goes (out)")
     args = parser.parse_args()

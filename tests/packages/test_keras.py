@@ -123,6 +123,28 @@ def test_error_at_most_twice_that_of_keras(dtype: str, mask: str) -> None:
         assert errors[0] <= 2 * errors[1] + rounding, name
 
 
+def test_what_keras_cannot() -> None:
+    """docs/keras.md names it: train a stateful layer, and flip the mask of an unrolled loop."""
+    x, mask = torch.randn(4, 6, 3, dtype=torch.float64), make_mask("holes", 4, 6)
+    theirs, ours = pair(5, x.shape, dtype="float64", stateful=True)
+    exact, _ = pair(5, x.shape, dtype="float64", stateful=True, use_cudnn=False)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        compute(theirs, x)
+    for _ in range(2):
+        assert_same(compute(ours, x), compute(exact, x))
+    theirs, ours = pair(5, x.shape, dtype="float64", unroll=True, go_backwards=True)
+    rolled, _ = pair(5, x.shape, dtype="float64", go_backwards=True)
+    with pytest.raises(AttributeError, match="'tuple' object has no attribute 'shape'"):
+        compute(theirs, x, mask=mask)
+    assert_same(compute(ours, x, mask=mask), compute(rolled, x, mask=mask))
+
+
+def test_keras_multiplies_float64_in_float32() -> None:
+    a, b = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 4, dtype=torch.float64)
+    product = keras.src.backend.numpy.matmul(a, b)
+    assert 1e-10 < (product - a @ b).abs().max() < 1e-5
+
+
 def test_compiled() -> None:
     x, mask = torch.randn(4, 6, 3), make_mask("holes", 4, 6)
     _, ours = pair(5, x.shape, return_sequences=True)

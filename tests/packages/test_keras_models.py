@@ -215,3 +215,31 @@ def test_their_tests(tmp_path: Path) -> None:
     failed = re.findall(r"^FAILED .*::(\w+)", done.stdout, re.M)
     assert sorted(failed) == sorted(LISTED), done.stdout
     assert re.search(r"^2 failed, 53 passed, 1 skipped", done.stdout, re.M), done.stdout
+
+
+def test_the_example() -> None:
+    sizes = "--units 16 --samples 96 --epochs 2".split()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
+    command = [sys.executable, str(ROOT / "examples" / "keras_lessons.py"), *sizes]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines() if "│" in line]
+    assert [row[:2] for row in rows] == [
+        [w, s] for w in ("texts, masked", "a series") for s in ("Keras's", "converted")
+    ]
+    for theirs, ours in zip(rows[::2], rows[1::2]):
+        assert [float(x) for x in ours[2].split()] == pytest.approx([float(x) for x in theirs[2].split()], abs=2e-3)
+    assert float(re.search(r"largest difference (\S+)", done.stdout)[1]) < 1e-4
+
+
+def test_the_page() -> None:
+    """docs/keras.md: what it shows runs, and its numbers are those of bench/results."""
+    page = (ROOT / "docs" / "keras.md").read_text()
+    names: dict[str, Any] = {}
+    exec(re.search(r"```\n(import os.*?)```", page, re.S)[1], names)
+    assert lstms(names["model"]) == [LSTM] * 2
+    measured = (ROOT / "bench" / "results" / "keras-amd-epyc-1-thread.md").read_text()
+    ratios = re.findall(r"^\| (?:predict|fit) .*\| ([\d.]+) \| \S+ \|$", measured, re.M)
+    shown = re.findall(r"^\| \d+, \d+, \d+, \d+ \| \w+ \| (.*) \|$", page, re.M)
+    assert sorted(ratio for row in shown for ratio in row.split(" | ")) == sorted(ratios) and len(ratios) == 16
+    assert "geometric mean 2.73" in measured and "The geometric mean is 2.73" in page

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from lstm_fused.torchrl import LSTMModule, convert, revert
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TorchRL's, about its own
 
+ROOT = Path(__file__).parents[2]
 KEYS: dict[str, Any] = {"in_keys": ["x", "h", "c"], "out_keys": ["y", ("next", "h"), ("next", "c")]}
 OUT = ("y", ("next", "h"), ("next", "c"))
 
@@ -61,6 +64,15 @@ def test_recurrent_mode(shape: tuple[int, ...], options: dict[str, Any], zero: b
     theirs, ours = pair(default_recurrent_mode=True, **options)
     td = data(shape, options.get("num_layers", 1), options.get("proj_size", 0), zero)
     torch.testing.assert_close(results(ours, td), results(theirs, td))
+
+
+def test_without_states() -> None:
+    """Data need not have them: they are zero. What tells the starts of episodes it must have."""
+    theirs, ours = pair(default_recurrent_mode=True, num_layers=2)
+    td = data((6, 11)).exclude("h", "c")
+    torch.testing.assert_close(results(ours, td), results(theirs, td))
+    with pytest.raises(KeyError, match="is_init"):
+        ours(td.exclude("is_init"))
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
@@ -148,6 +160,17 @@ def test_made_of_an_lstm() -> None:
         LSTMModule(5, 8, batch_first=False, **KEYS)
     with pytest.raises(ValueError, match="recurrent_backend"):
         LSTMModule(5, 8, recurrent_backend="other", **KEYS)
+
+
+def test_the_page_has_what_was_measured() -> None:
+    page = (ROOT / "docs" / "other-code.md").read_text()
+    measured = (ROOT / "bench" / "results" / "torchrl-amd-epyc-1-thread.md").read_text()
+    rows = re.findall(r"^\| (\w+) T128 B128 H256 L(\d) \| (.*) \| \S+ \|$", measured, re.M)
+    assert len(rows) == 4
+    for mode, layers, cells in rows:
+        *times, first, second = cells.replace(",", "").split(" | ")
+        shown = " | ".join([*(f"{float(time) / 1e3:,.0f}" for time in times), first, second])
+        assert f"| {layers} | {mode} | {shown} |" in page
 
 
 def test_in_an_environment() -> None:

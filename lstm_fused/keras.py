@@ -92,7 +92,8 @@ class LSTM(keras.layers.LSTM):
 
     @use_cudnn.setter
     def use_cudnn(self, value: Any) -> None:
-        self.__dict__["use_cudnn"] = value
+        if value is not False or "use_cudnn" not in self.__dict__:  # Bidirectional hands on what it reads above
+            self.__dict__["use_cudnn"] = value
 
 
 class _Steps(NamedTuple):

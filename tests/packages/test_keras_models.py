@@ -75,6 +75,7 @@ def test_convert_and_revert_keep_all_else() -> None:
     losses(model)
     assert convert(keras.layers.LSTM(3)).use_cudnn is False
     assert revert(convert(keras.layers.LSTM(3, use_cudnn=True))).use_cudnn is True
+    assert revert(keras.layers.Bidirectional(LSTM(3))).forward_layer.use_cudnn == "auto"
 
 
 class Named(keras.layers.LSTM):

@@ -112,7 +112,9 @@ def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
 
 def cpu_report() -> Report:
     """Of a CPU in bench/results: the newest of those with the most threads."""
-    timed = [path for path in RESULTS.glob("*.json") if not re.search("constants|static|stream", path.name)]
+    timed = [
+        path for path in RESULTS.glob("*.json") if not re.search("constants|static|stream|keras|torchrl", path.name)
+    ]
     reports = [from_json(path.read_text()) for path in timed]
     of_cpus = (report for report in reports if not report.environment.get("driver"))
     return max(of_cpus, key=lambda report: (report.environment["threads"], report.environment["date"]))

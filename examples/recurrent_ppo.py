@@ -1,7 +1,7 @@
 """sb3-contrib's RecurrentPPO, with its loop over time as one call: `reset=` takes the episode starts.
 
 An LSTM policy must forget at the start of an episode. RecurrentPPO calls torch.nn.LSTM for one step at a time, and
-multiplies the state by 0 where an episode starts. OneCallPolicy below is all that it takes to do it in one call.
+multiplies the state by 0 where an episode starts. lstm_fused.sb3.convert makes one call of it, in a built model.
 
 Both policies start from the same weights. The results and gradients of a batch are compared, then both are timed in
 turn, and at last both learn CartPole from the same seed.
@@ -22,37 +22,19 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-import lstm_fused
-
 if find_spec("sb3_contrib") is None:
     sys.exit("recurrent_ppo.py: error: the package sb3-contrib is missing: pip install sb3-contrib")
 
 from sb3_contrib import RecurrentPPO
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
-States = tuple[Tensor, Tensor]
+import lstm_fused.sb3
 
 
-class OneCallPolicy(RecurrentActorCriticPolicy):
-    @staticmethod
-    def _process_sequence(
-        features: Tensor, lstm_states: States, episode_starts: Tensor, lstm: lstm_fused.LSTM
-    ) -> tuple[Tensor, States]:
-        """(rows * steps, width) features and (rows * steps) starts, row by row; the same for the output."""
-        rows = lstm_states[0].size(1)
-        features, starts = (t.unflatten(0, (rows, -1)).transpose(0, 1) for t in (features, episode_starts))
-        output, lstm_states = lstm(features, lstm_states, reset=starts != 0)
-        return output.transpose(0, 1).flatten(0, 1), lstm_states
-
-
-def make_model(args: argparse.Namespace, policy: type[RecurrentActorCriticPolicy]) -> RecurrentPPO:
+def make_model(args: argparse.Namespace) -> RecurrentPPO:
     sizes = {"lstm_hidden_size": args.hidden, "n_lstm_layers": args.layers}
     options = {"n_steps": 128, "batch_size": 128, "seed": 0, "device": "cpu"}
-    model = RecurrentPPO(policy, "CartPole-v1", policy_kwargs=sizes, **options)
-    if policy is OneCallPolicy:
-        lstm_fused.convert(model.policy)
-    return model
+    return RecurrentPPO("MlpLstmPolicy", "CartPole-v1", policy_kwargs=sizes, **options)
 
 
 def make_step(model: RecurrentPPO, args: argparse.Namespace) -> Callable[[], list[Tensor]]:
@@ -108,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="X", help="how long a batch is timed")
     args = parser.parse_args()
 
-    models = [make_model(args, policy) for policy in (RecurrentActorCriticPolicy, OneCallPolicy)]
+    models = [make_model(args), lstm_fused.sb3.convert(make_model(args))]
     theirs, ours = (make_step(model, args) for model in models)
     difference = largest_difference(ours(), theirs())
     print(f"results and gradients: largest difference {difference:.1e} of the largest value")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sb3_contrib import RecurrentPPO
 
-import lstm_fused
+import lstm_fused.sb3
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -36,13 +36,12 @@ def test_their_tests(tmp_path: Path) -> None:
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     """A file holds weights, no classes: what load() builds is torch's, and is converted as the first one was."""
-    model = control.recurrent_ppo()
-    lstm_fused.convert(model.policy)
+    model = lstm_fused.sb3.convert(control.recurrent_ppo())
     model.learn(128)
     model.save(tmp_path / "model")
     loaded = RecurrentPPO.load(tmp_path / "model", device="cpu")
     assert type(loaded.policy.lstm_actor) is torch.nn.LSTM
-    lstm_fused.convert(loaded.policy)
+    lstm_fused.sb3.convert(loaded)
     assert type(loaded.policy.lstm_actor) is lstm_fused.LSTM
     observation = model.observation_space.sample()
     for a, b in zip(model.predict(observation)[1], loaded.predict(observation)[1], strict=True):
@@ -61,7 +60,30 @@ def test_the_example(layers: int) -> None:
     assert len(re.findall(r"ms +\d+\.\d\dx$", done.stdout, re.M)) == 2
 
 
-def test_the_page_shows_the_example() -> None:
-    shown = re.search(r"```\n(    @staticmethod\n.*?)```", (ROOT / "docs" / "other-code.md").read_text(), re.S)
-    code = (ROOT / "examples" / "recurrent_ppo.py").read_text()
-    assert shown and shown[1] in code
+def test_one_call_gives_the_same() -> None:
+    theirs, ours = control.recurrent_ppo(), lstm_fused.sb3.convert(control.recurrent_ppo())
+    for model in (theirs, ours):
+        model.set_random_seed(0)
+        model.learn(256)  # 64 steps at a time, with ends of episodes inside
+    for a, b in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_convert_and_revert() -> None:
+    model = control.recurrent_ppo()
+    parameters, method = list(model.policy.parameters()), model.policy._process_sequence
+    assert lstm_fused.sb3.convert(model) is model and lstm_fused.sb3.convert(model.policy) is model.policy
+    assert type(model.policy.lstm_actor) is lstm_fused.LSTM
+    assert model.policy._process_sequence is lstm_fused.sb3.process_sequence
+    assert lstm_fused.sb3.revert(model) is model
+    assert type(model.policy.lstm_actor) is torch.nn.LSTM and model.policy._process_sequence is method
+    assert all(a is b for a, b in zip(model.policy.parameters(), parameters, strict=True))
+    with pytest.raises(TypeError, match="model: expected a RecurrentPPO or its policy, got Linear"):
+        lstm_fused.sb3.convert(torch.nn.Linear(1, 1))
+
+
+def test_the_page_shows_how() -> None:
+    shown = re.search(r"```\n(from sb3_contrib.*?)```", (ROOT / "docs" / "other-code.md").read_text(), re.S)
+    names: dict[str, object] = {}
+    exec(shown[1], names)
+    assert type(names["model"].policy.lstm_actor) is lstm_fused.LSTM

@@ -135,9 +135,14 @@ def test_cuda_without_a_device_is_refused(
     assert capsys.readouterr().err == "char_lm.py: error: argument --device: there is no CUDA device\n"
 
 
-def test_recurrent_ppo_says_what_to_install() -> None:
-    missing = "import runpy, sys; sys.modules['sb3_contrib'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
-    command = [sys.executable, "-c", missing, str(EXAMPLES / "recurrent_ppo.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    message = "recurrent_ppo.py: error: the package sb3-contrib is missing: pip install sb3-contrib\n"
+@pytest.mark.parametrize(
+    ("script", "module", "package"),
+    [("recurrent_ppo.py", "sb3_contrib", "sb3-contrib"), ("keras_lessons.py", "keras", "keras")],
+)
+def test_what_to_install(script: str, module: str, package: str) -> None:
+    missing = f"import runpy, sys; sys.modules['{module}'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", missing, str(EXAMPLES / script)]
+    environment = os.environ | {"PYTHONPATH": f"{EXAMPLES}:{ROOT}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    message = f"{script}: error: the package {package} is missing: pip install {package}\n"
     assert (done.returncode, done.stderr) == (1, message)

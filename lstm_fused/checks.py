@@ -40,6 +40,9 @@ def check_construction(input_size: int, bias: bool, batch_first: bool) -> None:
         raise ValueError("input_size must be greater than zero")
 
 
+_PROBABILITIES = "zoneout", "zoneout", "recurrent_dropout", "weight_dropout"
+
+
 def checked_cell(cell: CellOptions) -> CellOptions:
     """With a pair for zoneout."""
     if not isinstance(cell, CellOptions):
@@ -49,18 +52,16 @@ def checked_cell(cell: CellOptions) -> CellOptions:
         zoneout = (zoneout, zoneout)
     if len(zoneout) != 2:
         raise ValueError(f"zoneout: expected one probability or a pair (p_h, p_c), got {cell.zoneout!r}")
-    probabilities = {"zoneout": zoneout, "recurrent_dropout": [cell.recurrent_dropout]}
-    for name, values in (probabilities | {"weight_dropout": [cell.weight_dropout]}).items():
-        for value in values:
-            if not _is_number(value) or not 0 <= value < 1:
-                raise ValueError(f"{name}: expected a probability in [0, 1), got {value!r}")
+    for name, value in zip(_PROBABILITIES, (*zoneout, cell.recurrent_dropout, cell.weight_dropout), strict=True):
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name}: expected a probability in [0, 1), got {value!r}")
     clip = cell.cell_clip
     if clip is not None and not (_is_number(clip) and 0 < clip < float("inf")):
         raise ValueError(f"cell_clip: expected None or a finite number above 0, got {clip!r}")
     for name, value in (("peephole", cell.peephole), ("layer_norm", cell.layer_norm)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
-    return cell._replace(zoneout=(float(zoneout[0]), float(zoneout[1])))
+    return cell if zoneout is cell.zoneout else cell._replace(zoneout=tuple(zoneout))
 
 
 def check_forget_bias(forget_bias: float, bias: bool) -> None:

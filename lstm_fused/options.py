@@ -47,8 +47,8 @@ class CellOptions(NamedTuple):
 
     def varies(self, training: bool) -> bool:
         """Whether a step computes something else than the plain cell."""
-        recurrent_dropout = self.recurrent_dropout if training else 0.0
-        return self._replace(weight_dropout=0.0, recurrent_dropout=recurrent_dropout) != CellOptions()
+        at_step = self.cell_clip, self.peephole, self.layer_norm, training and self.recurrent_dropout
+        return any(self.zoneout) or any(at_step)
 
     def __str__(self) -> str:
         """Those that are not off, as the constructor takes them."""

@@ -85,7 +85,7 @@ def direction(
         is_program = torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # is most often only run
         results = _VARIANT(*call, needs_grad and not is_program)
     elif needs_grad:
-        results = _VARIANT(*call, True)
+        results = _Direction.apply(call._replace(**_NO_TENSORS), call.masks, x, h_0, c_0, *weights)
     else:
         with torch._C._AutoDispatchBelowAutograd():
             results = _VARIANT(*call, False)
@@ -120,41 +120,63 @@ def _fake_backward(*args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor, li
     return grad_x, torch.empty_like(call.h_0), torch.empty_like(call.c_0), grad_weights
 
 
+_TENSORS = "x", "h_0", "c_0", "weights", "lengths", "reset", "zoneout_h_mask", "zoneout_c_mask", "recurrent_mask"
+_NO_TENSORS: dict[str, Any] = dict.fromkeys(_TENSORS)  # what is left may be kept beside save_for_backward
+
+
+class _Direction(torch.autograd.Function):
+    """Eager calls: a registered formula takes longer, as does the kind of ``Function`` that torch.func wants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Arguments, masks: tuple[MaybeTensor, ...], x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor
+    ) -> Results:
+        ctx.call, ctx.training = call, True
+        ctx.needs = Needs(ctx.needs_input_grad[2], any(ctx.needs_input_grad[5:]))
+        ctx.set_materialize_grads(False)
+        tensors: dict[str, Any] = dict(zip(_TENSORS, (x, h_0, c_0, weights, *masks), strict=True))
+        own = call._replace(**tensors)
+        with torch._C._AutoDispatchBelowAutograd():
+            *results, reserve = _VARIANT(*own, True)
+        ctx.save_for_backward(*masks, reserve, x, h_0, c_0, *weights)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
+        of_x, of_h, of_c, of_weights = _gradients(ctx, grads)
+        return None, None, of_x, of_h, of_c, *of_weights
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *arguments, ctx.training = inputs
     call = Arguments(*arguments)
     *_, reserve = output
-    ctx.mark_non_differentiable(reserve)
     ctx.set_materialize_grads(False)
     ctx.needs = Needs(ctx.needs_input_grad[0], any(w.requires_grad for w in call.weights))
-    nothing: dict[str, Any] = dict.fromkeys(_TENSORS)
-    ctx.call = call._replace(**nothing)  # what may be kept beside save_for_backward
+    ctx.call = call._replace(**_NO_TENSORS)
     ctx.save_for_backward(*call.masks, reserve, call.x, call.h_0, call.c_0, *call.weights)
 
 
-_TENSORS = "x", "h_0", "c_0", "weights", "lengths", "reset", "zoneout_h_mask", "zoneout_c_mask", "recurrent_mask"
+def _backward_registered(ctx: Any, *all_grads: MaybeTensor) -> tuple[Any, ...]:
+    *grads, _ = all_grads
+    return *_gradients(ctx, grads), *[None] * (len(Arguments._fields) + 1 - 4)
 
 
-def _backward(ctx: Any, *all_grads: MaybeTensor) -> tuple[Any, ...]:
+def _gradients(ctx: Any, grads: Sequence[MaybeTensor]) -> tuple[Any, Any, Any, Sequence[MaybeTensor]]:
+    """Of x, h_0, c_0 and the weights, from what was kept."""
     *masks, reserve, x, h_0, c_0 = ctx.saved_tensors[:9]
     weights = list(ctx.saved_tensors[9:])
     tensors: dict[str, Any] = dict(zip(_TENSORS, (x, h_0, c_0, weights, *masks), strict=True))
     call = ctx.call._replace(**tensors)
-    *grads, _ = all_grads
-    nothing = [None] * (len(Arguments._fields) + 1 - 4)
     if (torch.is_grad_enabled() and not torch.compiler.is_compiling()) or autograd.in_forward_mode():
         of_x, of_h, of_c, *of_weights = _gradients_by_reference(call, grads)
-        return of_x, of_h, of_c, of_weights, *nothing
+        return of_x, of_h, of_c, of_weights
     if not ctx.training:  # forward kept nothing: so once more
         *_, reserve = _VARIANT(*call, True)
-    of_x, of_h, of_c, of_weights = _BACKWARD(*grads, *call, reserve, *ctx.needs)
-    return (
-        of_x if ctx.needs.input else None,
-        of_h,
-        of_c,
-        of_weights if ctx.needs.weights else [None] * len(weights),
-        *nothing,
-    )
+    with torch._C._AutoDispatchBelowAutograd():
+        of_x, of_h, of_c, of_weights = _BACKWARD(*grads, *call, reserve, *ctx.needs)
+    nothing = [None] * len(weights)
+    return of_x if ctx.needs.input else None, of_h, of_c, of_weights if ctx.needs.weights else nothing
 
 
 def _gradients_by_reference(call: Arguments, grads: Sequence[MaybeTensor]) -> tuple[Tensor, ...]:
@@ -169,5 +191,5 @@ def _gradients_by_reference(call: Arguments, grads: Sequence[MaybeTensor]) -> tu
     return pullback(tuple(grads[n] for n in given))
 
 
-torch.library.register_autograd("lstm_fused::variant", _backward, setup_context=_setup)
+torch.library.register_autograd("lstm_fused::variant", _backward_registered, setup_context=_setup)
 batching.register_batched_grads("variant_backward")

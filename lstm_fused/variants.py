@@ -67,21 +67,26 @@ def lstm(
         input = places.pad(input)
         if dropout_mask is not None:
             dropout_mask = torch.stack([places.pad(layer) for layer in dropout_mask.unbind()])
-    x, h_0, c_0, *weights = [t.to(wide) for t in (input, h_0, c_0, *weights)]
+    x = input
+    if dtype != wide:
+        x, h_0, c_0, *weights = [t.to(wide) for t in (input, h_0, c_0, *weights)]
+        dropout_mask = None if dropout_mask is None else dropout_mask.to(wide)
 
     num_directions = 2 if options.bidirectional else 1
     num_states = h_0.size(0)
     per_state = len(weights) // num_states
+    all_h_0, all_c_0 = h_0.unbind(), c_0.unbind()
     last_h, last_c = [], []
     for layer in range(num_states // num_directions):
         if layer > 0 and dropout_mask is not None:
-            x = x * dropout_mask[layer - 1].to(wide)
+            x = x * dropout_mask[layer - 1]
         outputs, all_cells = [], []
         for d in range(num_directions):
             n = layer * num_directions + d
             own_weights = weights[n * per_state : (n + 1) * per_state]
-            variant = drawn(cell, x, h_0[n], c_0[n], training)
-            h, c, h_n, c_n = variant_ops.direction(x, h_0[n], c_0[n], own_weights, d == 1, lengths, reset, variant)
+            state = all_h_0[n], all_c_0[n]
+            variant = drawn(cell, x, *state, training)
+            h, c, h_n, c_n = variant_ops.direction(x, *state, own_weights, d == 1, lengths, reset, variant)
             outputs.append(h)
             all_cells.append(c)
             last_h.append(h_n)
@@ -92,8 +97,8 @@ def lstm(
         cells = all_cells[0] if num_directions == 1 else torch.cat(all_cells, -1)
     if places is not None:
         x, cells = places.pack(x), None if cells is None else places.pack(cells)
-    cells = None if cells is None else cells.to(dtype)
-    return Outputs(x.to(dtype), torch.stack(last_h).to(dtype), torch.stack(last_c).to(dtype), cells)
+    results = x, torch.stack(last_h), torch.stack(last_c), cells
+    return Outputs(*results if dtype == wide else (None if t is None else t.to(dtype) for t in results))
 
 
 def drawn(cell: CellOptions, x: Tensor, h_0: Tensor, c_0: Tensor, training: bool) -> Variant:

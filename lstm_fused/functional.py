@@ -65,15 +65,16 @@ def lstm(
         NotImplementedError: for a device that has no kernels in this build.
     """
     refusal = None
+    weight_dropout, plain_weights = 0.0, weights
     own: list[Tensor] = []
     if cell is not None:
-        num_states = num_layers * (2 if bidirectional else 1)
         cell = checks.checked_cell(cell)
+        weight_dropout = cell.weight_dropout if training else 0.0
+        num_states = max(1, num_layers * (2 if bidirectional else 1))
         plain_weights, own = variants.split(weights, cell, num_states)
-        if training and cell.weight_dropout:
-            weights = variants.with_dropped_weights(weights, num_states, cell.weight_dropout)
         cell = cell if cell.varies(training) else None
-    plain = cell is None and lengths is None and reset is None and not (return_cells or (training and dropout))
+    plain = cell is None and lengths is None and reset is None
+    plain = plain and not (return_cells or weight_dropout or (training and dropout))
     if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         try:
             result = _bare(input, hx, weights, num_layers, bias, bidirectional, batch_first)
@@ -81,7 +82,7 @@ def lstm(
                 return result
         except (RuntimeError, TypeError, ValueError) as error:
             refusal = error  # which the checks below say better, if it is about the arguments
-    layout = checks.check_weights(weights if cell is None else plain_weights, num_layers, bias, bidirectional)
+    layout = checks.check_weights(plain_weights, num_layers, bias, bidirectional)
     if cell is not None:
         variants.check_weights(own, cell, layout, weights[0])
     if isinstance(input, PackedSequence):
@@ -92,6 +93,8 @@ def lstm(
         call = forms.padded(input, hx, weights[0], layout, lengths, reset, batch_first)
     if refusal is not None:
         raise refusal
+    if weight_dropout:
+        weights = variants.with_dropped_weights(weights, num_states, weight_dropout)
     mask = _dropout_mask(call, layout, dropout) if training and dropout != 0.0 else None
     options = Options(bidirectional, call.lengths, call.reset, mask, return_cells, recompute_gates)
     results = _run(call, layout, weights, options, cell, training)

@@ -16,9 +16,9 @@ The cell's variants, each of which may be there with any of the others, in the o
     zoneout             c' = d c + (1-d) c~ and h' = e h + (1-e) h~ (or W_hr h~),       Krueger et al. 2016
                         d, e in {0, 1} for each step and unit, or their expectations
 
-with LN(s) = w (s - mean) / sqrt(variance + 1e-5) + b. Where the state is reset, c and h are zero in all of them. Haste
-(LMNT 2020) has the same zoneout; its normalised cell has one bias and none in the norms of the sums, which is this one
-with those biases at zero.
+with LN(s) = w (s - mean) / sqrt(variance + 1e-5) + b. Where the state is reset, c and h are zero in all of them. Weight
+dropout (Merity et al. 2017) is of W_hh, before any of this. Haste (LMNT 2020) has zoneout of h alone; its normalised
+cell is this one with the biases of the first two norms at zero, and c goes on as it is there, too.
 """
 
 from __future__ import annotations

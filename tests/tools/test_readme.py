@@ -9,7 +9,9 @@ from places import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/pytorch.md", "docs/other-code.md", "docs/streaming.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/pytorch.md", "docs/other-code.md", "docs/streaming.md", "docs/cells.md"]
+)
 def test_python_runs(page: str):
     """Blocks of one page see what earlier ones have defined."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)

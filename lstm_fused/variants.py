@@ -39,9 +39,13 @@ def split(weights: Sequence[Tensor], cell: CellOptions, num_states: int) -> tupl
     """The weights of the plain LSTM, and what the cell has behind them in each layer and direction."""
     count = len(parameter_sizes(cell, 1))
     per_state = max(1, len(weights) // num_states)
-    is_own = [n % per_state >= per_state - count for n in range(len(weights))]
-    plain = [weight for weight, own in zip(weights, is_own, strict=True) if not own]
-    return plain, [weight for weight, own in zip(weights, is_own, strict=True) if own]
+    plain: list[Tensor] = []
+    own: list[Tensor] = []
+    for begin in range(0, len(weights), per_state):
+        end = begin + per_state
+        plain += weights[begin : end - count]
+        own += weights[end - count : end]
+    return plain, own
 
 
 def lstm(
@@ -97,8 +101,11 @@ def lstm(
         cells = all_cells[0] if num_directions == 1 else torch.cat(all_cells, -1)
     if places is not None:
         x, cells = places.pack(x), None if cells is None else places.pack(cells)
-    results = x, torch.stack(last_h), torch.stack(last_c), cells
-    return Outputs(*results if dtype == wide else (None if t is None else t.to(dtype) for t in results))
+    h_n, c_n = (t[0].unsqueeze(0) if len(t) == 1 else torch.stack(t) for t in (last_h, last_c))
+    if dtype != wide:
+        x, h_n, c_n = x.to(dtype), h_n.to(dtype), c_n.to(dtype)
+        cells = None if cells is None else cells.to(dtype)
+    return Outputs(x, h_n, c_n, cells)
 
 
 def drawn(cell: CellOptions, x: Tensor, h_0: Tensor, c_0: Tensor, training: bool) -> Variant:

@@ -55,10 +55,22 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> variant_op(
     Tensor x, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths,
     OptionalTensor reset, OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask,
     double zoneout_h, double zoneout_c, double cell_clip, bool peephole, bool layer_norm, bool training) {
-  const auto [h, cells, h_n, c_n, reserve] =
-      variant_cpu({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
-                   recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
-                  training);
+  const VariantCall call{.x = x,
+                         .h_0 = h_0,
+                         .c_0 = c_0,
+                         .weights = std::move(weights),
+                         .reverse = reverse,
+                         .lengths = lengths,
+                         .reset = reset,
+                         .zoneout_h_mask = zoneout_h_mask,
+                         .zoneout_c_mask = zoneout_c_mask,
+                         .recurrent_mask = recurrent_mask,
+                         .zoneout_h = zoneout_h,
+                         .zoneout_c = zoneout_c,
+                         .cell_clip = cell_clip,
+                         .peephole = peephole,
+                         .layer_norm = layer_norm};
+  const auto [h, cells, h_n, c_n, reserve] = variant_cpu(call, training);
   return {h, cells, h_n, c_n, reserve};
 }
 
@@ -68,10 +80,23 @@ inline std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> variant_backward_
     OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask, double zoneout_h,
     double zoneout_c, double cell_clip, bool peephole, bool layer_norm, Tensor reserve, bool needs_input_grad,
     bool needs_weight_grads) {
-  const VariantInputGrads grads =
-      variant_backward_cpu({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
-                            recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
-                           {grad_h, grad_cells, grad_h_n, grad_c_n}, reserve, needs_input_grad, needs_weight_grads);
+  const VariantCall call{.x = x,
+                         .h_0 = h_0,
+                         .c_0 = c_0,
+                         .weights = std::move(weights),
+                         .reverse = reverse,
+                         .lengths = lengths,
+                         .reset = reset,
+                         .zoneout_h_mask = zoneout_h_mask,
+                         .zoneout_c_mask = zoneout_c_mask,
+                         .recurrent_mask = recurrent_mask,
+                         .zoneout_h = zoneout_h,
+                         .zoneout_c = zoneout_c,
+                         .cell_clip = cell_clip,
+                         .peephole = peephole,
+                         .layer_norm = layer_norm};
+  const VariantOutputGrads of_outputs{.h = grad_h, .cells = grad_cells, .h_n = grad_h_n, .c_n = grad_c_n};
+  const VariantInputGrads grads = variant_backward_cpu(call, of_outputs, reserve, needs_input_grad, needs_weight_grads);
   return {grads.x, grads.h_0, grads.c_0, grads.weights};
 }
 

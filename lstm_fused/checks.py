@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import ops, tracing
+from .options import CellOptions
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _BIASES = ("b_ih", "b_hh")
@@ -37,6 +38,53 @@ def check_construction(input_size: int, bias: bool, batch_first: bool) -> None:
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
     if input_size <= 0:
         raise ValueError("input_size must be greater than zero")
+
+
+_PROBABILITIES = "zoneout", "zoneout", "recurrent_dropout", "weight_dropout"
+
+
+def checked_cell(cell: CellOptions) -> CellOptions:
+    """With a pair for zoneout."""
+    if not isinstance(cell, CellOptions):
+        raise TypeError(f"cell: expected CellOptions or None, got {type(cell).__name__}")
+    zoneout: Any = cell.zoneout
+    if not isinstance(zoneout, tuple | list):
+        zoneout = (zoneout, zoneout)
+    if len(zoneout) != 2:
+        raise ValueError(f"zoneout: expected one probability or a pair (p_h, p_c), got {cell.zoneout!r}")
+    for name, value in zip(_PROBABILITIES, (*zoneout, cell.recurrent_dropout, cell.weight_dropout), strict=True):
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name}: expected a probability in [0, 1), got {value!r}")
+    clip = cell.cell_clip
+    if clip is not None and not (_is_number(clip) and 0 < clip < float("inf")):
+        raise ValueError(f"cell_clip: expected None or a finite number above 0, got {clip!r}")
+    for name, value in (("peephole", cell.peephole), ("layer_norm", cell.layer_norm)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    return cell if zoneout is cell.zoneout else cell._replace(zoneout=tuple(zoneout))
+
+
+def check_forget_bias(forget_bias: float, bias: bool) -> None:
+    if not _is_number(forget_bias) or not abs(forget_bias) < float("inf"):
+        raise ValueError(f"forget_bias: expected a finite number, got {forget_bias!r}")
+    if forget_bias and not bias:
+        raise ValueError(
+            f"forget_bias={forget_bias}: expected bias=True, which has the vector it is added to, got False"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@tracing.untraced
+def check_weight(name: str, weight: Tensor, size: tuple[int, ...], first: Tensor) -> None:
+    if weight.shape != size:
+        raise ValueError(f"{name}: expected size {size}, got {tuple(weight.shape)}")
+    if weight.dtype != first.dtype or weight.device != first.device:
+        raise ValueError(
+            f"{name}: expected {first.dtype} on {first.device} like weights[0], got {weight.dtype} on {weight.device}"
+        )
 
 
 @tracing.untraced

@@ -48,8 +48,17 @@ def convert(module: Module, *, subclass: bool = False) -> Module:
 
 
 def revert(module: Module) -> Module:
-    """The inverse of :func:`convert`, whatever it was called with. Named in a warning: classes derived from ours."""
+    """The inverse of :func:`convert`, whatever it was called with. Named in a warning: classes derived from ours.
+
+    Raises:
+        ValueError: naming those whose cell torch.nn.LSTM does not have. Nothing has changed then.
+    """
     _check_module(module)
+    parts = module.named_modules()
+    variants = [(name, part.cell_options) for name, part in parts if isinstance(part, OURS[0]) and part.cell_options]
+    if variants:
+        found = ", ".join(f"{name or 'the module itself'} ({options})" for name, options in variants)
+        raise ValueError(f"lstm_fused.revert: expected cells that torch.nn.LSTM has, got {found}")
     left = []
     for name, part in module.named_modules():
         _become(part, torch_class(_class_of(part)))

@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from . import _plan, ops
 from ._plan import DeviceInfo, Plan, Problem
+from .options import CellOptions
 from .stream_weights import VECTOR_BYTES
 
-__all__ = ["Plan", "built_kernels", "cpu_device", "cuda_device", "explain"]
+__all__ = ["Plan", "VariantPlan", "built_kernels", "cpu_device", "cuda_device", "explain"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class VariantPlan:
+    """The plan of a module whose cell is not the plain one. What it has not itself, it has from the plain cell's."""
+
+    plain: Plan  # of the same sizes: how the threads share the work is its
+    cell: CellOptions
+
+    @property
+    def kernel(self) -> str:
+        """ "variant" on the CPU; on a GPU "none": torch's own operations run there."""
+        return "none" if self.plain.device.is_cuda else "variant"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)
+
+    def __str__(self) -> str:
+        shown = [line for line in str(self.plain).splitlines() if line.startswith(("problem", "device"))]
+        if self.plain.device.is_cuda:
+            shown += [
+                "kernel     none for this cell on a GPU: lstm_fused.reference runs, in torch's own operations",
+                "ruled out  step, block, cluster, group: they know the plain cell alone",
+            ]
+        else:
+            cpu = self.plain.cpu
+            assert cpu is not None
+            shown += [
+                "kernel     variant, one direction of one layer at a time",
+                f"split      {cpu.split} over {cpu.num_tasks} threads, as the plain cell",
+                "W_hh       packed once per call",
+                "ruled out  direct and one_step kernels, infer, packed input (it is padded), half types (in float32)",
+            ]
+        costs = {name: _COSTS[name] for name in self.cell._asdict() if f"{name}=" in str(self.cell)}
+        return "\n".join([*shown, *(f"{name}: {cost}" for name, cost in costs.items())])
+
+
+# Of a step of one row, beside the plain cell's.
+_COSTS = {
+    "zoneout": "in training masks of P + H numbers a step are drawn and read; in inference a product and a sum a unit",
+    "recurrent_dropout": "one mask a call, one product a unit; in inference nothing, the plain kernels run",
+    "weight_dropout": "a dropped-out copy of W_hh a call; in inference nothing; rules out no kernel by itself",
+    "cell_clip": "two comparisons a unit",
+    "peephole": "three products a unit, 3 H parameters",
+    "layer_norm": "mean and variance of 4H, 4H and H numbers, 18 H parameters; training keeps 8 H numbers more",
+}
 
 
 def explain(
@@ -20,7 +69,7 @@ def explain(
     input_shape: Sequence[int],
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-) -> Plan:
+) -> Plan | VariantPlan:
     """The plan that a call of `module` follows, without running it. Print it.
 
     Args:
@@ -33,7 +82,8 @@ def explain(
             "RTX 4090" (case does not matter); the module's own by default.
 
     Returns:
-        A read-only Plan; its estimates are in microseconds per time step and are estimates, not measurements.
+        A read-only Plan; its estimates are in microseconds per time step and are estimates, not measurements. For a
+        cell that is not the plain one a VariantPlan, which says what that costs and rules out.
 
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
@@ -64,7 +114,9 @@ def explain(
         allow_tf32=ops.allows_tf32(),
         training=torch.is_grad_enabled() and any(p.requires_grad for p in found.parameters()),
     )
-    return _plan.plan(problem, _find_device(weight.device if device is None else device), built_kernels())
+    plan = _plan.plan(problem, _find_device(weight.device if device is None else device), built_kernels())
+    cell = getattr(module, "cell_options", None)
+    return VariantPlan(plan, cell) if cell is not None and cell.varies(module.training) else plan
 
 
 def built_kernels() -> set[str]:

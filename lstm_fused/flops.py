@@ -45,6 +45,25 @@ def _backward(*args: Any, out_shape: Any = None) -> int:
     return 2 * steps * elements
 
 
+@register_flop_formula(torch.ops.lstm_fused.variant)
+def _variant(x: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:
+    return 2 * math.prod(x[:-1]) * _elements(_matrices(weights, h_0, c_0))
+
+
+@register_flop_formula(torch.ops.lstm_fused.variant_backward)
+def _variant_backward(*args: Any, out_shape: Any = None) -> int:
+    x, h_0, c_0, weights = args[4:8]
+    needs_input, needs_weights = args[-2:]
+    matrices = _matrices(weights, h_0, c_0)
+    elements = _elements(matrices) * (2 if needs_weights else 1) - (0 if needs_input else _elements(matrices[:1]))
+    return 2 * math.prod(x[:-1]) * elements
+
+
+def _matrices(weights: Sequence[Shape], h_0: Shape, c_0: Shape) -> Sequence[Shape]:
+    """w_ih, w_hh and w_hr of a variant, whose peepholes are no matrix."""
+    return [*weights[:2], *((h_0[1], c_0[1]) for _ in range(h_0[1] != c_0[1]))]
+
+
 @register_flop_formula(torch.ops.lstm_fused.cell_backward)
 def _cell_backward(
     grad_h: Shape,

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from . import autograd, checks, forms, ops
+from . import autograd, checks, forms, ops, variants
 from .forms import State
-from .options import MaybeTensor, Options, Outputs
+from .options import CellOptions, MaybeTensor, Options, Outputs
 
 
 def lstm(
@@ -30,6 +30,7 @@ def lstm(
     reset: Tensor | None = None,
     return_cells: bool = False,
     recompute_gates: bool = False,
+    cell: CellOptions | None = None,
 ) -> Any:
     """A stack of LSTM layers, as :class:`torch.nn.LSTM` computes it (equations: :mod:`lstm_fused.reference`).
 
@@ -48,7 +49,10 @@ def lstm(
             one before it. Rows of a ``PackedSequence`` are counted as its ``unsorted_indices`` say.
         return_cells: also return the last layer's cell state after every step.
         recompute_gates: keep no gates for backward, which computes them again: a third of the memory, see
-            docs/pytorch.md.
+            docs/pytorch.md. The cell's variants keep theirs.
+        cell: what makes the cell another one, see docs/cells.md. What it has itself lies in ``weights`` behind those
+            above, for each layer and direction: peepholes ``(3, H)``, then weight and bias of the norms of W_ih x and
+            W_hh h ``(4H,)`` and of c ``(H,)``. Its masks are drawn while ``training``.
 
     Returns:
         ``output, (h_n, c_n)``, and ``cells`` with ``return_cells``. output is ``(T, B, D*P)`` and cells
@@ -61,7 +65,16 @@ def lstm(
         NotImplementedError: for a device that has no kernels in this build.
     """
     refusal = None
-    plain = lengths is None and reset is None and not (return_cells or (training and dropout))
+    weight_dropout, plain_weights = 0.0, weights
+    own: list[Tensor] = []
+    if cell is not None:
+        cell = checks.checked_cell(cell)
+        weight_dropout = cell.weight_dropout if training else 0.0
+        num_states = max(1, num_layers * (2 if bidirectional else 1))
+        plain_weights, own = variants.split(weights, cell, num_states)
+        cell = cell if cell.varies(training) else None
+    plain = cell is None and lengths is None and reset is None
+    plain = plain and not (return_cells or weight_dropout or (training and dropout))
     if plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         try:
             result = _bare(input, hx, weights, num_layers, bias, bidirectional, batch_first)
@@ -69,7 +82,9 @@ def lstm(
                 return result
         except (RuntimeError, TypeError, ValueError) as error:
             refusal = error  # which the checks below say better, if it is about the arguments
-    layout = checks.check_weights(weights, num_layers, bias, bidirectional)
+    layout = checks.check_weights(plain_weights, num_layers, bias, bidirectional)
+    if cell is not None:
+        variants.check_weights(own, cell, layout, weights[0])
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own; got a value")
@@ -78,9 +93,11 @@ def lstm(
         call = forms.padded(input, hx, weights[0], layout, lengths, reset, batch_first)
     if refusal is not None:
         raise refusal
+    if weight_dropout:
+        weights = variants.with_dropped_weights(weights, num_states, weight_dropout)
     mask = _dropout_mask(call, layout, dropout) if training and dropout != 0.0 else None
     options = Options(bidirectional, call.lengths, call.reset, mask, return_cells, recompute_gates)
-    results = _run(call, layout, weights, options)
+    results = _run(call, layout, weights, options, cell, training)
     result = call.output(results.output), (call.states(results.h_n), call.states(results.c_n))
     return (*result, call.output(results.cells)) if return_cells else result
 
@@ -130,7 +147,14 @@ def _dropout_mask(call: forms.Call, layout: checks.Layout, dropout: float) -> Ma
     return torch.stack([call.mask(layer) for layer in draws])
 
 
-def _run(call: forms.Call, layout: checks.Layout, weights: Sequence[Tensor], options: Options) -> Outputs:
+def _run(
+    call: forms.Call,
+    layout: checks.Layout,
+    weights: Sequence[Tensor],
+    options: Options,
+    cell: CellOptions | None,
+    training: bool,
+) -> Outputs:
     """The operator, with states, dtypes and devices as it wants them."""
     input, device = call.input, call.input.device
     if call.hx is None:
@@ -149,4 +173,7 @@ def _run(call: forms.Call, layout: checks.Layout, weights: Sequence[Tensor], opt
         dtype = torch.get_autocast_dtype(device.type)
         input, h_0, c_0, *weights = [t.to(dtype) for t in (input, h_0, c_0, *weights)]
         mask = None if mask is None else mask.to(dtype)
-    return autograd.lstm(input, h_0, c_0, weights, options.with_tensors(lengths, reset, mask))
+    options = options.with_tensors(lengths, reset, mask)
+    if cell is not None:
+        return variants.lstm(input, h_0, c_0, weights, options, cell, training)
+    return autograd.lstm(input, h_0, c_0, weights, options)

@@ -10,8 +10,9 @@ from torch.fx import Proxy
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
-from . import cell, checks, functional, tracing
+from . import cell, checks, functional, tracing, variants
 from .flat_weights import FlatWeights
+from .options import CellOptions
 from .tooling import ToolSupport
 
 _CELL_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -33,6 +34,16 @@ class LSTM(ToolSupport, FlatWeights):
         dropout: probability of a zero in each layer's output but the last's, in training.
         bidirectional: D = 2 directions, forward and reverse.
         proj_size: P, the width of h where it is projected, below H; 0 for no projection.
+        zoneout: p_h and p_c, or one number for both: probability that a unit of h, of c, keeps its value at a step.
+        recurrent_dropout: of the h that W_hh multiplies, one mask for all steps of a call.
+        weight_dropout: of W_hh's elements, once a call.
+        cell_clip: c stays between this and its negative.
+        peephole: the gates see c; one more parameter in each layer and direction, ``weight_peephole_l0`` and so on.
+        layer_norm: of W_ih x, W_hh h and c; six more parameters, ``norm_ih_weight_l0`` and so on.
+        forget_bias: is added to the forget gate's part of b_ih when the parameters are drawn.
+
+    The last seven are no part of torch.nn.LSTM, and off by default (docs/cells.md). They set what is in the attribute
+    ``cell_options``, None where the cell is the plain one.
 
     Attributes:
         recompute_gates: set it to True, and training keeps no gates until backward, which computes them again: a third
@@ -40,6 +51,8 @@ class LSTM(ToolSupport, FlatWeights):
     """
 
     recompute_gates: bool = False
+    cell_options: CellOptions | None = None
+    forget_bias: float = 0.0
 
     def __init__(
         self,
@@ -53,11 +66,63 @@ class LSTM(ToolSupport, FlatWeights):
         proj_size: int = 0,
         device: Any = None,
         dtype: torch.dtype | None = None,
+        *,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        cell_clip: float | None = None,
+        peephole: bool = False,
+        layer_norm: bool = False,
+        forget_bias: float = 0.0,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
         # By name: in a subclass of both, super() is torch.nn.LSTM.
         RNNBase.__init__(self, "LSTM", input_size, hidden_size, *options)
         checks.check_construction(input_size, bias, batch_first)
+        of_cell: Any = (zoneout, recurrent_dropout, weight_dropout, cell_clip, peephole, layer_norm)
+        cell_options = checks.checked_cell(CellOptions(*of_cell))
+        checks.check_forget_bias(forget_bias, bias)
+        if cell_options != CellOptions():
+            self.cell_options = cell_options
+            self._add_parameters(device, dtype)
+        if forget_bias:
+            self.forget_bias = float(forget_bias)
+            self._add_forget_bias()
+
+    def _add_parameters(self, device: Any, dtype: torch.dtype | None) -> None:
+        """What the cell has itself, behind the weights of each layer and direction: their order in a call."""
+        assert self.cell_options is not None
+        for names in self._all_weights:
+            suffix = names[0].removeprefix("weight_ih")
+            for name, size in variants.parameter_sizes(self.cell_options, self.hidden_size).items():
+                names.append(name + suffix)
+                setattr(self, name + suffix, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
+                if name == variants.PEEPHOLE:
+                    nn.init.uniform_(getattr(self, name + suffix), -(self.hidden_size**-0.5), self.hidden_size**-0.5)
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self._init_flat_weights()
+        self._reset_norms()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._reset_norms()
+        if self.forget_bias:
+            self._add_forget_bias()
+
+    def _reset_norms(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.startswith("norm_"):
+                nn.init.constant_(parameter, 1.0 if "_weight_" in name else 0.0)
+
+    def _add_forget_bias(self) -> None:
+        with torch.no_grad():
+            for names in self._all_weights:
+                getattr(self, names[2]).chunk(4)[1].add_(self.forget_bias)
+
+    def extra_repr(self) -> str:
+        own = [] if self.cell_options is None else [str(self.cell_options)]
+        own += [f"forget_bias={self.forget_bias}"] if self.forget_bias else []
+        return ", ".join([super().extra_repr(), *own])
 
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
@@ -106,6 +171,7 @@ class LSTM(ToolSupport, FlatWeights):
             reset=reset,
             return_cells=return_cells,
             recompute_gates=self.recompute_gates,
+            cell=self.cell_options,
         )
 
 

@@ -35,6 +35,41 @@ class Options(NamedTuple):
         return self._replace(return_cells=False, recompute_gates=False)
 
 
+class CellOptions(NamedTuple):
+    """What makes the cell another one than torch.nn.LSTM's; equations and papers are in :mod:`.reference`."""
+
+    zoneout: tuple[float, float] = (0.0, 0.0)  # p_h and p_c
+    recurrent_dropout: float = 0.0
+    weight_dropout: float = 0.0  # of W_hh alone: the cell that it comes to is the plain one
+    cell_clip: float | None = None
+    peephole: bool = False
+    layer_norm: bool = False
+
+    def varies(self, training: bool) -> bool:
+        """Whether a step computes something else than the plain cell."""
+        at_step = self.cell_clip, self.peephole, self.layer_norm, training and self.recurrent_dropout
+        return any(self.zoneout) or any(at_step)
+
+    def __str__(self) -> str:
+        """Those that are not off, as the constructor takes them."""
+        given = ((name, value) for name, value in self._asdict().items() if value != self._field_defaults[name])
+        return ", ".join(f"{name}={value}" for name, value in given)
+
+
+class Variant(NamedTuple):
+    """The cell of one direction of one layer in one call: options of which masks have been drawn.
+
+    Its weights come behind those of the plain LSTM: the peepholes (3, H), and weight and bias of the three norms.
+    """
+
+    zoneout_h: Tensor | float = 0.0  # e (T, B, P), 0 or 1, or for all of them their expectation
+    zoneout_c: Tensor | float = 0.0  # d (T, B, H)
+    recurrent_mask: MaybeTensor = None  # m (B, P), 0 or 1/(1-p)
+    cell_clip: float | None = None
+    peephole: bool = False
+    layer_norm: bool = False
+
+
 class Outputs(NamedTuple):
     """Of a call, or their gradients; and of backward, what was asked of the first call."""
 

@@ -124,6 +124,8 @@ def check(lstm: RNNBase, dtype: torch.dtype | None) -> torch.dtype:
         raise ValueError("lstm: expected one direction; the reverse one of a bidirectional LSTM starts at the end")
     if lstm.training and lstm.dropout and lstm.num_layers > 1:
         raise ValueError("lstm: expected eval mode, as a stream drops nothing out; call lstm.eval() before")
+    if cell := getattr(lstm, "cell_options", None):
+        raise ValueError(f"lstm: expected the plain cell, which is all that a stream computes, got {cell}")
     layout = layout_of(lstm)
     if layout.device.type != "cpu":
         raise NotImplementedError(f"lstm: a Stream is on the CPU, and the module on {layout.device}; call that itself")

@@ -6,6 +6,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/stream.h"
+#include "cpu/variant.h"
 #include "params.h"
 
 namespace lstm_fused {
@@ -143,6 +144,7 @@ struct CpuKernels {
   void (*widen)(const WidenParams<T>&, const Parallel&);
   void (*hidden)(const HiddenParams<T>&, const Parallel&);
   StreamRun* stream;
+  VariantKernels<T> variant;
 };
 
 // `bfloat16` are the kernels of its stacks: float32's, or such as multiply pairs of neighbouring terms in bfloat16, to

@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "kernels/device_query.h"
 #include "kernels/table.h"
+#include "torch/variant.h"
 
 namespace lstm_fused {
 
@@ -29,13 +30,19 @@ std::vector<int64_t> device_facts(int64_t device) {
 
 STABLE_TORCH_LIBRARY(lstm_fused, m) {
   define_ops(m);
+  m.def(kVariantSchema);
+  m.def(kVariantBackwardSchema);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
   m.def("stream_facts() -> int[]");            // cpu_stream.cpp
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) { implement<Ops<forward_cpu, backward_cpu>>(m); }
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
+  implement<Ops<forward_cpu, backward_cpu>>(m);
+  m.impl("variant", TORCH_BOX(&variant_op));
+  m.impl("variant_backward", TORCH_BOX(&variant_backward_op));
+}
 
 #ifdef LSTM_FUSED_CUDA
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) { implement<Ops<forward_cuda, backward_cuda>>(m); }

@@ -102,3 +102,22 @@ def test_explain_on_a_real_gpu() -> None:
     found = lstm_fused.explain(LSTM, (5, 3, 8), device="cuda")
     assert found.device.num_sms == torch.cuda.get_device_properties(0).multi_processor_count
     assert found.device.compute_capability // 10 == torch.cuda.get_device_capability()[0]
+
+
+def test_explain_says_what_a_cell_costs_and_rules_out() -> None:
+    lstm = lstm_fused.LSTM(8, 16, zoneout=0.1, layer_norm=True)
+    found = lstm_fused.explain(lstm, (5, 3, 8))
+    assert found.kernel == "variant" and found.problem.hidden_size == 16 and found.cpu.split == "rows"
+    text = str(found)
+    assert "ruled out  direct and one_step kernels" in text and "zoneout: in training masks" in text
+    assert "layer_norm: mean and variance" in text and "peephole" not in text
+    on_gpu = lstm_fused.explain(lstm, (5, 3, 8), device="H100")
+    assert on_gpu.kernel == "none" and "lstm_fused.reference runs" in str(on_gpu) and "H100" in str(on_gpu)
+
+
+def test_explain_of_what_is_off() -> None:
+    """Recurrent dropout is nothing in inference, and weight dropout is before the kernels."""
+    lstm = lstm_fused.LSTM(8, 16, recurrent_dropout=0.1, weight_dropout=0.1)
+    assert lstm_fused.explain(lstm, (5, 3, 8)).kernel == "variant"
+    assert lstm_fused.explain(lstm.eval(), (5, 3, 8)).kernel == "cpu"
+    assert lstm_fused.explain(lstm_fused.LSTM(8, 16, weight_dropout=0.1), (5, 3, 8)).kernel == "cpu"

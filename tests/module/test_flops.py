@@ -110,3 +110,16 @@ def test_backward_of_a_cell(frozen: set[str]) -> None:
     w_ih, w_hh = 28 * 4, 28 * 7
     wanted = w_hh + w_ih * ("input" not in frozen) + (w_ih + w_hh) * ("weights" not in frozen)
     assert counted(lambda: loss.backward()) == 2 * 3 * wanted
+
+
+@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}], ids=named)
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}, {"proj_size": 3}], ids=str)
+def test_cells_beyond_the_plain_one(options: dict, frozen: set[str]) -> None:
+    """As many as the plain one: they have its matrices."""
+    totals = []
+    for own in ({}, {"peephole": True, "layer_norm": True}):
+        lstm = lstm_fused.LSTM(5, 7, **options, **own)
+        lstm.requires_grad_("weights" not in frozen)
+        input = torch.randn(4, 3, 5, requires_grad="input" not in frozen)
+        totals.append(counted(lambda lstm=lstm, input=input: lstm(input)[0].sum().backward()))
+    assert totals[0] == totals[1] > 0

@@ -23,6 +23,9 @@ FORMS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "no bias": ({"bias": False, "hidden_size": 3}, {"hx"}),
     "stack": ({"num_layers": 3, "bidirectional": True, "dropout": 0.5}, {"hx", "lengths"}),
     "batch_first": ({"batch_first": True, "bidirectional": True}, {"lengths"}),
+    "peephole": ({"peephole": True}, {"hx"}),
+    "peephole stack": ({"peephole": True, "num_layers": 2, "bidirectional": True}, {"hx", "lengths"}),
+    "off in inference": ({"recurrent_dropout": 0.5, "weight_dropout": 0.5}, set()),
 }
 
 
@@ -59,10 +62,13 @@ def test_onnxruntime_computes_the_same(form: str, tmp_path: Path) -> None:
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
     operators = [node for node in graph.graph.node if node.op_type == "LSTM"]
-    assert len(operators) == model.lstm.num_layers
+    own_direction = 2 if model.lstm.bidirectional and "peephole" in options else 1  # an operator for each direction
+    assert len(operators) == model.lstm.num_layers * own_direction
     constants = {constant.name: constant.dims for constant in graph.graph.initializer}
     for node in operators:
-        assert all(name in constants for name in node.input[1:4] if name), "weights are to be constants"
+        assert all(name in constants for name in [*node.input[1:4], *node.input[7:]] if name), (
+            "weights are to be constants"
+        )
         assert bool(node.input[4]) == ("lengths" in extras)
     weights = sum(p.numel() for p in model.parameters())
     assert sum(np.prod(dims, dtype=int) for dims in constants.values()) < weights + 100, "weights twice in the file"
@@ -98,6 +104,12 @@ def test_a_model_that_was_exported_before() -> None:
         ({}, {"return_cells": True}, "has no `return_cells`"),
         ({"proj_size": 3}, {}, "has no `proj_size`"),
         ({"num_layers": 2, "dropout": 0.5}, {}, "has no dropout in training"),
+        ({"peephole": True}, {"reset": torch.zeros(6, 4, dtype=torch.bool)}, "has no `reset`"),
+        ({"peephole": True}, {"return_cells": True}, "has no `return_cells`"),
+        ({"peephole": True, "proj_size": 3}, {}, "has no `proj_size`"),
+        ({"zoneout": 0.1}, {}, "has no `zoneout`"),
+        ({"cell_clip": 1.0}, {}, "has no `cell_clip`"),
+        ({"layer_norm": True, "peephole": True}, {}, "has no `layer_norm`"),
     ],
     ids=lambda value: "",
 )

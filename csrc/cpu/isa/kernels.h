@@ -37,5 +37,17 @@ template <class T>
 void hidden(const HiddenParams<T>& params, const Parallel& parallel);
 template <class T>
 void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const Parallel& parallel);
+template <class T>
+int64_t variant_workspace(const LayerShape& shape);
+template <class T>
+void variant_forward(const LayerShape& shape, const VariantForwardParams<T>& params, T* workspace, Steps steps,
+                     CpuSplit split, const Parallel& parallel);
+template <class T>
+int64_t variant_backward_workspace(const LayerShape& shape);
+template <class T>
+void variant_backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace, Steps steps,
+                      CpuSplit split, const Parallel& parallel);
+template <class T>
+void sum_products(const ProductSumParams<T>& params, const Parallel& parallel);
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,0 +1,183 @@
+// What forward and backward of the cell's variants share: products with a packed matrix, a row's moments, and the
+// options of a cell as vectors.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/isa/kernels.h"
+#include "cpu/isa/rows.h"
+#include "variant_cell.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+// A matrix (terms, columns) in panels, and the product of rows with it.
+template <class T>
+struct PackedMatrix {
+  T* panels;
+  int64_t terms, columns;
+
+  static int64_t size(int64_t terms, int64_t columns) {
+    return num_tiles(columns, kPanelWidth<T>) * panel_size<T>(terms);
+  }
+  int64_t num_blocks() const { return num_tiles(columns, kPanelWidth<T>); }
+  T* panel(int64_t block) const { return panels + block * panel_size<T>(terms); }
+
+  void pack(const T* matrix, int64_t block) const {
+    pack_columns(matrix, terms, columns, block * kPanelWidth<T>, panel(block));
+  }
+  // Of a matrix (columns, terms).
+  void pack_transpose(const T* matrix, int64_t block) const {
+    const int64_t begin = block * kPanelWidth<T>;
+    pack_transposed<T, kTileVectors>([&](int lane) { return matrix + (begin + lane) * terms; }, terms,
+                                     static_cast<int>(min(kPanelWidth<T>, columns - begin)), panel(block),
+                                     kPanelWidth<T>);
+  }
+
+  // f(n, column, lanes, sums) of each row and vector of columns of blocks [begin, end). Few rows take several panels at
+  // once: one row by one panel would wait for its own sums.
+  template <class F>
+  void multiply_rows(const T* const* rows, int64_t count, int64_t begin, int64_t end, F&& f) const {
+    constexpr int kWideBlocks = kWideVectors / kTileVectors;
+    int64_t block = begin;
+    if (count <= kWideRows && count > 0)
+      for (; block + kWideBlocks <= end; block += kWideBlocks)
+        with_rows<kWideRows>(count, [&](auto rows_here) { tile<rows_here.value, kWideVectors>(rows, 0, block, f); });
+    for (; block < end; ++block)
+      for_row_tiles(count, [&](int64_t first, auto rows_here) {
+        tile<rows_here.value, kTileVectors>(rows + first, first, block, f);
+      });
+  }
+
+ private:
+  template <int R, int V, class F>
+  __attribute__((noinline)) void tile(const T* const* rows, int64_t first, int64_t block, F& f) const {
+    const Accumulators<T, R, V> sums =
+        multiply<T, R, V, R != 1>(rows, terms, panel(block), kPanelWidth<T>, panel_size<T>(terms));
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) {
+        const int64_t column = block * kPanelWidth<T> + v * kLanes<T>;
+        with_lanes<T>(valid_lanes<T>(column, columns),
+                      [&](auto lanes) { f(first + r, column, lanes.value, sums.at[r][v]); });
+      }
+  }
+};
+
+// f(n, lanes) for each vector of a row.
+template <class T, class F>
+LSTM_FUSED_INLINE void for_vectors(int64_t width, F&& f) {
+  for (int64_t n = 0; n < width; n += kLanes<T>)
+    with_lanes<T>(valid_lanes<T>(n, width), [&](auto lanes) { f(n, lanes.value); });
+}
+
+// The sum over a row of f(n, lanes), vectors whose lanes past the row are zero; of running sums, as products are.
+template <class T, class F>
+LSTM_FUSED_INLINE T sum_over(int64_t width, F&& f) {
+  Vec<T> total = {};
+  for (int64_t n = 0; n < width;) {
+    Vec<T> sum = {};
+    for (const int64_t end = min(width, n + kChain * kLanes<T>); n < end; n += kLanes<T>)
+      with_lanes<T>(valid_lanes<T>(n, width), [&](auto lanes) { sum += f(n, lanes.value); });
+    total += sum;
+  }
+  T result = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) result += total[lane];
+  return result;
+}
+
+// The first n lanes of a vector, zero past them.
+template <class T>
+LSTM_FUSED_INLINE Vec<T> first_lanes(Vec<T> v, int n) {
+  for (int lane = n; lane < kLanes<T>; ++lane) v[lane] = 0;
+  return v;
+}
+
+template <class T>
+struct Moments {
+  T mean, scale;  // of a normalised row: (x - mean) * scale
+};
+
+constexpr double kEpsilon = 1e-5;  // as lstm_fused/reference.py
+
+// Of a row f(n, lanes). Its mean is found twice, so that a large one does not spoil the differences from it.
+template <class T, class F>
+LSTM_FUSED_INLINE Moments<T> moments(int64_t width, F&& f) {
+  const T count = static_cast<T>(width);
+  T mean = sum_over<T>(width, f) / count;
+  const auto centred = [&](int64_t n, int lanes) { return first_lanes<T>(f(n, lanes) - mean, lanes); };
+  mean += sum_over<T>(width, centred) / count;
+  const T variance = sum_over<T>(width,
+                                 [&](int64_t n, int lanes) {
+                                   const Vec<T> difference = centred(n, lanes);
+                                   return difference * difference;
+                                 }) /
+                     count;
+  return {mean, 1 / std::sqrt(variance + static_cast<T>(kEpsilon))};
+}
+
+// to = the gradient of a row before its norm, where `grad` is that of its result, `normalised` the row without the
+// norm's weight and bias, and `scale` what it was multiplied with.
+template <class T>
+void norm_backward(int64_t width, const T* grad, const T* weight, const T* normalised, T scale, T* to) {
+  const auto weighted = [&](int64_t n, int lanes) { return load(grad + n, lanes) * load(weight + n, lanes); };
+  const T count = static_cast<T>(width), mean = sum_over<T>(width, weighted) / count;
+  const T slope =
+      sum_over<T>(width, [&](int64_t n, int lanes) { return weighted(n, lanes) * load(normalised + n, lanes); }) /
+      count;
+  for_vectors<T>(width, [&](int64_t n, int lanes) {
+    store(to + n, scale * (weighted(n, lanes) - mean - slope * load(normalised + n, lanes)), lanes);
+  });
+}
+
+template <class T>
+struct VariantMath : VectorMath<T, 1> {
+  using V = Vectors<T, 1>;
+  static LSTM_FUSED_INLINE V clamped(const V& x, const V& limit) {  // NaN stays NaN
+    const Vec<T> above = x.at[0] > limit.at[0] ? limit.at[0] : x.at[0];
+    return V(above < -limit.at[0] ? -limit.at[0] : above);
+  }
+  // The value where x is within the limits, else zero.
+  static LSTM_FUSED_INLINE V where_within(const V& x, const V& limit, const V& value) {
+    const Vec<T> below = x.at[0] <= limit.at[0] ? value.at[0] : Vec<T>{};
+    return V(x.at[0] >= -limit.at[0] ? below : Vec<T>{});
+  }
+};
+
+// A vector of a cell's options, from unit n on.
+template <class T>
+struct CellVector {
+  using V = Vectors<T, 1>;
+  Peepholes<V> peepholes;
+  V clip;
+  bool has_peepholes, has_clip;
+
+  LSTM_FUSED_INLINE CellVector(const VariantCell<T>& cell, int64_t hidden_size, int64_t n, int lanes)
+      : has_peepholes(cell.peepholes != nullptr), has_clip(cell.cell_clip > 0) {
+    const auto peephole = [&](int row) { return V(load(cell.peepholes + row * hidden_size + n, lanes)); };
+    if (has_peepholes) peepholes = {peephole(0), peephole(1), peephole(2)};
+    clip = cell.cell_clip;
+  }
+  LSTM_FUSED_INLINE const Peepholes<V>* peepholes_or_null() const { return has_peepholes ? &peepholes : nullptr; }
+  LSTM_FUSED_INLINE const V* clip_or_null() const { return has_clip ? &clip : nullptr; }
+  LSTM_FUSED_INLINE V clipped(const V& raw) const { return has_clip ? VariantMath<T>::clamped(raw, clip) : raw; }
+};
+
+// Zoneout of a vector: what was before where `mask` says so, or, without one, that share of it.
+template <class T>
+LSTM_FUSED_INLINE Vec<T> zoned_out(const T* mask, T share, int lanes, Vec<T> before, Vec<T> after) {
+  if (mask != nullptr) return load(mask, lanes) != 0 ? before : after;
+  return share == 0 ? after : share * before + (1 - share) * after;
+}
+
+// Its gradient, split into what goes to either.
+template <class T>
+struct ZoneoutGradient {
+  Vec<T> before, after;
+};
+template <class T>
+LSTM_FUSED_INLINE ZoneoutGradient<T> zoneout_backward(const T* mask, T share, int lanes, Vec<T> grad) {
+  if (mask == nullptr) return {share * grad, (1 - share) * grad};
+  const Ints<T> kept = load(mask, lanes) != 0;
+  return {kept ? grad : Vec<T>{}, kept ? Vec<T>{} : grad};
+}
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -1,0 +1,291 @@
+// Backward recurrence of the cell's variants, against the direction's order of time. A step takes the gradients of its
+// h and c, which grad_h_0 and grad_c_0 carry, to those of the h and c it started from: the cell row by row, then a
+// product with W_hh; with a projection, a product with W_hr before.
+#include "cpu/isa/variant.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+namespace {
+
+// Packed W_hh and W_hr, and the gradient of o tanh(..), (B, H).
+template <class T>
+struct Workspace {
+  int64_t w_hr, grad_hidden, size;
+
+  explicit Workspace(const LayerShape& s) {
+    w_hr = PackedMatrix<T>::size(kNumGates * s.hidden_size, s.proj_width);
+    grad_hidden = w_hr + (s.has_projection ? PackedMatrix<T>::size(s.proj_width, s.hidden_size) : 0);
+    size = grad_hidden + s.batch * s.hidden_size;
+  }
+};
+
+template <class T>
+class Backward {
+  using V = Vectors<T, 1>;
+  using Math = VariantMath<T>;
+
+ public:
+  Backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace)
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        grad_hiddens(workspace + Workspace<T>(shape).grad_hidden),
+        w_hh{workspace, kNumGates * shape.hidden_size, shape.proj_width},
+        w_hr{workspace + Workspace<T>(shape).w_hr, shape.proj_width, shape.hidden_size} {}
+
+  int64_t num_h_blocks() const { return w_hh.num_blocks(); }
+  int64_t num_unit_blocks() const { return s.has_projection ? w_hr.num_blocks() : 0; }
+
+  void pack(int64_t block) const {
+    block < num_h_blocks() ? w_hh.pack(p.w_hh, block) : w_hr.pack(p.w_hr, block - num_h_blocks());
+  }
+
+  // Before the last step.
+  void begin(int64_t b) const {
+    const auto given = [](T* to, const T* from, int64_t width) {
+      from != nullptr ? copy(to, from, width) : fill(to, T(0), width);
+    };
+    given(carried_h(b), p.grad_h_n ? p.grad_h_n + b * s.proj_width : nullptr, s.proj_width);
+    given(carried_c(b), p.grad_c_n ? p.grad_c_n + b * s.hidden_size : nullptr, s.hidden_size);
+  }
+
+  // Past a row's length.
+  void clear(int64_t step, int64_t b) const {
+    const int64_t t = time(step);
+    if (t < clock.length(b)) return;
+    for (T* const grads : {p.grad_sums, p.grad_ih, p.grad_hh})
+      fill(in_range(grads, t, b, gates_width()), T(0), gates_width());
+    if (s.has_projection) {
+      fill(in_range(p.grad_h, t, b, s.proj_width), T(0), s.proj_width);
+      fill(in_range(p.hidden, t, b, s.hidden_size), T(0), s.hidden_size);
+    }
+    if (p.cell.has_norms())
+      for (T* const rows : {p.grad_norm, p.norm_c}) fill(in_range(rows, t, b, s.hidden_size), T(0), s.hidden_size);
+  }
+
+  // The whole gradient of h, split by zoneout; what goes to h~ is that of o tanh(..), or the projection's.
+  void states(int64_t step, int64_t b_begin, int64_t b_end) const {
+    const int64_t t = time(step);
+    for (int64_t b = b_begin; b < b_end; ++b) {
+      if (t >= clock.length(b)) continue;
+      const int64_t row = (t * s.batch + b) * s.proj_width;
+      T *const carried = carried_h(b), *const to =
+                                           s.has_projection ? in_range(p.grad_h, t, b, s.proj_width) : grad_hidden(b);
+      for_vectors<T>(s.proj_width, [&](int64_t n, int lanes) {
+        Vec<T> grad = load(carried + n, lanes);
+        if (p.grad_output != nullptr) grad += load(p.grad_output + row + n, lanes);
+        const T* const mask = p.cell.zoneout_h != nullptr ? p.cell.zoneout_h + row + n : nullptr;
+        const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_h, lanes, grad);
+        store(carried + n, split.before, lanes);
+        store(to + n, split.after, lanes);
+      });
+    }
+  }
+
+  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
+    if (!s.has_projection) return;
+    const int64_t t = time(step);
+    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+      const T* rows[kChunk];
+      for (int64_t n = 0; n < count; ++n) rows[n] = in_range(p.grad_h, t, row[n], s.proj_width);
+      w_hr.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+        store(grad_hidden(row[n]) + column, sum, lanes);
+      });
+    });
+  }
+
+  void cells(int64_t step, int64_t b_begin, int64_t b_end) const {
+    const int64_t t = time(step);
+    for (int64_t b = b_begin; b < b_end; ++b)
+      if (t < clock.length(b)) cell(t, b);
+  }
+
+  // On to the h that the step started from: columns of blocks.
+  void multiply(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
+    const int64_t t = time(step), first = begin * kPanelWidth<T>, last = min(end * kPanelWidth<T>, s.proj_width);
+    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+      const T* rows[kChunk];
+      int64_t taken[kChunk], num_taken = 0;
+      for (int64_t n = 0; n < count; ++n) {
+        if (clock.before(t, row[n]) == Before::kNothing) {
+          fill(carried_h(row[n]) + first, T(0), last - first);
+          continue;
+        }
+        taken[num_taken] = row[n];
+        rows[num_taken++] = in_range(p.grad_hh, t, row[n], gates_width());
+      }
+      w_hh.multiply_rows(rows, num_taken, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+        const T* const mask = p.cell.recurrent_mask;
+        if (mask != nullptr) sum *= load(mask + taken[n] * s.proj_width + column, lanes);
+        T* const to = carried_h(taken[n]) + column;
+        store(to, load(to, lanes) + sum, lanes);
+      });
+    });
+  }
+
+ private:
+  int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
+  int64_t gates_width() const { return kNumGates * s.hidden_size; }
+  T* carried_h(int64_t b) const { return p.grad_h_0 + b * s.proj_width; }
+  T* carried_c(int64_t b) const { return p.grad_c_0 + b * s.hidden_size; }
+  T* grad_hidden(int64_t b) const { return grad_hiddens + b * s.hidden_size; }
+  T* in_range(T* rows, int64_t t, int64_t b, int64_t width) const {
+    return rows + ((t - p.first_time) * s.batch + b) * width;
+  }
+
+  template <class F>
+  void for_rows(int64_t t, int64_t b_begin, int64_t b_end, F&& f) const {
+    int64_t row[kChunk];
+    for (int64_t b = b_begin; b < b_end;) {
+      int64_t count = 0;
+      for (; b < b_end && count < kChunk; ++b)
+        if (t < clock.length(b)) row[count++] = b;
+      if (count > 0) f(row, count);
+    }
+  }
+
+  void cell(int64_t t, int64_t b) const {
+    const int64_t width = s.hidden_size, place = t * s.batch + b;
+    const T *const gates = p.kept.gates + place * gates_width(), *const raw = p.kept.raw + place * width;
+    T* const sums = in_range(p.grad_sums, t, b, gates_width());
+    const bool norms = p.cell.has_norms();
+    const T* const kept = norms ? p.kept.statistics + place * kNumStatistics : nullptr;
+    const auto gate = [&](int which, int64_t n, int lanes) -> V { return load(gates + which * width + n, lanes); };
+
+    // Through o tanh(..).
+    T* const grad_norm = norms ? in_range(p.grad_norm, t, b, width) : grad_hidden(b);
+    T* const norm_c = norms ? in_range(p.norm_c, t, b, width) : nullptr;
+    for_vectors<T>(width, [&](int64_t n, int lanes) {
+      V inner = CellVector<T>(p.cell, width, n, lanes).clipped(load(raw + n, lanes));
+      if (norms) {
+        const Vec<T> normalised = (inner.at[0] - kept[kMeanC]) * kept[kScaleC];
+        store(norm_c + n, normalised, lanes);
+        inner = normalised * load(p.cell.norm_c.weight + n, lanes) + load(p.cell.norm_c.bias + n, lanes);
+      }
+      const V o = gate(3, n, lanes), tanh_n = Math::tanh(inner);
+      if (s.has_projection) store(in_range(p.hidden, t, b, width) + n, (o * tanh_n).at[0], lanes);
+      const HiddenGradient<V> grad = hidden_backward<V>(o, tanh_n, load(grad_hidden(b) + n, lanes));
+      store(sums + 3 * width + n, grad.pre_o.at[0], lanes);
+      store(grad_norm + n, grad.inner.at[0], lanes);
+    });
+    const T* inner_grad = grad_norm;
+    if (norms) {
+      norm_backward(width, grad_norm, p.cell.norm_c.weight, norm_c, kept[kScaleC], grad_hidden(b));
+      inner_grad = grad_hidden(b);
+    }
+
+    // Through the cell.
+    const bool starts_anew = clock.before(t, b) == Before::kNothing;
+    T* const carried = carried_c(b);
+    for_vectors<T>(width, [&](int64_t n, int lanes) {
+      const CellVector<T> options(p.cell, width, n, lanes);
+      Vec<T> of_c = load(carried + n, lanes);
+      if (p.grad_cells != nullptr) of_c += load(p.grad_cells + place * width + n, lanes);
+      const T* const mask = p.cell.zoneout_c != nullptr ? p.cell.zoneout_c + place * width + n : nullptr;
+      const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
+      const Gates<V> active = {gate(0, n, lanes), gate(1, n, lanes), gate(2, n, lanes), gate(3, n, lanes)};
+      const CellGradient<V> grad =
+          variant_cell_backward<Math, V>(active, load(p.kept.c_prev + place * width + n, lanes), load(raw + n, lanes),
+                                         load(sums + 3 * width + n, lanes), split.after + load(inner_grad + n, lanes),
+                                         options.peepholes_or_null(), options.clip_or_null());
+      store(sums + n, grad.pre.i.at[0], lanes);
+      store(sums + width + n, grad.pre.f.at[0], lanes);
+      store(sums + 2 * width + n, grad.pre.g.at[0], lanes);
+      store(carried + n, starts_anew ? Vec<T>{} : split.before + grad.c_prev.at[0], lanes);
+    });
+    if (!norms) return;
+    const auto before_norm = [&](const Norm<T>& norm, const T* normalised, Statistic scale, T* to) {
+      norm_backward(gates_width(), sums, norm.weight, normalised + place * gates_width(), kept[scale],
+                    in_range(to, t, b, gates_width()));
+    };
+    before_norm(p.cell.norm_ih, p.kept.input_sums, kScaleIh, p.grad_ih);
+    before_norm(p.cell.norm_hh, p.kept.recurrent_sums, kScaleHh, p.grad_hh);
+  }
+
+  const LayerShape& s;
+  const VariantBackwardParams<T>& p;
+  const Clock clock;
+  T* const grad_hiddens;
+  const PackedMatrix<T> w_hh, w_hr;
+};
+
+}  // namespace
+
+#if !LSTM_FUSED_PAIRS
+
+template <class T>
+int64_t variant_backward_workspace(const LayerShape& shape) {
+  return Workspace<T>(shape).size;
+}
+
+template <class T>
+void variant_backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace, Steps steps,
+                      CpuSplit split, const Parallel& parallel) {
+  const Backward<T> backward(shape, params, workspace);
+  const Team team{parallel, 1};
+  const int64_t h_blocks = backward.num_h_blocks(), unit_blocks = backward.num_unit_blocks();
+  const auto share = [&](int64_t total, int64_t limit, auto&& task) {
+    team.each(total, limit, [&](int64_t, int64_t begin, int64_t end) { task(begin, end); });
+  };
+  if (steps.begin == 0)
+    share(h_blocks + unit_blocks, INT64_MAX, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) backward.pack(block);
+    });
+  share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      if (steps.begin == 0) backward.begin(b);
+      for (int64_t step = steps.begin; step < steps.end; ++step) backward.clear(step, b);
+    }
+  });
+  if (split == CpuSplit::kRows) {
+    share(shape.batch, kChunk, [&](int64_t begin, int64_t end) {
+      for (int64_t step = steps.begin; step < steps.end; ++step) {
+        backward.states(step, begin, end);
+        backward.project(step, begin, end, 0, unit_blocks);
+        backward.cells(step, begin, end);
+        backward.multiply(step, begin, end, 0, h_blocks);
+      }
+    });
+    return;
+  }
+  for (int64_t step = steps.begin; step < steps.end; ++step) {
+    backward.states(step, 0, shape.batch);
+    share(unit_blocks, INT64_MAX,
+          [&](int64_t begin, int64_t end) { backward.project(step, 0, shape.batch, begin, end); });
+    share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) { backward.cells(step, begin, end); });
+    share(h_blocks, INT64_MAX,
+          [&](int64_t begin, int64_t end) { backward.multiply(step, 0, shape.batch, begin, end); });
+  }
+}
+
+template <class T>
+void sum_products(const ProductSumParams<T>& p, const Parallel& parallel) {
+  Team{parallel, 1}.each(num_tiles(p.width, kLanes<T>), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t n = begin * kLanes<T>; n < min(p.width, end * kLanes<T>); n += kLanes<T>)
+      with_lanes<T>(valid_lanes<T>(n, p.width), [&](auto lanes) {
+        Vec<T> total = {};
+        if (p.adds) total = load(p.y + n, lanes.value);
+        for (int64_t row = 0; row < p.num_rows;) {
+          Vec<T> sum = {};
+          for (const int64_t last = min(p.num_rows, row + kChain); row < last; ++row) {
+            Vectors<T, 1> b = load(p.b + row * p.b_stride + n, lanes.value);
+            if (p.limit > 0) b = VariantMath<T>::clamped(b, p.limit);
+            sum += load(p.a + row * p.a_stride + n, lanes.value) * b.at[0];
+          }
+          total += sum;
+        }
+        store(p.y + n, total, lanes.value);
+      });
+  });
+}
+
+template int64_t variant_backward_workspace<float>(const LayerShape&);
+template int64_t variant_backward_workspace<double>(const LayerShape&);
+template void variant_backward(const LayerShape&, const VariantBackwardParams<float>&, float*, Steps, CpuSplit,
+                               const Parallel&);
+template void variant_backward(const LayerShape&, const VariantBackwardParams<double>&, double*, Steps, CpuSplit,
+                               const Parallel&);
+template void sum_products(const ProductSumParams<float>&, const Parallel&);
+template void sum_products(const ProductSumParams<double>&, const Parallel&);
+#endif
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

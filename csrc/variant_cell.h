@@ -1,0 +1,65 @@
+// The general cell, forward and backward, beside the plain one of cell.h: the equations of lstm_fused/reference.py.
+// Peepholes and a clip are null where there are none. What stands between c~ and h, a norm, is the caller's, as it
+// needs all of a row; so backward comes in two parts. Math has clamped(x, limit) and where_within(x, limit, value) as
+// well.
+#pragma once
+
+#include "cell.h"
+
+namespace lstm_fused {
+
+template <class V>
+struct Peepholes {
+  V i, f, o;
+};
+
+template <class V>
+struct CellStep {
+  Gates<V> gates;
+  V raw, c;  // c~ before and after the clip
+};
+
+template <class Math, class V>
+LSTM_FUSED_INLINE CellStep<V> variant_cell(const Gates<V>& pre, const V& c_prev, const Peepholes<V>* peepholes,
+                                           const V* clip) {
+  Gates<V> sums = pre;
+  if (peepholes) {
+    sums.i = sums.i + peepholes->i * c_prev;
+    sums.f = sums.f + peepholes->f * c_prev;
+  }
+  Gates<V> gates = {Math::sigmoid(sums.i), Math::sigmoid(sums.f), Math::tanh(sums.g), sums.o};
+  const V raw = next_cell(gates, c_prev), c = clip ? Math::clamped(raw, *clip) : raw;
+  if (peepholes) gates.o = gates.o + peepholes->o * c;
+  gates.o = Math::sigmoid(gates.o);
+  return {gates, raw, c};
+}
+
+template <class V>
+struct HiddenGradient {
+  V pre_o, inner;  // of o's sum, and of what tanh is taken of
+};
+
+// Of o tanh(n), with the gradient of that.
+template <class V>
+LSTM_FUSED_INLINE HiddenGradient<V> hidden_backward(const V& o, const V& tanh_n, const V& grad) {
+  return {grad * tanh_n * o * (1 - o), grad * o * (1 - tanh_n * tanh_n)};
+}
+
+// `grad_c` is the gradient of c~, but for what comes through o's peephole, of whose sum the gradient is `pre_o`.
+template <class Math, class V>
+LSTM_FUSED_INLINE CellGradient<V> variant_cell_backward(const Gates<V>& gates, const V& c_prev, const V& raw,
+                                                        const V& pre_o, const V& grad_c, const Peepholes<V>* peepholes,
+                                                        const V* clip) {
+  V of_raw = grad_c;
+  if (peepholes) of_raw = of_raw + pre_o * peepholes->o;
+  if (clip) of_raw = Math::where_within(raw, *clip, of_raw);
+  CellGradient<V> grad = {{of_raw * gates.g * gates.i * (1 - gates.i),  //
+                           of_raw * c_prev * gates.f * (1 - gates.f),   //
+                           of_raw * gates.i * (1 - gates.g * gates.g),  //
+                           pre_o},
+                          of_raw * gates.f};
+  if (peepholes) grad.c_prev = grad.c_prev + peepholes->i * grad.pre.i + peepholes->f * grad.pre.f;
+  return grad;
+}
+
+}  // namespace lstm_fused

@@ -1,0 +1,171 @@
+"""The CPU kernels of the cell's variants: any number of threads, every instruction set, tensors that lie anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import setup_file
+import torch
+from cases import Case
+from instruction_sets import environment_of
+from places import ROOT
+from torch import Tensor
+from variant_loop import ALL, all_of, assert_accurate, assert_same, make, options_of, ours
+
+# Rows for every thread, and one row whose hidden units the threads share; past every block, panel and range of steps.
+SPLITS = [
+    Case(5, 17, 33, 65, bidirectional=True, lengths=True, reset=0.2),
+    Case(6, 1, 40, 160, proj_size=48),
+    Case(9, 70, 130, 150),
+    Case(300, 3, 9, 33, reset=0.1),
+    Case(6, 2, 12, 300, lengths=True),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("names", ["zoneout peephole cell_clip", ALL])
+@pytest.mark.parametrize("case", SPLITS, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(case: Case, names: str, dtype: torch.dtype, threads):
+    call = make(case.but(dtype=dtype), **options_of(names))
+    results = []
+    for number in (1, 2, 3, 7):
+        threads(number)
+        results.append(all_of(ours, call))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("number_of_threads", [1, 2])
+@pytest.mark.parametrize("case", [SPLITS[1].but(seq_len=3), SPLITS[4]], ids=str)
+def test_shared_units_are_right(case: Case, number_of_threads: int, threads):
+    threads(number_of_threads)
+    assert_same(make(case.but(dtype=torch.float64), **options_of(ALL)))
+
+
+HOSTILE = [
+    Case(1, 1, 1, 1),
+    Case(7, 3, 17, 17, proj_size=9),
+    Case(4, 15, 5, 33, bidirectional=True, lengths=True, reset=0.3),
+    Case(3, 2, 9, 130, hx=False, bias=False),
+    Case(1, 20, 3, 515, proj_size=1),
+]
+
+
+def check_hostile_cases() -> None:
+    """What the process below runs."""
+    for case in HOSTILE:
+        options = options_of(ALL if case.bias else ALL.replace("forget_bias", ""))
+        assert_same(make(case.but(dtype=torch.float64), **options))
+    for names in ("cell_clip peephole", ALL):
+        assert_accurate(Case(4, 5, 6, 37), times=6, **options_of(names))
+
+
+@pytest.mark.parametrize("isa", setup_file.load().INSTRUCTION_SETS)
+def test_an_instruction_set(isa: str):
+    """In a process of its own: the choice is made once."""
+    script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
+    script += "from test_variant_kernels import check_hostile_cases; check_hostile_cases(); print('right')"
+    path = os.pathsep.join([str(ROOT / "tests" / "cpu"), *sys.path])
+    environment = environment_of(isa) | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    chosen, *rest = done.stdout.split()
+    if chosen != isa:
+        pytest.skip(f"this machine has no {isa}, and ran {chosen}")
+    assert rest == ["right"], done.stderr[-3000:]
+
+
+def within_nan(tensor: Tensor, offset: int) -> Tensor:
+    """The same values at an odd address, with NaN on either side."""
+    flat = torch.full((tensor.numel() + offset + 70,), float("nan"), dtype=tensor.dtype)
+    return flat[offset : offset + tensor.numel()].copy_(tensor.flatten()).view(tensor.shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [SPLITS[0], HOSTILE[1]], ids=str)
+def test_what_lies_around_is_never_read(case: Case, dtype: torch.dtype):
+    call = make(case.but(dtype=dtype), **options_of(ALL))
+    expected = all_of(ours, call)
+    for offset in (1, 3):
+        for tensor in call.leaves():
+            tensor.data = within_nan(tensor.data, offset)
+        assert all(torch.equal(a, b) for a, b in zip(expected, all_of(ours, call), strict=True))
+
+
+def test_memory_that_nobody_wrote_is_never_read():
+    """torch fills what it allocates with NaN: results, reserve and scratch."""
+    call = make(SPLITS[0], **options_of(ALL))
+    expected = all_of(ours, call)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        results = all_of(ours, call)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(expected, results, strict=True))
+
+
+def test_backward_twice_gives_the_same_bits():
+    """What forward kept is only read."""
+    call = make(SPLITS[0], **options_of(ALL))
+    results = ours(call)
+    grads = [torch.ones_like(t) for t in results]
+    first = torch.autograd.grad(results, call.leaves(), grads, retain_graph=True)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(results, call.leaves(), grads), strict=True)
+    )
+
+
+def test_results_are_the_callers():
+    """Whoever changes them in place does not change what backward reads."""
+    call = make(SPLITS[0], **options_of("zoneout layer_norm"))
+    expected = torch.autograd.grad(sum(t.sum() for t in ours(call)), call.leaves())
+    results = ours(call)
+    total = sum(t.sum() for t in results)
+    with torch.no_grad():
+        for t in results:
+            t.zero_()
+    for a, b in zip(torch.autograd.grad(total, call.leaves()), expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"c_0": torch.zeros(2, 6)}, "c_0 has another size"),
+        ({"zoneout_h_mask": torch.zeros(4, 3, 7)}, "zoneout_h_mask has another size"),
+        ({"recurrent_mask": torch.zeros(3, 6).double()}, "recurrent_mask has another size"),
+        ({"weights": []}, "weights must hold"),
+        ({"lengths": torch.zeros(2, dtype=torch.int64)}, "lengths has another size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_operator_refuses_what_does_not_fit(changes: dict, says: str):
+    call = {
+        "x": torch.zeros(4, 3, 5), "h_0": torch.zeros(3, 6), "c_0": torch.zeros(3, 6),
+        "weights": [torch.zeros(24, 5), torch.zeros(24, 6)], "reverse": False, "lengths": None, "reset": None,
+        "zoneout_h_mask": None, "zoneout_c_mask": None, "recurrent_mask": None, "zoneout_h": 0.1, "zoneout_c": 0.0,
+        "cell_clip": 0.0, "peephole": False, "layer_norm": False, "training": False,
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match=says):
+        torch.ops.lstm_fused.variant(**(call | changes))
+
+
+def test_opcheck():
+    call = make(Case(3, 2, 4, 6, proj_size=2, lengths=True, reset=0.3), **options_of("zoneout layer_norm peephole"))
+    module, (h_0, c_0) = call.module, call.hx
+    weights = [getattr(module, name) for name in module._flat_weights_names]
+    masks = (torch.ones(3, 2, 2), torch.zeros(3, 2, 6), torch.ones(2, 2))
+    args = (call.input, h_0[0], c_0[0], weights, True, call.lengths, call.reset, *masks, 0.0, 0.0, 1.0, True, True)
+    torch.library.opcheck(torch.ops.lstm_fused.variant, (*args, True), raise_exception=True)
+    torch.library.opcheck(
+        torch.ops.lstm_fused.variant,
+        (
+            *[a.detach() if isinstance(a, Tensor) else a for a in args[:3]],
+            [w.detach() for w in weights],
+            *args[4:],
+            False,
+        ),
+    )

@@ -7,6 +7,6 @@ from .in_place import in_place_of_torch
 from .modules import LSTM, LSTMCell
 from .stream import Stream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["LSTM", "LSTMCell", "Stream", "convert", "explain", "functional", "in_place_of_torch", "reference", "revert"]

@@ -16,7 +16,7 @@ BUILD_FOR_HERE = LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(BUILD)
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-torches test-packages bench gpu lint format wheel wheels build cuda clean
+.PHONY: help demo test test-slow test-all test-torches test-packages bench docs gpu lint format wheel wheels build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -41,6 +41,10 @@ test-packages: build $(PACKAGES)/requirements.stamp ## Other people's packages w
 
 bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
+
+docs: $(VENV)/editable.stamp $(VENV)/docs.stamp ## The manual: build/docs/docs/index.html
+	@$(BUILD_FOR_HERE)
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 
 gpu: ## All that needs a GPU, by $(PYTHON) as it is, without .venv: make gpu OUT=folder
 	PYTHON=$(PYTHON) tools/gpu.sh "$(or $(OUT),out/gpu)"
@@ -79,6 +83,10 @@ $(VENV)/editable.stamp: $(VENV)/requirements.stamp pyproject.toml
 # Where the machine has no CUDA toolkit the compiler comes from PyPI; LSTM_FUSED_CUDA=0 does without.
 $(VENV)/cuda.stamp: $(VENV)/requirements.stamp requirements-cuda.txt
 	@$(PY) tools/toolchain.py || $(PY) -m pip install --requirement requirements-cuda.txt
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/requirements.stamp requirements-docs.txt
+	$(PY) -m pip install --quiet --requirement requirements-docs.txt
 	@touch $@
 
 $(VENV)/requirements.stamp: requirements-dev.txt

@@ -1,12 +1,12 @@
 """The LSTM in plain torch operations: the definition that the kernels are held to, differentiable to any order.
 
-Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and the projection of Sak et al. 2014:
+Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and the projection of Sak et al. 2014::
 
     i, f, o = sigmoid(W_ih x + b_ih + W_hh h + b_hh),  g = tanh(the same)
     c' = f c + i g
     h' = o tanh(c'), or W_hr (o tanh(c')) where h is projected
 
-The cell's variants, each of which may be there with any of the others, in the order in which they act:
+The cell's variants, each of which may be there with any of the others, in the order in which they act::
 
     recurrent dropout   W_hh (m h) for W_hh h, one m in {0, 1/(1-p)} for all steps     Gal & Ghahramani 2015
     layer norm          LN(W_ih x) + LN(W_hh h) + b_ih + b_hh, each over all 4H         Ba et al. 2016

@@ -11,7 +11,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONT
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", *(f"docs/{name}.md" for name in ("pytorch", "other-code", "streaming", "lstm", "cells"))],
+    [
+        "README.md",
+        *(
+            f"docs/{name}.md"
+            for name in ("index", "start", "lengths", "pytorch", "other-code", "streaming", "lstm", "cells")
+        ),
+    ],
 )
 def test_python_runs(page: str):
     """Blocks of one page see what earlier ones have defined."""

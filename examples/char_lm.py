@@ -178,7 +178,7 @@ class Trainer:
 
 
 def fitting_steps(trainers: list[Trainer], window: Tensor, seconds: float) -> int:
-    """How many steps of all of them this machine takes in that time, by three tries. An optimizer's share is a guess."""
+    """How many steps of all this machine takes in that time, by three tries; an optimizer's share is a guess."""
     pace = min(sum(trainer.prepare(window) for trainer in trainers) for _ in range(3))
     return max(1, int(0.9 * seconds / pace))
 
@@ -267,7 +267,9 @@ def main() -> None:
     seconds = 60 * args.minutes
     steps = min(args.steps, fitting_steps([plain, fused], windows[0].long(), seconds))
     if steps < args.steps:
-        console.print(f"{steps} steps, not {args.steps}: as many as fit in {args.minutes:g} minutes here (--minutes).\n")
+        console.print(
+            f"{steps} steps, not {args.steps}: as many as fit in {args.minutes:g} minutes here (--minutes).\n"
+        )
     for trainer in (plain, fused):
         trainer.plan(steps)
     train([plain, fused], windows, steps, seconds, console)

@@ -226,6 +226,8 @@ def weights_to_keras(lstm: nn.RNNBase) -> list[np.ndarray]:
     """The inverse: what ``set_weights()`` of Keras takes, for one layer of ``lstm`` after the other; biases added."""
     if lstm.proj_size:
         raise ValueError(f"lstm: expected no projection, which Keras's LSTM has not; got proj_size={lstm.proj_size}")
+    if cell := getattr(lstm, "cell_options", None):
+        raise ValueError(f"lstm: expected the plain cell, which is Keras's; got {cell}")
     arrays = []
     for weights in lstm.all_weights:
         w_ih, w_hh, *biases = (weight.detach().cpu() for weight in weights)

@@ -28,7 +28,7 @@ class LSTM(ToolSupport, FlatWeights):
     Args:
         input_size: I, the width of the input.
         hidden_size: H, the width of the cell state.
-        num_layers: L.
+        num_layers: L, how many.
         bias: whether there are b_ih and b_hh.
         batch_first: input and output are ``(B, T, ...)`` instead of ``(T, B, ...)``; h and c are not affected.
         dropout: probability of a zero in each layer's output but the last's, in training.

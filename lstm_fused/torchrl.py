@@ -65,6 +65,8 @@ class LSTMModule(torchrl.modules.LSTMModule):
                 weights,
                 bias=lstm.bias,
                 batch_first=True,
+                training=lstm.training,
+                cell=lstm.cell_options,
                 reset=reset,
                 return_cells=True,
                 recompute_gates=self.recurrent_recompute == "full",

@@ -60,18 +60,8 @@ def build(python: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         for left_over in [*(ROOT / "build").glob("lib*"), *(ROOT / "build").glob("bdist*")]:
             shutil.rmtree(left_over)
-        pip = [
-            python,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-build-isolation",
-            "--no-deps",
-            "--wheel-dir",
-            folder,
-            ROOT,
-        ]
+        options = "--quiet --no-build-isolation --no-deps --wheel-dir".split()
+        pip = [python, "-m", "pip", "wheel", *options, folder, ROOT]
         subprocess.run(pip, env=environment, check=True)
         (raw,) = Path(folder).glob("*.whl")
         repair = [sys.executable, "-m", "auditwheel", "repair", "--exclude", "libtorch*", "--wheel-dir", folder, raw]
@@ -95,9 +85,7 @@ def check(python: Path, wheel: Path, torch: str | None) -> None:
             purelib = [own, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
             Path(subprocess.check_output(purelib, text=True).strip(), "lent.pth").write_text(f"{PURELIB}\n")
         subprocess.run([own, "-c", CHECK], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        report = subprocess.run(
-            [own, "-m", "lstm_fused"], cwd=folder, check=True, capture_output=True, text=True
-        ).stdout
+        report = subprocess.check_output([own, "-m", "lstm_fused"], cwd=folder, text=True)
         said = report.strip().splitlines()[-1]
     version = re.search(r"-cp(\d)(\d+)-", wheel.name)
     assert version is not None

@@ -190,6 +190,8 @@ def test_bad_weights() -> None:
         weights_from_keras([good[0].T, *good[1:]])
     with pytest.raises(ValueError, match="got proj_size=2"):
         weights_to_keras(lstm_fused.LSTM(3, 5, proj_size=2))
+    with pytest.raises(ValueError, match="lstm: expected the plain cell, which is Keras's; got peephole=True"):
+        weights_to_keras(lstm_fused.LSTM(3, 5, peephole=True))
 
 
 # Of Keras: what it says about an attribute of cuDNN, which is False where our kernels compute.

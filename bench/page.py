@@ -112,9 +112,8 @@ def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
 
 def cpu_report() -> Report:
     """Of a CPU in bench/results: the newest of those with the most threads."""
-    timed = [
-        path for path in RESULTS.glob("*.json") if not re.search("constants|static|stream|keras|torchrl", path.name)
-    ]
+    others = {path.stem for path in Path(__file__).parent.iterdir()}  # benches of their own: cells-..., stream-...
+    timed = [path for path in RESULTS.glob("*.json") if path.name.split("-")[0] not in others]
     reports = [from_json(path.read_text()) for path in timed]
     of_cpus = (report for report in reports if not report.environment.get("driver"))
     return max(of_cpus, key=lambda report: (report.environment["threads"], report.environment["date"]))

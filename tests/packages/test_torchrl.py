@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +196,15 @@ def test_in_an_environment() -> None:
     torch.testing.assert_close(again["y"], steps["y"])
     ends = torch.cat([steps["is_init"][1:, 0], torch.ones(1, dtype=torch.bool)])
     torch.testing.assert_close(again["next", "c"][ends], steps["next", "c"][ends])
+
+
+def test_the_example() -> None:
+    options = "--updates 40 --rows 8 --length 32 --hidden 17".split()
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "torchrl_recall.py"), *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (first, last), (own_first, own_last) = (
+        map(float, found) for found in re.findall(r"^\w+ +[\d.]+ +([\d.]+) +([\d.]+) +[\d.]+%$", done.stdout, re.M)
+    )
+    assert last < first and own_first == pytest.approx(first, abs=2e-6) and own_last == pytest.approx(last, abs=1e-3)

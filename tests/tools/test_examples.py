@@ -137,7 +137,11 @@ def test_cuda_without_a_device_is_refused(
 
 @pytest.mark.parametrize(
     ("script", "module", "package"),
-    [("recurrent_ppo.py", "sb3_contrib", "sb3-contrib"), ("keras_lessons.py", "keras", "keras")],
+    [
+        ("recurrent_ppo.py", "sb3_contrib", "sb3-contrib"),
+        ("keras_lessons.py", "keras", "keras"),
+        ("torchrl_recall.py", "torchrl", "torchrl"),
+    ],
 )
 def test_what_to_install(script: str, module: str, package: str) -> None:
     missing = f"import runpy, sys; sys.modules['{module}'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"

@@ -98,7 +98,8 @@ def trained(args: argparse.Namespace, console: Console) -> tuple[ByteModel, byte
     windows, held_out = read_windows(args.text, batch=16, window=64)
     torch.manual_seed(args.seed)
     model = lstm_fused.convert(ByteModel(args.hidden, args.layers))
-    trainer = Trainer("lstm_fused.LSTM", model, args.steps, lr=3e-3)
+    trainer = Trainer("lstm_fused.LSTM", model, lr=3e-3)
+    trainer.plan(args.steps)
     begin = time.perf_counter()
     for step in range(args.steps):
         place = step % len(windows)

@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PACKAGES := .venv-packages
 
 BUILD = $(PY) setup.py --quiet build_ext --inplace
-# What this machine can run: without an NVIDIA driver that is the CPU's part alone, a quarter of the time.
+# What this machine can run: without an NVIDIA driver that is the CPU's part alone.
 CUDA_FOR_HERE = $${LSTM_FUSED_CUDA:-driver}
 BUILD_FOR_HERE = LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(BUILD)
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')

@@ -132,7 +132,7 @@ def wants_cuda() -> bool:
     wish = os.environ.get("LSTM_FUSED_CUDA")
     if wish != "driver":
         return wish != "0"
-    if any(Path(path).exists() for path in DRIVERS):
+    if os.environ.get("FORCE_CUDA") == "1" or any(Path(path).exists() for path in DRIVERS):
         return True
     return BUILD_INFO.is_file() and json.loads(BUILD_INFO.read_text())["cuda"] is not None
 

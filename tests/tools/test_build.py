@@ -222,6 +222,9 @@ def test_kernels_for_a_driver_or_for_what_has_them(bare_machine: Path, monkeypat
     monkeypatch.setattr(toolchain, "DRIVERS", (str(driver),))
     monkeypatch.setattr(toolchain, "BUILD_INFO", built)
     assert toolchain.find_cuda() is None  # a fresh clone
+    monkeypatch.setenv("FORCE_CUDA", "1")  # what is forced is not left out in silence
+    assert toolchain.find_cuda() is not None
+    monkeypatch.delenv("FORCE_CUDA")
     for version in (None, "13.0"):
         built.write_text(json.dumps({"cuda": version}))
         assert (toolchain.find_cuda() is None) == (version is None)

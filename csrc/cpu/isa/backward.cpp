@@ -61,7 +61,7 @@ class Backward {
     const auto pack = [&](const void* matrix, int64_t k_size, int64_t width, int64_t column, auto* panel) {
       with_type<T>(matrix, p.weight_type, [&](const auto* w) { pack_columns(w, k_size, width, column, panel); });
     };
-    if (block < num_h_blocks() && s.seq_len == 1 && p.grad_h_0 == nullptr) return;  // nobody multiplies by it
+    if (block < num_h_blocks() && !multiplies()) return;
     if (block < num_h_blocks())
       return pack(p.w_hh, kNumGates * s.hidden_size, s.proj_width, block * kPanelWidth<T>, h_panel(block));
     block -= num_h_blocks();
@@ -120,6 +120,9 @@ class Backward {
     bool any_next;
     bool ends[kChunk];
   };
+
+  // Whether any step or state before another wants grad_gates W_hh.
+  bool multiplies() const { return s.seq_len > 1 || p.grad_h_0 != nullptr; }
 
   int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
   int64_t row_in_range(int64_t t, int64_t b) const { return row_of(s, t, b) - row_of(s, p.first_time, 0); }
@@ -298,7 +301,8 @@ class Backward {
       store(out + unit + 3 * width, grad.pre.o.at[0], lanes);
     };
     keep(grad_gates(t, b));
-    if constexpr (kMultipliesPairs) keep(rounded_gates(t, b));
+    if constexpr (kMultipliesPairs)
+      if (multiplies()) keep(rounded_gates(t, b));
     store(carried, grad.c_prev.at[0], lanes);
     if (s.has_projection) store(hidden(t, b) + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
   }

@@ -11,7 +11,6 @@ import torch
 from . import _plan, ops
 from ._plan import DeviceInfo, Plan, Problem
 from .options import CellOptions
-from .stream_weights import VECTOR_BYTES
 
 __all__ = ["Plan", "VariantPlan", "built_kernels", "cpu_device", "cuda_device", "explain"]
 
@@ -126,8 +125,7 @@ def built_kernels() -> set[str]:
 
 def cpu_device() -> DeviceInfo:
     """This machine's CPU, with the number of threads and the instruction set that a call would use now."""
-    multiplies_pairs = torch.ops.lstm_fused.cpu_isa() == "avx512_bf16"
-    return _plan.cpu_device(torch.get_num_threads(), VECTOR_BYTES, multiplies_pairs)
+    return _plan.cpu_device(_plan.CpuFacts(torch.get_num_threads(), *torch.ops.lstm_fused.cpu_facts()))
 
 
 def cuda_device(index: int) -> DeviceInfo:

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -29,6 +31,17 @@ const InstructionSet& choose() {
 const InstructionSet& instruction_set() {
   static const InstructionSet& chosen = choose();
   return chosen;
+}
+
+int64_t l2_bytes() {
+  static const int64_t bytes = [] {
+    int64_t found = 0;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+    found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return found > 0 ? found : int64_t{1} << 20;
+  }();
+  return bytes;
 }
 
 bool multiplies_bytes() {

@@ -175,6 +175,9 @@ extern const InstructionSet kInstructionSet;
 // The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
 const InstructionSet& instruction_set();
 
+// The second-level cache of a core, in bytes; 1 MiB where the system does not say.
+int64_t l2_bytes();
+
 // Whether it has products of bytes, for StreamWeights::kByteProducts.
 bool multiplies_bytes();
 

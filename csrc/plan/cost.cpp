@@ -129,11 +129,11 @@ double cpu_us_per_step(const Problem& problem, const DeviceInfo& device, int64_t
   const double weights = 4 * hidden * (proj > 0 ? proj : hidden) + hidden * proj;
   const double rows = static_cast<double>(problem.batch * problem.num_directions);
   const double tasks = static_cast<double>(num_tasks);
-  const double rate = kFlopPerUsAndVectorByte * static_cast<double>(device.vector_bytes) * 4 / compute_bytes;
+  const double rate = kFlopPerUsAndVectorByte * static_cast<double>(device.cpu.vector_bytes) * 4 / compute_bytes;
   double us = 2 * rows * weights / (tasks * rate);
   const double bytes = weights * compute_bytes * (barrier ? static_cast<double>(problem.num_directions) : tasks);
   const double held = barrier ? bytes / tasks : weights * compute_bytes;
-  if (held > static_cast<double>(device.l2_bytes)) us = std::max(us, bytes / kMemoryBytesPerUs);
+  if (held > static_cast<double>(device.cpu.l2_bytes)) us = std::max(us, bytes / kMemoryBytesPerUs);
   return us + (barrier ? kBarrierUs : 0);
 }
 

@@ -21,13 +21,13 @@ int64_t weight_bytes(const Problem& problem) {
 // - few rows per thread cannot hide the reading of a W_hh that fills more than half of L2, which has to hold h and the
 //   input gates as well: every thread would read it whole (H = 256, B = 8, two threads: training 1.4 times faster so);
 // - fewer rows than threads leave threads idle, which matters once a step is worth a barrier (about 1 us).
-Split split_layer(const Problem& problem, int64_t num_threads) {
+Split split_layer(const Problem& problem, const CpuFacts& cpu) {
   constexpr int64_t kRowsThatHideReading = 24;
   constexpr double kFlopWorthATask = 1e5;  // 1 to 4 us on one core
   const int64_t hidden = problem.hidden_size, width = proj_width(problem);
-  const int64_t directions = problem.num_directions, rows = problem.batch * directions;
+  const int64_t num_threads = cpu.num_threads, directions = problem.num_directions, rows = problem.batch * directions;
   const double step_flop = 8.0 * static_cast<double>(problem.batch) * static_cast<double>(hidden * width);
-  const bool reads_too_much = rows < kRowsThatHideReading * num_threads && 2 * weight_bytes(problem) > kCpuL2Bytes;
+  const bool reads_too_much = rows < kRowsThatHideReading * num_threads && 2 * weight_bytes(problem) > cpu.l2_bytes;
   const bool leaves_idle = rows < num_threads && step_flop > kFlopWorthATask;
   if (num_threads > 1 && rows > 0 && (reads_too_much || leaves_idle)) {
     return {CpuPlan::kGates, std::min(num_threads, directions * ceil_div(hidden, kTileUnits))};
@@ -60,16 +60,16 @@ Split split_layer(const Problem& problem, int64_t num_threads) {
 // 256) 183, 190; (4, 4, 256) 253, 222; (2, 8, 512) 1163, 1266; (64, 1, 256) 1152, 698; (128, 1, 1024) 65000, 43000. A
 // single step then has its own kernel. Packed and that one, T = 1 (B, H): (20, 64) 32, 35; (16, 128) 62, 50; (16, 256)
 // 204, 132; (24, 512) 962, 733.
-CpuPlan plan_cpu(const Problem& problem, int64_t num_threads, bool multiplies_pairs) {
+CpuPlan plan_cpu(const Problem& problem, const CpuFacts& cpu) {
   constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kSmallBatch = 3, kLeastInputs = 16;
-  const Split found = split_layer(problem, num_threads);
+  const Split found = split_layer(problem, cpu);
   const int64_t width = proj_width(problem), rows = problem.seq_len * problem.batch;
   const bool wide = width >= kWide, is_half = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
-  const bool pairs = multiplies_pairs && problem.dtype == DType::kBFloat16;
+  const bool pairs = cpu.multiplies_pairs && problem.dtype == DType::kBFloat16;
   int64_t few_rows = pairs ? std::min(kFewRows, 4 + width / 32) : wide ? kFewRowsIfWide : kFewRows;
   if (problem.batch <= kSmallBatch) few_rows = few_rows * 2 / 3;
   const bool one_step = problem.seq_len == 1 && rows > (pairs ? few_rows : kFewRows);
-  const bool never_repays = !pairs && wide && problem.batch == 1 && (is_half || weight_bytes(problem) > kCpuL2Bytes);
+  const bool never_repays = !pairs && wide && problem.batch == 1 && (is_half || weight_bytes(problem) > cpu.l2_bytes);
   return {found.split, found.num_tasks, one_step, !one_step && (rows <= few_rows || never_repays),
           rows <= kFewRows && problem.input_size >= kLeastInputs};
 }

@@ -19,13 +19,10 @@ DeviceInfo make(const std::string& name, const DeviceFacts& facts) {
 
 }  // namespace
 
-DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes, bool multiplies_pairs) {
+DeviceInfo cpu_device(const CpuFacts& facts) {
   DeviceInfo device;
   device.name = "cpu";
-  device.l2_bytes = kCpuL2Bytes;
-  device.num_threads = num_threads;
-  device.vector_bytes = vector_bytes;
-  device.multiplies_pairs = multiplies_pairs;
+  device.cpu = facts;
   return device;
 }
 

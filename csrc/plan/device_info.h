@@ -9,17 +9,20 @@
 
 namespace lstm_fused {
 
+struct CpuFacts {
+  int64_t num_threads = 1;
+  int64_t vector_bytes = 16;      // 16 SSE2 or NEON, 32 AVX2, 64 AVX-512
+  bool multiplies_pairs = false;  // of bfloat16, with AVX512-BF16
+  int64_t l2_bytes = 1 << 20;     // of a core
+};
+
 struct DeviceInfo : DeviceFacts {
   std::string name;
   bool is_cuda = false;
-  int64_t num_threads = 1;        // CPU
-  int64_t vector_bytes = 16;      // CPU: 16 SSE2 or NEON, 32 AVX2, 64 AVX-512
-  bool multiplies_pairs = false;  // CPU: of bfloat16, with AVX512-BF16
+  CpuFacts cpu;  // of a CPU, which has none of the others
 };
 
-constexpr int64_t kCpuL2Bytes = 1 << 20;  // assumed of every CPU: a plan is the same on every machine
-
-DeviceInfo cpu_device(int64_t num_threads, int64_t vector_bytes, bool multiplies_pairs);
+DeviceInfo cpu_device(const CpuFacts& facts);
 
 // `facts` in the order of DeviceFacts. Throws std::invalid_argument when their number is wrong.
 DeviceInfo cuda_device(const std::string& name, const std::vector<int64_t>& facts);

@@ -306,8 +306,8 @@ Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<s
   Plan plan{problem, given, {}, -1};
   DeviceInfo& device = plan.device;
   if (!device.is_cuda) {
-    check("num_threads", device.num_threads, 1, int64_t{1} << 16);
-    plan.cpu = plan_cpu(problem, device.num_threads, device.multiplies_pairs);
+    check("num_threads", device.cpu.num_threads, 1, int64_t{1} << 16);
+    plan.cpu = plan_cpu(problem, device.cpu);
     plan.candidates.push_back(cpu(problem, device, plan.cpu));
     plan.chosen = 0;
     return plan;

@@ -53,7 +53,7 @@ struct Plan {
 Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built);
 
 // The CPU's part alone, cheap enough for every call.
-CpuPlan plan_cpu(const Problem& problem, int64_t num_threads, bool multiplies_pairs);
+CpuPlan plan_cpu(const Problem& problem, const CpuFacts& cpu);
 
 // 10 to 20 lines: problem, device, kernel, tiles, bytes, launches, estimate, and every other candidate with its reason.
 std::string to_string(const Plan& plan);

@@ -34,10 +34,10 @@ std::string problem_text(const Problem& problem, bool is_cuda) {
 
 std::string device_text(const DeviceInfo& device) {
   if (!device.is_cuda) {
-    return device.name + ": " + count(device.num_threads, "thread") + ", vectors of " +
-           std::to_string(device.vector_bytes) + " bytes" +
-           (device.multiplies_pairs ? " and pairs of bfloat16, " : ", ") + bytes_text(device.l2_bytes) +
-           " L2 per core assumed";
+    const CpuFacts& cpu = device.cpu;
+    return device.name + ": " + count(cpu.num_threads, "thread") + ", vectors of " + std::to_string(cpu.vector_bytes) +
+           " bytes" + (cpu.multiplies_pairs ? " and pairs of bfloat16, " : ", ") + bytes_text(cpu.l2_bytes) +
+           " L2 per core";
   }
   return device.name + ": compute capability " + capability_text(device.compute_capability) + ", " +
          count(device.num_sms, "SM") + ", " + bytes_text(device.shared_bytes_per_block) + " shared memory per block, " +
@@ -77,7 +77,7 @@ std::string cpu_text(const Plan& plan) {
                            : plan.cpu.direct_w_ih ? "by our own product, W_ih read where it lies: few rows, T x B"
                                                   : "by a product beforehand, some hundred rows, T x B, at a time");
   text += line("because", "B x directions is " + std::to_string(plan.problem.batch * plan.problem.num_directions) +
-                              " for " + count(plan.device.num_threads, "thread") + ", W_hh is " +
+                              " for " + count(plan.device.cpu.num_threads, "thread") + ", W_hh is " +
                               bytes_text(4 * plan.problem.hidden_size * width * element) + " in " +
                               (element == 8 ? "float64" : "float32"));
   return text + line("estimate", estimate_text(plan.candidates[0]));

@@ -67,9 +67,18 @@ void bind_inputs(py::module_& module) {
                                const auto& clusters = device.resident_clusters;
                                return std::vector<int64_t>(std::begin(clusters), std::end(clusters));
                              })
-      .def_readonly("num_threads", &DeviceInfo::num_threads)
-      .def_readonly("vector_bytes", &DeviceInfo::vector_bytes)
-      .def_readonly("multiplies_pairs", &DeviceInfo::multiplies_pairs);
+      .def_readonly("cpu", &DeviceInfo::cpu);
+
+  py::class_<CpuFacts>(module, "CpuFacts")
+      .def(py::init([](int64_t num_threads, int64_t vector_bytes, bool multiplies_pairs, int64_t l2_bytes) {
+             return CpuFacts{num_threads, vector_bytes, multiplies_pairs, l2_bytes};
+           }),
+           py::arg("num_threads") = CpuFacts{}.num_threads, py::arg("vector_bytes") = CpuFacts{}.vector_bytes,
+           py::arg("multiplies_pairs") = CpuFacts{}.multiplies_pairs, py::arg("l2_bytes") = CpuFacts{}.l2_bytes)
+      .def_readonly("num_threads", &CpuFacts::num_threads)
+      .def_readonly("vector_bytes", &CpuFacts::vector_bytes)
+      .def_readonly("multiplies_pairs", &CpuFacts::multiplies_pairs)
+      .def_readonly("l2_bytes", &CpuFacts::l2_bytes);
 }
 
 void bind_plan(py::module_& module) {
@@ -124,9 +133,8 @@ PYBIND11_MODULE(_plan, module) {
   bind_plan(module);
   bind_stream(module);
   module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
-  module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("num_threads"), py::arg("multiplies_pairs") = false);
-  module.def("cpu_device", &cpu_device, py::arg("num_threads"), py::arg("vector_bytes"),
-             py::arg("multiplies_pairs") = false);
+  module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("cpu"));
+  module.def("cpu_device", &cpu_device, py::arg("cpu"));
   module.def("cuda_device", &cuda_device, py::arg("name"), py::arg("facts"));
   module.def("known_devices", &known_devices);
 }

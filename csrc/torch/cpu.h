@@ -64,8 +64,9 @@ struct CpuSchedule {
   Parallel parallel;
 
   explicit CpuSchedule(const Stack& stack) : parallel(torch_threads()) {
-    const CpuPlan plan =
-        plan_cpu(stack.problem(false, false, false), parallel.num_threads, instruction_set().multiplies_pairs);
+    const CpuPlan plan = plan_cpu(
+        stack.problem(false, false, false),
+        {.num_threads = parallel.num_threads, .multiplies_pairs = multiplies_pairs(stack), .l2_bytes = l2_bytes()});
     split = plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
     one_step = plan.one_step;
     direct_w_hh = plan.direct_w_hh;

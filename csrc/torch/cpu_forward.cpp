@@ -26,8 +26,8 @@ bool projects_input(const Stack& stack, int64_t input_size, int64_t element_byte
 // the recurrence reads it, and the product should have a few hundred rows to be worth its own packing. Where only x is
 // widened, a range need not be long.
 int64_t steps_per_range(const Stack& stack, int64_t element_bytes, bool fuses_input) {
-  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512, kFusedRows = 128;
-  const int64_t cached_rows = kCacheBytes / (kNumGates * stack.hidden_size * element_bytes);
+  constexpr int64_t kRows = 512, kFusedRows = 128;
+  const int64_t cached_rows = l2_bytes() / 2 / (kNumGates * stack.hidden_size * element_bytes);
   const int64_t rows = fuses_input ? kFusedRows : cached_rows > kRows ? cached_rows : kRows;
   return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
 }

@@ -16,6 +16,10 @@ namespace {
 
 std::string cpu_isa() { return instruction_set().name; }
 
+std::vector<int64_t> cpu_facts() {
+  return {instruction_set().vector_bytes, instruction_set().multiplies_pairs, l2_bytes()};
+}
+
 std::string kernels() { return kernel_names(); }
 
 std::vector<int64_t> device_facts(int64_t device) {
@@ -33,6 +37,7 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def(kVariantSchema);
   m.def(kVariantBackwardSchema);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
+  m.def("cpu_facts() -> int[]");               // CpuFacts but for the threads, in its order
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
   m.def("stream_facts() -> int[]");            // cpu_stream.cpp
@@ -50,6 +55,7 @@ STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) { implement<Ops<forward_cuda, bac
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
+  m.impl("cpu_facts", TORCH_BOX(&cpu_facts));
   m.impl("kernels", TORCH_BOX(&kernels));
   m.impl("device_facts", TORCH_BOX(&device_facts));
   m.impl("stream_facts", TORCH_BOX(&stream_facts));

@@ -7,8 +7,8 @@ namespace {
 // have enough rows to be worth its product's packing.
 template <class T>
 int64_t steps_per_range(const VariantLayer& layer) {
-  constexpr int64_t kCacheBytes = 512 * 1024, kRows = 512;
-  const int64_t cached = kCacheBytes / (layer.gates_width() * static_cast<int64_t>(sizeof(T)));
+  constexpr int64_t kRows = 512;
+  const int64_t cached = l2_bytes() / 2 / (layer.gates_width() * static_cast<int64_t>(sizeof(T)));
   return std::max<int64_t>(1, std::max(cached, kRows) / std::max<int64_t>(1, layer.batch));
 }
 

@@ -85,7 +85,7 @@ CpuSplit VariantLayer::split(Parallel& parallel) const {
   problem.hidden_size = hidden_size;
   problem.proj_size = has_projection ? proj_width : 0;
   problem.dtype = kernel_type(dtype);
-  const CpuPlan plan = plan_cpu(problem, parallel.num_threads, false);
+  const CpuPlan plan = plan_cpu(problem, {.num_threads = parallel.num_threads, .l2_bytes = l2_bytes()});
   parallel.num_threads = std::min(plan.num_tasks, parallel.num_threads);
   return plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
 }

@@ -6,14 +6,14 @@ import hypothesis
 from hypothesis import strategies as st
 
 from lstm_fused import _plan
-from lstm_fused._plan import CpuPlan, Problem
+from lstm_fused._plan import CpuFacts, CpuPlan, Problem
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 
 
 def split(batch: int, hidden_size: int, threads: int, **sizes) -> tuple[str, int]:
     sizes = {"seq_len": 100} | sizes
-    found: CpuPlan = _plan.plan_cpu(Problem(batch=batch, hidden_size=hidden_size, **sizes), threads)
+    found: CpuPlan = _plan.plan_cpu(Problem(batch=batch, hidden_size=hidden_size, **sizes), CpuFacts(threads))
     return found.split, found.num_tasks
 
 
@@ -42,19 +42,35 @@ def test_cpu_split_rule() -> None:
     assert split(8, 16, 8, seq_len=1) == ("rows", 1)
 
 
+def test_a_larger_cache_holds_more_of_w_hh() -> None:
+    def plan_of(l2_bytes: int, **sizes: int) -> CpuPlan:
+        return _plan.plan_cpu(Problem(seq_len=100, **sizes), CpuFacts(2, l2_bytes=l2_bytes))
+
+    for kib, hidden_size in [(256, 90), (512, 128), (1024, 181), (2048, 256)]:
+        # two threads read it whole where it fits in half of the cache
+        assert plan_of(kib * 1024, batch=4, hidden_size=hidden_size).split == "rows"
+        assert plan_of(kib * 1024, batch=4, hidden_size=hidden_size + 1).split == "gates"
+        # one row of the batch repays its packing where it fits in all of it
+        assert plan_of(kib * 1024, batch=1, hidden_size=2 * hidden_size + 2).direct_w_hh
+    assert not plan_of(2048 * 1024, batch=1, hidden_size=362).direct_w_hh
+    assert plan_of(2048 * 1024, batch=1, hidden_size=363).direct_w_hh
+
+
 def direct(seq_len: int, batch: int, hidden_size: int, input_size: int = 16, **sizes) -> tuple[bool, bool]:
     problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, input_size=input_size, **sizes)
-    found = _plan.plan_cpu(problem, 1)
+    found = _plan.plan_cpu(problem, CpuFacts())
     return found.direct_w_hh, found.direct_w_ih
 
 
 def test_cpu_one_step() -> None:
     def one_step(seq_len: int, batch: int) -> bool:
-        return _plan.plan_cpu(Problem(seq_len=seq_len, batch=batch, hidden_size=200, input_size=9), 2).one_step
+        return _plan.plan_cpu(
+            Problem(seq_len=seq_len, batch=batch, hidden_size=200, input_size=9), CpuFacts(2)
+        ).one_step
 
     assert one_step(1, 25) and one_step(1, 5000)
     assert not one_step(1, 24) and not one_step(2, 25) and not one_step(0, 64)
-    whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200), _plan.cpu_device(2, 32))
+    whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200), _plan.cpu_device(CpuFacts(2, 32)))
     assert whole.cpu.one_step and "a single step" in str(whole)
 
 
@@ -84,7 +100,7 @@ def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
 def test_cpu_pairs_of_bfloat16() -> None:
     def direct(seq_len: int, batch: int, hidden_size: int, dtype: str = "bfloat16") -> bool:
         problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, dtype=dtype)
-        found = _plan.plan_cpu(problem, 1, multiplies_pairs=True)
+        found = _plan.plan_cpu(problem, CpuFacts(multiplies_pairs=True))
         if dtype == "bfloat16":  # a single step that is not direct has a kernel of its own
             assert found.one_step is (seq_len == 1 and not found.direct_w_hh)
         return found.direct_w_hh
@@ -95,7 +111,7 @@ def test_cpu_pairs_of_bfloat16() -> None:
     assert direct(6, 4, 2048) and not direct(5, 5, 2048)
     assert direct(8, 1, 256) and not direct(9, 1, 256) and not direct(1000, 1, 2048)
     assert direct(1000, 1, 2048, dtype="float16") and direct(1, 24, 64, dtype="float32")
-    device = _plan.cpu_device(2, 64, multiplies_pairs=True)
+    device = _plan.cpu_device(CpuFacts(2, 64, multiplies_pairs=True))
     whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200, dtype="bfloat16"), device)
     assert whole.cpu.one_step and "pairs of bfloat16" in str(whole)
 
@@ -109,7 +125,7 @@ def test_cpu_pairs_of_bfloat16() -> None:
 )
 def test_cpu_tasks_are_never_empty(threads: int, **sizes) -> None:
     problem = Problem(seq_len=16, **sizes)
-    found = _plan.plan_cpu(problem, threads)
+    found = _plan.plan_cpu(problem, CpuFacts(threads))
     if found.split == "gates":
         assert 1 < threads >= found.num_tasks >= 1
         assert (found.num_tasks - 1) * 8 < sizes["num_directions"] * (sizes["hidden_size"] + 7)
@@ -117,7 +133,7 @@ def test_cpu_tasks_are_never_empty(threads: int, **sizes) -> None:
         assert found.num_tasks % sizes["num_directions"] == 0
         assert found.num_tasks <= max(sizes["num_directions"], threads)
         assert found.num_tasks <= sizes["num_directions"] * max(1, sizes["batch"])
-    whole = _plan.plan(problem, _plan.cpu_device(threads, 32))
+    whole = _plan.plan(problem, _plan.cpu_device(CpuFacts(threads, 32)))
     assert (whole.kernel, whole.cpu.split, whole.cpu.num_tasks) == ("cpu", found.split, found.num_tasks)
     assert whole.chosen.us_per_step >= 0
     assert found.split in str(whole)

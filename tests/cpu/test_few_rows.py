@@ -68,7 +68,7 @@ HALF_CASES = [
 def cpu_plan(case: Case, dtype: str = "float32", multiplies_pairs: bool = False) -> _plan.CpuPlan:
     names = ("seq_len", "batch", "hidden_size", "proj_size")
     problem = _plan.Problem(dtype=dtype, **{name: getattr(case, name) for name in names})
-    return _plan.plan_cpu(problem, 1, multiplies_pairs)
+    return _plan.plan_cpu(problem, _plan.CpuFacts(multiplies_pairs=multiplies_pairs))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

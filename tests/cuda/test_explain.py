@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,10 @@ def test_explain_reads_the_module(package) -> None:
 def test_explain_on_this_cpu(threads) -> None:
     threads(2)
     found = lstm_fused.explain(torch.nn.LSTM(1024, 1024), (32, 4, 1024))
-    assert (found.kernel, found.cpu.split, found.device.num_threads) == ("cpu", "gates", 2)
-    assert str(found.device.vector_bytes) in str(found)
+    assert (found.kernel, found.cpu.split, found.device.cpu.num_threads) == ("cpu", "gates", 2)
+    assert str(found.device.cpu.vector_bytes) in str(found)
+    asked = subprocess.run(["getconf", "LEVEL2_CACHE_SIZE"], capture_output=True, text=True, check=True).stdout
+    assert found.device.cpu.l2_bytes == (int(asked) or 1 << 20)
     assert lstm_fused.explain(torch.nn.LSTM(4, 4), (1, 1, 4), device=torch.device("cpu")).kernel == "cpu"
 
 

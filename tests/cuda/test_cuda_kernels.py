@@ -169,7 +169,6 @@ def test_options(simulator: Simulator, how: tuple[str, str], options: dict) -> N
     check(simulator, how, Case(2, 5, 9, 17, **options), times=3)
 
 
-@pytest.mark.compiled
 def test_everything_at_once(simulator: Simulator, how: tuple[str, str]) -> None:
     check(simulator, how, Case(3, 9, 17, 33, **STACK, lengths=True, reset=0.3, return_cells=True), times=1)
 

@@ -28,6 +28,7 @@ def as_options(text: str) -> dict:
     return {name: values.get(value) or (int(value) if value.isdigit() else value) for name, value in pairs}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for a process's peak")
 @pytest.mark.parametrize("options", rows())
 def test_peaks(options: str):

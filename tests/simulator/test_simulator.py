@@ -78,7 +78,7 @@ WRONG_RESULTS = ["stale_tag", "tag_apart_from_number"]
 GLOBAL = "global_out_of_bounds"  # AddressSanitizer's to find
 
 
-@pytest.fixture(scope="session", params=["normal", "sanitized"])
+@pytest.fixture(scope="session", params=["normal", pytest.param("sanitized", marks=pytest.mark.slow)])
 def program(request: pytest.FixtureRequest) -> Path:
     return simulation.build("cases", CASES, sanitized=request.param == "sanitized")
 
@@ -118,6 +118,7 @@ def test_a_wrong_result_is_seen(program: Path, case: str) -> None:
     assert any(line.startswith("wrong: ") for line in run(program, "run", case, 1, SEEDS).splitlines())
 
 
+@pytest.mark.slow
 def test_a_global_access_out_of_bounds_is_found(sanitized: Path) -> None:
     command = [sanitized, "run", GLOBAL, "1", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-#include "torch/variant_layer.h"
+#include "torch/variant_cpu.h"
 
 namespace lstm_fused {
 namespace {
@@ -63,7 +63,7 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                                     .h_n = data<T>(results.h_n),
                                     .c_n = data<T>(results.c_n)};
   Parallel parallel = torch_threads();
-  const CpuSplit split = layer.split(parallel);
+  const CpuSplit split = variant_split(layer, parallel);
   for (int64_t begin = 0; begin < layer.seq_len; begin += range) {
     const int64_t end = std::min(begin + range, layer.seq_len), time = layer.reverse ? layer.seq_len - end : begin;
     if (!training) params.kept.gates_time = time;

@@ -74,7 +74,7 @@ class Backward {
         Vec<T> grad = load(carried + n, lanes);
         if (p.grad_output != nullptr) grad += load(p.grad_output + row + n, lanes);
         const T* const mask = p.cell.zoneout_h != nullptr ? p.cell.zoneout_h + row + n : nullptr;
-        const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_h, lanes, grad);
+        const ZoneoutGradient<Vec<T>> split = zoneout_backward(mask, p.cell.keeps_h, lanes, grad);
         store(carried + n, split.before, lanes);
         store(to + n, split.after, lanes);
       });
@@ -155,7 +155,7 @@ class Backward {
     T* const grad_norm = norms ? in_range(p.grad_norm, t, b, width) : grad_hidden(b);
     T* const norm_c = norms ? in_range(p.norm_c, t, b, width) : nullptr;
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      V inner = CellVector<T>(p.cell, width, n, lanes).clipped(load(raw + n, lanes));
+      V inner = extras_at(p.cell, width, n, lanes).template clipped<Math>(load(raw + n, lanes));
       if (norms) {
         const Vec<T> normalised = (inner.at[0] - kept[kMeanC]) * kept[kScaleC];
         store(norm_c + n, normalised, lanes);
@@ -177,16 +177,15 @@ class Backward {
     const bool starts_anew = clock.before(t, b) == Before::kNothing;
     T* const carried = carried_c(b);
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      const CellVector<T> options(p.cell, width, n, lanes);
       Vec<T> of_c = load(carried + n, lanes);
       if (p.grad_cells != nullptr) of_c += load(p.grad_cells + place * width + n, lanes);
       const T* const mask = p.cell.zoneout_c != nullptr ? p.cell.zoneout_c + place * width + n : nullptr;
-      const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
+      const ZoneoutGradient<Vec<T>> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
       const Gates<V> active = {gate(0, n, lanes), gate(1, n, lanes), gate(2, n, lanes), gate(3, n, lanes)};
       const CellGradient<V> grad =
           variant_cell_backward<Math, V>(active, load(p.kept.c_prev + place * width + n, lanes), load(raw + n, lanes),
                                          load(sums + 3 * width + n, lanes), split.after + load(inner_grad + n, lanes),
-                                         options.peepholes_or_null(), options.clip_or_null());
+                                         extras_at(p.cell, width, n, lanes));
       store(sums + n, grad.pre.i.at[0], lanes);
       store(sums + width + n, grad.pre.f.at[0], lanes);
       store(sums + 2 * width + n, grad.pre.g.at[0], lanes);

@@ -185,7 +185,6 @@ class Forward {
       kept[kScaleHh] = normalise(sums, gates_width());
     }
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      const CellVector<T> options(p.cell, width, n, lanes);
       const auto pre = [&](int gate) -> V {
         const int64_t place = gate * width + n;
         Vec<T> from_x = load(input + place, lanes), from_h = load(sums + place, lanes);
@@ -196,8 +195,8 @@ class Forward {
         return from_x + from_h + load(bias() + place, lanes);
       };
       const V before = load(c_prev(t, b) + n, lanes);
-      const CellStep<V> next = variant_cell<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)}, before,
-                                                  options.peepholes_or_null(), options.clip_or_null());
+      const CellStep<V> next =
+          variant_cell<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)}, before, extras_at(p.cell, width, n, lanes));
       store(gates + n, next.gates.i.at[0], lanes);
       store(gates + width + n, next.gates.f.at[0], lanes);
       store(gates + 2 * width + n, next.gates.g.at[0], lanes);
@@ -207,7 +206,7 @@ class Forward {
     });
     if (!norms) return;
     const auto clipped = [&](int64_t n, int lanes) {
-      return CellVector<T>(p.cell, width, n, lanes).clipped(load(raw_cell + n, lanes)).at[0];
+      return extras_at(p.cell, width, n, lanes).template clipped<Math>(load(raw_cell + n, lanes)).at[0];
     };
     const Moments<T> m = moments<T>(width, clipped);
     statistics(t, b)[kMeanC] = m.mean;

@@ -38,7 +38,7 @@ struct VariantKept {
   T* gates;       // activated, (T', B, 4H), as input_sums, from gates_time on
   int64_t gates_time;
   T* recurrent_sums;  // W_hh (m h), (B, 4H); with norms normalised, (B, 4H) or (T, B, 4H)
-  T* factor;          // (B, P) or (T, B, P): m h, of the h that a step starts from
+  T* factor;          // (2, B, P), a step and the next one, or (T, B, P): m h, of the h that a step starts from
   T* c_prev;          // (B, H) or (T, B, H): the c that it starts from
   T* raw;             // the same: c~ before the clip
   T* statistics;      // the same, (.., kNumStatistics), with norms
@@ -77,7 +77,7 @@ struct VariantBackwardParams {
 
   // CUDA only.
   const T *w_hh_t = nullptr, *w_hr_t = nullptr;  // (P, 4H), (H, P): transposed
-  T* grad_hidden = nullptr;                      // (B, H), scratch with a projection: of o tanh(..)
+  T* grad_hidden = nullptr;                      // (B, H), scratch with norms: of o tanh(..)
 };
 
 }  // namespace lstm_fused

@@ -24,7 +24,9 @@ struct VariantForwardRows {
   LSTM_FUSED_INLINE T* recurrent_sums(int64_t t, int64_t b) const {
     return p.kept.recurrent_sums + ((p.kept.all_states && p.cell.has_norms() ? t : 0) * s.batch + b) * gates_width();
   }
-  LSTM_FUSED_INLINE T* factor(int64_t t, int64_t b) const { return state_row(p.kept.factor, t, b, s.proj_width); }
+  LSTM_FUSED_INLINE T* factor(int64_t t, int64_t b) const {
+    return p.kept.factor + ((p.kept.all_states ? t : t % 2) * s.batch + b) * s.proj_width;
+  }
   LSTM_FUSED_INLINE T* c_prev(int64_t t, int64_t b) const { return state_row(p.kept.c_prev, t, b, s.hidden_size); }
   LSTM_FUSED_INLINE T* raw(int64_t t, int64_t b) const { return state_row(p.kept.raw, t, b, s.hidden_size); }
   LSTM_FUSED_INLINE T* statistics(int64_t t, int64_t b) const {

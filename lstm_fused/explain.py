@@ -37,9 +37,9 @@ class VariantPlan:
     def launches(self) -> int:
         """On a GPU: forward, the whole stack, input projections included."""
         problem = self.plain.problem
-        each_step, once = (4, 2) if problem.proj_size else (2, 3)
-        per_state = each_step * problem.seq_len + once + self.cell.layer_norm
-        return problem.num_layers * problem.num_directions * per_state
+        each_step = 1 + self.cell.layer_norm + (problem.proj_size > 0)
+        once = 3 + self.cell.layer_norm
+        return problem.num_layers * problem.num_directions * (each_step * problem.seq_len + once)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)

@@ -98,10 +98,8 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
   const OptionalTensor grad_h = dense(grads.h, layer.dtype), grad_cells = dense(grads.cells, layer.dtype);
   const Tensor w_hh_t = dense(transposed(layer.weights.w_hh), layer.dtype);
   OptionalTensor w_hr_t, grad_hidden;
-  if (projection) {
-    w_hr_t = dense(transposed(*layer.weights.w_hr), layer.dtype);
-    grad_hidden = make({batch, hidden});
-  }
+  if (projection) w_hr_t = dense(transposed(*layer.weights.w_hr), layer.dtype);
+  if (norms) grad_hidden = make({batch, hidden});
   const VariantBackwardParams<T> params = {.reverse = layer.reverse,
                                            .w_hh = const_data<T>(layer.weights.w_hh),
                                            .w_hr = const_data<T>(layer.weights.w_hr),

@@ -27,7 +27,7 @@ VariantOutputs forward(const VariantCall& call, bool training) {
   } else {
     input_sums = make({rows, gates});
     kept.input_sums = kept.gates = data<T>(input_sums);
-    kept.factor = take({batch, width});
+    kept.factor = take({2, batch, width});
     kept.c_prev = take({batch, hidden});
     kept.raw = take({batch, hidden});
   }

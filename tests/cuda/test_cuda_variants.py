@@ -23,11 +23,11 @@ OWN = [name for name in NAMES if name not in ("weight_dropout", "forget_bias")]
 
 def launches(case: Case, norms: bool, passes: int = 2) -> int:
     """Of all layers and directions; passes: forward alone, or both."""
-    a_step = 4 if case.proj_size else 2
-    once = (
-        1 if case.proj_size else 2
-    ) + norms  # the states before the first step and behind the last, the input's norm
-    return case.num_layers * case.directions * (a_step * case.seq_len * passes + once)
+    a_step = 1 + norms + (case.proj_size > 0)
+    forward = (
+        a_step * case.seq_len + 2 + norms
+    )  # the states before the first step and behind the last, the input's norm
+    return case.num_layers * case.directions * (forward + (a_step * case.seq_len + 1 if passes == 2 else 0))
 
 
 def check(simulator: Simulator, call: Call, seed: int = 0) -> None:

@@ -7,6 +7,7 @@
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
 #include "variant_cell.h"
+#include "variant_rows.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -61,6 +62,18 @@ struct PackedMatrix {
       }
   }
 };
+
+// f(rows, count) for chunks of those rows in [b_begin, b_end) that take part in step t.
+template <class F>
+void for_rows(const Clock& clock, int64_t t, int64_t b_begin, int64_t b_end, F&& f) {
+  int64_t row[kChunk];
+  for (int64_t b = b_begin; b < b_end;) {
+    int64_t count = 0;
+    for (; b < b_end && count < kChunk; ++b)
+      if (t < clock.length(b)) row[count++] = b;
+    if (count > 0) f(row, count);
+  }
+}
 
 // f(n, lanes) for each vector of a row.
 template <class T, class F>

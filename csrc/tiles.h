@@ -9,10 +9,11 @@
 
 namespace lstm_fused {
 
-enum class KernelKind : int32_t { kStep, kBlock, kCluster, kGroup, kCpu };
+// kVariant is of other cells than the plain one (variant_params.h), and no candidate of a plan.
+enum class KernelKind : int32_t { kStep, kBlock, kCluster, kGroup, kCpu, kVariant };
 
 constexpr const char* kind_name(KernelKind kind) {
-  constexpr const char* kNames[] = {"step", "block", "cluster", "group", "cpu"};
+  constexpr const char* kNames[] = {"step", "block", "cluster", "group", "cpu", "variant"};
   return kNames[static_cast<int>(kind)];
 }
 

@@ -1,7 +1,6 @@
 // The general cell, forward and backward, beside the plain one of cell.h: the equations of lstm_fused/reference.py.
-// Peepholes and a clip are null where there are none. What stands between c~ and h, a norm, is the caller's, as it
-// needs all of a row; so backward comes in two parts. Math has clamped(x, limit) and where_within(x, limit, value) as
-// well.
+// What stands between c~ and h, a norm, is the caller's, as it needs all of a row; so backward comes in two parts. Math
+// has clamped(x, limit) and where_within(x, limit, value) as well.
 #pragma once
 
 #include "cell.h"
@@ -13,6 +12,19 @@ struct Peepholes {
   V i, f, o;
 };
 
+// What else a cell may have, at the units of V.
+template <class V>
+struct CellExtras {
+  bool has_peepholes, has_clip;
+  Peepholes<V> peepholes;
+  V clip;
+
+  template <class Math>
+  LSTM_FUSED_INLINE V clipped(const V& raw) const {
+    return has_clip ? Math::clamped(raw, clip) : raw;
+  }
+};
+
 template <class V>
 struct CellStep {
   Gates<V> gates;
@@ -20,16 +32,15 @@ struct CellStep {
 };
 
 template <class Math, class V>
-LSTM_FUSED_INLINE CellStep<V> variant_cell(const Gates<V>& pre, const V& c_prev, const Peepholes<V>* peepholes,
-                                           const V* clip) {
+LSTM_FUSED_INLINE CellStep<V> variant_cell(const Gates<V>& pre, const V& c_prev, const CellExtras<V>& extras) {
   Gates<V> sums = pre;
-  if (peepholes) {
-    sums.i = sums.i + peepholes->i * c_prev;
-    sums.f = sums.f + peepholes->f * c_prev;
+  if (extras.has_peepholes) {
+    sums.i = sums.i + extras.peepholes.i * c_prev;
+    sums.f = sums.f + extras.peepholes.f * c_prev;
   }
   Gates<V> gates = {Math::sigmoid(sums.i), Math::sigmoid(sums.f), Math::tanh(sums.g), sums.o};
-  const V raw = next_cell(gates, c_prev), c = clip ? Math::clamped(raw, *clip) : raw;
-  if (peepholes) gates.o = gates.o + peepholes->o * c;
+  const V raw = next_cell(gates, c_prev), c = extras.template clipped<Math>(raw);
+  if (extras.has_peepholes) gates.o = gates.o + extras.peepholes.o * c;
   gates.o = Math::sigmoid(gates.o);
   return {gates, raw, c};
 }
@@ -48,18 +59,37 @@ LSTM_FUSED_INLINE HiddenGradient<V> hidden_backward(const V& o, const V& tanh_n,
 // `grad_c` is the gradient of c~, but for what comes through o's peephole, of whose sum the gradient is `pre_o`.
 template <class Math, class V>
 LSTM_FUSED_INLINE CellGradient<V> variant_cell_backward(const Gates<V>& gates, const V& c_prev, const V& raw,
-                                                        const V& pre_o, const V& grad_c, const Peepholes<V>* peepholes,
-                                                        const V* clip) {
+                                                        const V& pre_o, const V& grad_c, const CellExtras<V>& extras) {
   V of_raw = grad_c;
-  if (peepholes) of_raw = of_raw + pre_o * peepholes->o;
-  if (clip) of_raw = Math::where_within(raw, *clip, of_raw);
+  if (extras.has_peepholes) of_raw = of_raw + pre_o * extras.peepholes.o;
+  if (extras.has_clip) of_raw = Math::where_within(raw, extras.clip, of_raw);
   CellGradient<V> grad = {{of_raw * gates.g * gates.i * (1 - gates.i),  //
                            of_raw * c_prev * gates.f * (1 - gates.f),   //
                            of_raw * gates.i * (1 - gates.g * gates.g),  //
                            pre_o},
                           of_raw * gates.f};
-  if (peepholes) grad.c_prev = grad.c_prev + peepholes->i * grad.pre.i + peepholes->f * grad.pre.f;
+  if (extras.has_peepholes)
+    grad.c_prev = grad.c_prev + extras.peepholes.i * grad.pre.i + extras.peepholes.f * grad.pre.f;
   return grad;
+}
+
+// Zoneout: what was before where the mask is not zero, or, without a mask, that share of it.
+template <class V, class T>
+LSTM_FUSED_INLINE V zoned_out(const V* mask, T share, const V& before, const V& after) {
+  if (mask) return *mask != 0 ? before : after;
+  return share == 0 ? after : share * before + (1 - share) * after;
+}
+
+// Its gradient, split into what goes to either.
+template <class V>
+struct ZoneoutGradient {
+  V before, after;
+};
+template <class V, class T>
+LSTM_FUSED_INLINE ZoneoutGradient<V> zoneout_backward(const V* mask, T share, const V& grad) {
+  if (!mask) return {share * grad, (1 - share) * grad};
+  const V none{};
+  return {*mask != 0 ? grad : none, *mask != 0 ? none : grad};
 }
 
 }  // namespace lstm_fused

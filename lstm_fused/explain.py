@@ -26,8 +26,19 @@ class VariantPlan:
 
     @property
     def kernel(self) -> str:
-        """ "variant" on the CPU; on a GPU "none": torch's own operations run there."""
-        return "none" if self.plain.device.is_cuda else "variant"
+        """ "variant", or "none" where this build has none for a GPU."""
+        problem = self.plain.problem
+        dtype = "float64" if problem.dtype == "float64" else "float32"
+        name = f"variant_{dtype}_{'training' if problem.training else 'inference'}"
+        return "variant" if not self.plain.device.is_cuda or name in built_kernels() else "none"
+
+    @property
+    def launches(self) -> int:
+        """On a GPU: forward, the whole stack, input projections included."""
+        problem = self.plain.problem
+        each_step = 1 + self.cell.layer_norm + (problem.proj_size > 0)
+        once = 3 + self.cell.layer_norm
+        return problem.num_layers * problem.num_directions * (each_step * problem.seq_len + once)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
@@ -36,8 +47,13 @@ class VariantPlan:
         shown = [line for line in str(self.plain).splitlines() if line.startswith(("problem", "device"))]
         if self.plain.device.is_cuda:
             shown += [
-                "kernel     none for this cell on a GPU: lstm_fused.reference runs, in torch's own operations",
-                "ruled out  step, block, cluster, group: they know the plain cell alone",
+                "kernel     variant, one direction of one layer at a time; as in step, launches at every time step"
+                if self.kernel != "none"
+                else "kernel     none: no CUDA kernels in this build; CUDA tensors are refused",
+                "on chip    nothing between steps: W_hh comes from L2 or memory at every step",
+                f"launches   {self.launches} forward, input projections included",
+                "ruled out  block, cluster, group: they know the plain cell alone; TF32 in W_hh h",
+                "           packed input (it is padded), half types (in float32)",
             ]
         else:
             cpu = self.plain.cpu

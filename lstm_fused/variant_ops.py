@@ -2,11 +2,11 @@
 
 ``torch.ops.lstm_fused.variant(x, h_0, c_0, weights, reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
 recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm, training) -> (h, cells, h_n, c_n, reserve)``
-computes :func:`lstm_fused.reference.direction` on the CPU, in float32 or float64. A mask that is None stands for the
+computes :func:`lstm_fused.reference.direction` in float32 or float64. A mask that is None stands for the
 number of its name, and ``cell_clip`` 0 for none. ``training`` keeps the reserve that ``variant_backward`` needs.
 
-Where no kernel can serve - on a GPU, in a transform of torch.func, in forward mode, for gradients of gradients - the
-reference runs itself.
+Where no kernel can serve - in a transform of torch.func, in forward mode, for gradients of gradients - the reference
+runs itself.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def direction(
     variant: Variant,
 ) -> Results:
     """What :func:`lstm_fused.reference.direction` returns, by the kernels where there are some."""
-    if x.is_cuda or autograd.in_forward_mode() or autograd.transforms_are_active():
+    if autograd.in_forward_mode() or autograd.transforms_are_active():
         tracing.refuse_onnx()
         return reference.direction(x, h_0, c_0, weights, reverse, lengths, reset, variant)
     (h_mask, h), (c_mask, c) = _mask_and_number(variant.zoneout_h), _mask_and_number(variant.zoneout_c)

@@ -14,13 +14,16 @@ import toolchain
 import torch
 from cases import Case
 
-from lstm_fused import _plan, ops
+from lstm_fused import _plan, ops, variant_ops
 
 SOURCES = [
     "tests/sim/op/ops.cpp",
     *(
         f"csrc/torch/{name}.cpp"
-        for name in ("call", "cuda", "cuda_forward", "cuda_backward", "lstm_cell", "regenerate", "stack")
+        for name in (
+            *("call", "cuda", "cuda_forward", "cuda_backward", "lstm_cell", "regenerate", "stack"),
+            *("variant_cuda_forward", "variant_cuda_backward", "variant_layer"),
+        )
     ),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
@@ -113,6 +116,8 @@ class Simulator:
             patch.setenv("LSTM_FUSED_KERNEL", kind)
             for name in ("forward", "infer", "backward"):
                 patch.setattr(ops, f"_{name.upper()}", getattr(self.ops, name))
+            patch.setattr(variant_ops, "_VARIANT", self.ops.variant)
+            patch.setattr(variant_ops, "_BACKWARD", self.ops.variant_backward)
             patch.setattr(ops, "uses_tf32", lambda input: allow_tf32)
             # What torch.empty returns is full of NaN, so that a read of memory that nobody wrote shows.
             torch.use_deterministic_algorithms(True)

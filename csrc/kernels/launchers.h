@@ -25,4 +25,9 @@ int group_forward(const Launch& launch, const LayerShape& shape, const void* par
 template <DType kType>
 int group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
+template <DType kType>  // float32 or float64; params: VariantForwardParams or VariantBackwardParams
+int variant_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+template <DType kType>
+int variant_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
 }  // namespace lstm_fused

@@ -13,6 +13,8 @@ template <DType kType>
 void add(std::vector<KernelEntry>& entries) {
   for (const bool training : {false, true}) {
     entries.push_back({KernelKind::kStep, kType, training, step_forward<kType>, step_backward<kType>});
+    if constexpr (kType == DType::kFloat32 || kType == DType::kFloat64)
+      entries.push_back({KernelKind::kVariant, kType, training, variant_forward<kType>, variant_backward<kType>});
     if constexpr (kType != DType::kFloat64) {
       entries.push_back({KernelKind::kBlock, kType, training, block_forward<kType>, block_backward<kType>});
       entries.push_back({KernelKind::kCluster, kType, training, cluster_forward<kType>, cluster_backward<kType>});

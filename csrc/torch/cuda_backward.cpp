@@ -76,13 +76,6 @@ void append_weight_gradients(const Stack& stack, const GateGradients& g, const T
   if (stack.has_projection) product(g.grad_h, g.hidden);
 }
 
-// A copy with zeros past each row's length: what lies there was never read, and zero times NaN would not be zero.
-Tensor without_padding(const Stack& stack, const Tensor& input, const Tensor& lengths) {
-  const Tensor exists = call_operator("aten::le", "Tensor", counted_steps(stack.seq_len, lengths), lengths);  // (T, B)
-  return call_operator("aten::where", "self", torch::stable::view(exists, {stack.seq_len, stack.batch, 1}), input,
-                       torch::stable::new_zeros(input, {1}));
-}
-
 template <class T>
 InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& grads, const Tensor& reserve,
                     Needs needs) {
@@ -105,7 +98,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
   };
   const auto input_of = [&](int64_t layer, const OptionalTensor& mask) {
     Tensor x = layer > 0 ? stack.layer_output(reserve, layer - 1) : dense(input, type);
-    if (layer == 0 && lengths) x = without_padding(stack, x, *lengths);
+    if (layer == 0 && lengths) x = without_padding(x, *lengths);
     x = torch::stable::view(x, {rows, stack.layer_input_size(layer)});
     return mask ? multiply(x, *mask) : x;
   };

@@ -34,8 +34,7 @@ std::vector<int64_t> device_facts(int64_t device) {
 
 STABLE_TORCH_LIBRARY(lstm_fused, m) {
   define_ops(m);
-  m.def(kVariantSchema);
-  m.def(kVariantBackwardSchema);
+  define_variants(m);
   m.def("cpu_isa() -> str");                   // the instruction set that the CPU kernels run
   m.def("cpu_facts() -> int[]");               // CpuFacts but for the threads, in its order
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
@@ -45,12 +44,14 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   implement<Ops<forward_cpu, backward_cpu>>(m);
-  m.impl("variant", TORCH_BOX(&variant_op));
-  m.impl("variant_backward", TORCH_BOX(&variant_backward_op));
+  implement_variants<VariantOps<variant_cpu, variant_backward_cpu>>(m);
 }
 
 #ifdef LSTM_FUSED_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) { implement<Ops<forward_cuda, backward_cuda>>(m); }
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
+  implement<Ops<forward_cuda, backward_cuda>>(m);
+  implement_variants<VariantOps<variant_cuda, variant_backward_cuda>>(m);
+}
 #endif
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {

@@ -160,6 +160,14 @@ inline Tensor counted_steps(int64_t seq_len, const Tensor& lengths) {
   return call_operator("aten::cumsum", "", ones, int64_t{0}, std::optional<ScalarType>());
 }
 
+// A copy of x (T, B, ..) with zeros past each row's length: what lies there was never read, and zero times NaN would
+// not be zero.
+inline Tensor without_padding(const Tensor& x, const Tensor& lengths) {
+  const Tensor exists = call_operator("aten::le", "Tensor", counted_steps(x.size(0), lengths), lengths);  // (T, B)
+  return call_operator("aten::where", "self", torch::stable::view(exists, {x.size(0), x.size(1), 1}), x,
+                       torch::stable::new_zeros(x, {1}));
+}
+
 // Elements [begin, begin + size) of a dimension.
 inline Tensor part(const Tensor& tensor, int64_t dim, int64_t begin, int64_t size) {
   Tensor whole = tensor;

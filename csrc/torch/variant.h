@@ -33,9 +33,12 @@ struct VariantInputGrads {
   std::vector<Tensor> weights;  // none where not needed
 };
 
-VariantOutputs variant_cpu(const VariantCall& call, bool training);
-VariantInputGrads variant_backward_cpu(const VariantCall& call, const VariantOutputGrads& grads, const Tensor& reserve,
-                                       bool needs_input, bool needs_weights);
+using VariantForward = VariantOutputs(const VariantCall& call, bool training);
+using VariantBackward = VariantInputGrads(const VariantCall& call, const VariantOutputGrads& grads,
+                                          const Tensor& reserve, bool needs_input, bool needs_weights);
+
+VariantForward variant_cpu, variant_cuda;
+VariantBackward variant_backward_cpu, variant_backward_cuda;
 
 #define LSTM_FUSED_VARIANT_ARGUMENTS                                                                           \
   "Tensor x, Tensor h_0, Tensor c_0, Tensor[] weights, bool reverse, Tensor? lengths, Tensor? reset, "         \
@@ -51,53 +54,42 @@ constexpr const char* kVariantBackwardSchema =
     "Tensor reserve, bool needs_input_grad, bool needs_weight_grads) -> "
     "(Tensor grad_x, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
-inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> variant_op(
-    Tensor x, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths,
-    OptionalTensor reset, OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask,
-    double zoneout_h, double zoneout_c, double cell_clip, bool peephole, bool layer_norm, bool training) {
-  const VariantCall call{.x = x,
-                         .h_0 = h_0,
-                         .c_0 = c_0,
-                         .weights = std::move(weights),
-                         .reverse = reverse,
-                         .lengths = lengths,
-                         .reset = reset,
-                         .zoneout_h_mask = zoneout_h_mask,
-                         .zoneout_c_mask = zoneout_c_mask,
-                         .recurrent_mask = recurrent_mask,
-                         .zoneout_h = zoneout_h,
-                         .zoneout_c = zoneout_c,
-                         .cell_clip = cell_clip,
-                         .peephole = peephole,
-                         .layer_norm = layer_norm};
-  const auto [h, cells, h_n, c_n, reserve] = variant_cpu(call, training);
-  return {h, cells, h_n, c_n, reserve};
+// On one platform. The flat arguments are the members of VariantCall, in their order.
+template <VariantForward forward, VariantBackward backward>
+struct VariantOps {
+  static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_forward(
+      Tensor x, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths,
+      OptionalTensor reset, OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask,
+      double zoneout_h, double zoneout_c, double cell_clip, bool peephole, bool layer_norm, bool training) {
+    const auto [h, cells, h_n, c_n, reserve] =
+        forward({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
+                 recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
+                training);
+    return {h, cells, h_n, c_n, reserve};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> run_backward(
+      OptionalTensor grad_h, OptionalTensor grad_cells, OptionalTensor grad_h_n, OptionalTensor grad_c_n, Tensor x,
+      Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths, OptionalTensor reset,
+      OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask, double zoneout_h,
+      double zoneout_c, double cell_clip, bool peephole, bool layer_norm, Tensor reserve, bool needs_input_grad,
+      bool needs_weight_grads) {
+    const VariantInputGrads grads =
+        backward({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
+                  recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
+                 {grad_h, grad_cells, grad_h_n, grad_c_n}, reserve, needs_input_grad, needs_weight_grads);
+    return {grads.x, grads.h_0, grads.c_0, grads.weights};
+  }
+};
+
+template <class Ops>
+void implement_variants(torch::stable::detail::StableLibrary& m) {
+  m.impl("variant", TORCH_BOX(&Ops::run_forward));
+  m.impl("variant_backward", TORCH_BOX(&Ops::run_backward));
 }
 
-inline std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> variant_backward_op(
-    OptionalTensor grad_h, OptionalTensor grad_cells, OptionalTensor grad_h_n, OptionalTensor grad_c_n, Tensor x,
-    Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths, OptionalTensor reset,
-    OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask, double zoneout_h,
-    double zoneout_c, double cell_clip, bool peephole, bool layer_norm, Tensor reserve, bool needs_input_grad,
-    bool needs_weight_grads) {
-  const VariantCall call{.x = x,
-                         .h_0 = h_0,
-                         .c_0 = c_0,
-                         .weights = std::move(weights),
-                         .reverse = reverse,
-                         .lengths = lengths,
-                         .reset = reset,
-                         .zoneout_h_mask = zoneout_h_mask,
-                         .zoneout_c_mask = zoneout_c_mask,
-                         .recurrent_mask = recurrent_mask,
-                         .zoneout_h = zoneout_h,
-                         .zoneout_c = zoneout_c,
-                         .cell_clip = cell_clip,
-                         .peephole = peephole,
-                         .layer_norm = layer_norm};
-  const VariantOutputGrads of_outputs{.h = grad_h, .cells = grad_cells, .h_n = grad_h_n, .c_n = grad_c_n};
-  const VariantInputGrads grads = variant_backward_cpu(call, of_outputs, reserve, needs_input_grad, needs_weight_grads);
-  return {grads.x, grads.h_0, grads.c_0, grads.weights};
+inline void define_variants(torch::stable::detail::StableLibrary& m) {
+  for (const char* schema : {kVariantSchema, kVariantBackwardSchema}) m.def(schema);
 }
 
 }  // namespace lstm_fused

@@ -1,4 +1,4 @@
-#include "torch/variant_layer.h"
+#include "torch/variant_cpu.h"
 
 namespace lstm_fused {
 namespace {
@@ -118,14 +118,6 @@ Tensor without_padding(const VariantLayer& layer, const Tensor& x) {
   return result;
 }
 
-void check_gradient(const OptionalTensor& grad, const Tensor& like, int64_t width, ScalarType dtype) {
-  if (!grad) return;
-  const int64_t dim = like.dim();
-  bool same = has_type(*grad, dtype) && grad->dim() == dim && grad->size(dim - 1) == width;
-  for (int64_t n = 0; same && n + 1 < dim; ++n) same = grad->size(n) == like.size(n);
-  STD_TORCH_CHECK(same, "lstm_fused: a gradient has another size or dtype than what it is the gradient of");
-}
-
 template <class T>
 VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& grads, const Tensor& reserve,
                            bool needs_input, bool needs_weights) {
@@ -133,12 +125,7 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
   const LayerShape shape = layer.shape();
   const CpuKernels<T>& kernels = variant_cpu_kernels<T>();
   const int64_t batch = layer.batch, hidden = layer.hidden_size, width = layer.proj_width, gates = layer.gates_width();
-  check_gradient(grads.h, call.x, width, layer.dtype);
-  check_gradient(grads.cells, call.x, hidden, layer.dtype);
-  check_gradient(grads.h_n, call.h_0, width, layer.dtype);
-  check_gradient(grads.c_n, call.c_0, hidden, layer.dtype);
-  STD_TORCH_CHECK(has_type(reserve, layer.dtype) && reserve.numel() == layer.reserve_size(),
-                  "lstm_fused: reserve is not one of such a call in training");
+  layer.check_gradients(grads, reserve);
   const auto make = [&](SizeList sizes) { return empty(sizes, call.x, layer.dtype); };
   VariantInputGrads results = {
       .x = make({0}), .h_0 = make({batch, width}), .c_0 = make({batch, hidden}), .weights = {}};
@@ -185,7 +172,7 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
 
   Parallel parallel = torch_threads();
   const Parallel all_threads = parallel;
-  const CpuSplit split = layer.split(parallel);
+  const CpuSplit split = variant_split(layer, parallel);
   const Tensor x = dense(call.x, layer.dtype);
   const Tensor own_x = needs_weights ? without_padding<T>(layer, x) : x;
   std::optional<WeightGradients<T>> gradients;

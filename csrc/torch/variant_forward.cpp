@@ -1,4 +1,4 @@
-#include "torch/variant_layer.h"
+#include "torch/variant_cpu.h"
 
 namespace lstm_fused {
 namespace {
@@ -31,7 +31,8 @@ VariantOutputs forward(const VariantCall& call, bool training) {
   const auto scratch_size = [](bool wanted, int64_t size) { return wanted ? whole_lines<T>(size) : 0; };
   const int64_t input_size = scratch_size(!training, range * batch * gates),
                 sums_size = scratch_size(!training || !layer.has_norms(), batch * gates),
-                factor_size = scratch_size(!training, batch * width), c_size = scratch_size(!training, batch * hidden),
+                factor_size = scratch_size(!training, 2 * batch * width),
+                c_size = scratch_size(!training, batch * hidden),
                 statistics_size = scratch_size(!training, batch * kNumStatistics);
   const Tensor scratch = make({kernel_size + input_size + sums_size + factor_size + 2 * c_size + statistics_size});
   T* free = data<T>(scratch) + kernel_size;
@@ -63,7 +64,7 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                                     .h_n = data<T>(results.h_n),
                                     .c_n = data<T>(results.c_n)};
   Parallel parallel = torch_threads();
-  const CpuSplit split = layer.split(parallel);
+  const CpuSplit split = variant_split(layer, parallel);
   for (int64_t begin = 0; begin < layer.seq_len; begin += range) {
     const int64_t end = std::min(begin + range, layer.seq_len), time = layer.reverse ? layer.seq_len - end : begin;
     if (!training) params.kept.gates_time = time;

@@ -3,15 +3,18 @@
 namespace lstm_fused {
 namespace {
 
-void check(const char* name, const Tensor& tensor, SizeList sizes, ScalarType dtype) {
-  bool same = tensor.is_cpu() && has_type(tensor, dtype) && tensor.dim() == static_cast<int64_t>(sizes.size());
+void check(const char* name, const Tensor& tensor, SizeList sizes, ScalarType dtype,
+           const torch::stable::Device& device) {
+  bool same =
+      tensor.device() == device && has_type(tensor, dtype) && tensor.dim() == static_cast<int64_t>(sizes.size());
   for (size_t n = 0; same && n < sizes.size(); ++n) same = tensor.size(static_cast<int64_t>(n)) == sizes[n];
   STD_TORCH_CHECK(same, "lstm_fused: ", name, " has another size, dtype or device than the others ask for");
 }
 
 }  // namespace
 
-VariantLayer::VariantLayer(const VariantCall& call) : reverse(call.reverse), dtype(call.x.scalar_type()) {
+VariantLayer::VariantLayer(const VariantCall& call)
+    : reverse(call.reverse), dtype(call.x.scalar_type()), device(call.x.device()) {
   STD_TORCH_CHECK(call.x.dim() == 3 && call.h_0.dim() == 2 && call.c_0.dim() == 2,
                   "lstm_fused: x must be 3-D, h_0 and c_0 2-D");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -30,12 +33,11 @@ VariantLayer::VariantLayer(const VariantCall& call) : reverse(call.reverse), dty
       others == 0 || others == 2,
       "lstm_fused: weights must hold w_ih, w_hh, [b_ih, b_hh], [w_hr], [peepholes], [six of the norms], got ",
       static_cast<int64_t>(call.weights.size()), " tensors");
-  check("x", call.x, {seq_len, batch, input_size}, dtype);
-  check("h_0", call.h_0, {batch, proj_width}, dtype);
-  check("c_0", call.c_0, {batch, hidden_size}, dtype);
+  check("h_0", call.h_0, {batch, proj_width}, dtype, device);
+  check("c_0", call.c_0, {batch, hidden_size}, dtype, device);
   const Tensor* next = call.weights.data();
   const auto take = [&](const char* name, SizeList sizes) {
-    check(name, *next, sizes, dtype);
+    check(name, *next, sizes, dtype, device);
     return dense(*next++, dtype);
   };
   const int64_t gates = gates_width();
@@ -51,7 +53,7 @@ VariantLayer::VariantLayer(const VariantCall& call) : reverse(call.reverse), dty
     weights.norms.push_back(take("a norm's weight or bias", {n < 4 ? gates : hidden_size}));
 
   const auto given = [&](const char* name, const OptionalTensor& tensor, SizeList sizes, ScalarType type) {
-    if (tensor) check(name, *tensor, sizes, type);
+    if (tensor) check(name, *tensor, sizes, type, device);
     return dense(tensor, type);
   };
   lengths = given("lengths", call.lengths, {batch}, ScalarType::Long);
@@ -76,18 +78,15 @@ LayerShape VariantLayer::shape() const {
           .segments = {const_data<int64_t>(lengths), const_data<bool>(reset)}};
 }
 
-// As the plain cell would be shared.
-CpuSplit VariantLayer::split(Parallel& parallel) const {
-  Problem problem;
-  problem.seq_len = seq_len;
-  problem.batch = batch;
-  problem.input_size = input_size;
-  problem.hidden_size = hidden_size;
-  problem.proj_size = has_projection ? proj_width : 0;
-  problem.dtype = kernel_type(dtype);
-  const CpuPlan plan = plan_cpu(problem, {.num_threads = parallel.num_threads, .l2_bytes = l2_bytes()});
-  parallel.num_threads = std::min(plan.num_tasks, parallel.num_threads);
-  return plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
+void VariantLayer::check_gradients(const VariantOutputGrads& grads, const Tensor& reserve) const {
+  const auto given = [&](const OptionalTensor& grad, SizeList sizes) {
+    if (grad) check("a gradient", *grad, sizes, dtype, device);
+  };
+  given(grads.h, {seq_len, batch, proj_width});
+  given(grads.cells, {seq_len, batch, hidden_size});
+  given(grads.h_n, {batch, proj_width});
+  given(grads.c_n, {batch, hidden_size});
+  check("reserve of a call in training", reserve, {reserve_size()}, dtype, device);
 }
 
 }  // namespace lstm_fused

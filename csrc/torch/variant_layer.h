@@ -2,10 +2,9 @@
 #pragma once
 
 #include "cell.h"
-#include "cpu/kernels.h"
-#include "plan/planner.h"
-#include "torch/cpu.h"
+#include "torch/stack.h"
 #include "torch/variant.h"
+#include "variant_params.h"
 
 namespace lstm_fused {
 
@@ -21,6 +20,7 @@ struct VariantLayer {
   int64_t seq_len, batch, input_size, hidden_size, proj_width;
   bool reverse, has_projection;
   ScalarType dtype;
+  torch::stable::Device device;
   VariantWeights weights;
   OptionalTensor lengths, reset, zoneout_h_mask, zoneout_c_mask, recurrent_mask;  // row-major
   double zoneout_h, zoneout_c, cell_clip;
@@ -36,7 +36,7 @@ struct VariantLayer {
     return num_rows() * (gates_width() + 2 * hidden_size + proj_width + has_norms() * (2 * gates_width() + 4));
   }
   LayerShape shape() const;
-  CpuSplit split(Parallel& parallel) const;
+  void check_gradients(const VariantOutputGrads& grads, const Tensor& reserve) const;
 
   template <class T>
   VariantCell<T> cell() const {
@@ -77,13 +77,5 @@ struct VariantLayer {
     return kept;
   }
 };
-
-template <class T>
-const CpuKernels<T>& variant_cpu_kernels() {
-  if constexpr (std::is_same_v<T, double>)
-    return instruction_set().float64;
-  else
-    return instruction_set().float32;
-}
 
 }  // namespace lstm_fused

@@ -384,6 +384,7 @@ from cases import Case, draw
 from numerics import fused
 from simulated import Simulator
 from test_cuda_kernels import HOW, STACK, arguments, fitted
+from variant_loop import ALL, all_of, make, options_of, ours
 
 simulator = Simulator(sanitized=True)
 cases = [
@@ -407,6 +408,12 @@ for kind, arithmetic in HOW:
         output, *_, reserve = simulator.ops.forward(*args, True, True, arithmetic == "tf32")
         grads = torch.ones_like(output), None, None, None
         simulator.ops.backward(*grads, *args, reserve, True, True, arithmetic == "tf32")
+for case in cases:
+    call = make(case, **options_of(ALL.replace("forget_bias", "")))
+    with simulator.running("step"):
+        all_of(ours, call)
+        with torch.no_grad():
+            ours(call)
 print("all ran")
 """
 

@@ -11,6 +11,7 @@ import torch
 
 import lstm_fused
 from lstm_fused import _plan
+from lstm_fused.explain import built_kernels
 
 DEVICES = [device.name for device in _plan.known_devices()]
 
@@ -115,7 +116,9 @@ def test_explain_says_what_a_cell_costs_and_rules_out() -> None:
     assert "ruled out  direct and one_step kernels" in text and "zoneout: in training masks" in text
     assert "layer_norm: mean and variance" in text and "peephole" not in text
     on_gpu = lstm_fused.explain(lstm, (5, 3, 8), device="H100")
-    assert on_gpu.kernel == "none" and "lstm_fused.reference runs" in str(on_gpu) and "H100" in str(on_gpu)
+    assert on_gpu.kernel == ("variant" if built_kernels() else "none")
+    assert "ruled out  block, cluster, group" in str(on_gpu) and "H100" in str(on_gpu)
+    assert on_gpu.launches == 14 and "launches   14 forward" in str(on_gpu)
 
 
 def test_explain_of_what_is_off() -> None:

@@ -7,6 +7,7 @@
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
 #include "variant_cell.h"
+#include "variant_rows.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -61,6 +62,18 @@ struct PackedMatrix {
       }
   }
 };
+
+// f(rows, count) for chunks of those rows in [b_begin, b_end) that take part in step t.
+template <class F>
+void for_rows(const Clock& clock, int64_t t, int64_t b_begin, int64_t b_end, F&& f) {
+  int64_t row[kChunk];
+  for (int64_t b = b_begin; b < b_end;) {
+    int64_t count = 0;
+    for (; b < b_end && count < kChunk; ++b)
+      if (t < clock.length(b)) row[count++] = b;
+    if (count > 0) f(row, count);
+  }
+}
 
 // f(n, lanes) for each vector of a row.
 template <class T, class F>
@@ -144,40 +157,30 @@ struct VariantMath : VectorMath<T, 1> {
 
 // A vector of a cell's options, from unit n on.
 template <class T>
-struct CellVector {
+LSTM_FUSED_INLINE CellExtras<Vectors<T, 1>> extras_at(const VariantCell<T>& cell, int64_t hidden_size, int64_t n,
+                                                      int lanes) {
   using V = Vectors<T, 1>;
-  Peepholes<V> peepholes;
-  V clip;
-  bool has_peepholes, has_clip;
-
-  LSTM_FUSED_INLINE CellVector(const VariantCell<T>& cell, int64_t hidden_size, int64_t n, int lanes)
-      : has_peepholes(cell.peepholes != nullptr), has_clip(cell.cell_clip > 0) {
-    const auto peephole = [&](int row) { return V(load(cell.peepholes + row * hidden_size + n, lanes)); };
-    if (has_peepholes) peepholes = {peephole(0), peephole(1), peephole(2)};
-    clip = cell.cell_clip;
-  }
-  LSTM_FUSED_INLINE const Peepholes<V>* peepholes_or_null() const { return has_peepholes ? &peepholes : nullptr; }
-  LSTM_FUSED_INLINE const V* clip_or_null() const { return has_clip ? &clip : nullptr; }
-  LSTM_FUSED_INLINE V clipped(const V& raw) const { return has_clip ? VariantMath<T>::clamped(raw, clip) : raw; }
-};
-
-// Zoneout of a vector: what was before where `mask` says so, or, without one, that share of it.
-template <class T>
-LSTM_FUSED_INLINE Vec<T> zoned_out(const T* mask, T share, int lanes, Vec<T> before, Vec<T> after) {
-  if (mask != nullptr) return load(mask, lanes) != 0 ? before : after;
-  return share == 0 ? after : share * before + (1 - share) * after;
+  CellExtras<V> extras{cell.peepholes != nullptr, cell.cell_clip > 0, {}, cell.cell_clip};
+  const auto peephole = [&](int row) { return V(load(cell.peepholes + row * hidden_size + n, lanes)); };
+  if (extras.has_peepholes) extras.peepholes = {peephole(0), peephole(1), peephole(2)};
+  return extras;
 }
 
-// Its gradient, split into what goes to either.
+// f(mask), of the vector that lies there, or of null.
+template <class T, class F>
+LSTM_FUSED_INLINE auto with_mask(const T* mask, int lanes, F&& f) {
+  const Vec<T>* const none = nullptr;
+  if (mask == nullptr) return f(none);
+  const Vec<T> loaded = load(mask, lanes);
+  return f(&loaded);
+}
 template <class T>
-struct ZoneoutGradient {
-  Vec<T> before, after;
-};
+LSTM_FUSED_INLINE Vec<T> zoned_out(const T* mask, T share, int lanes, Vec<T> before, Vec<T> after) {
+  return with_mask(mask, lanes, [&](const Vec<T>* m) { return lstm_fused::zoned_out(m, share, before, after); });
+}
 template <class T>
-LSTM_FUSED_INLINE ZoneoutGradient<T> zoneout_backward(const T* mask, T share, int lanes, Vec<T> grad) {
-  if (mask == nullptr) return {share * grad, (1 - share) * grad};
-  const Ints<T> kept = load(mask, lanes) != 0;
-  return {kept ? grad : Vec<T>{}, kept ? Vec<T>{} : grad};
+LSTM_FUSED_INLINE ZoneoutGradient<Vec<T>> zoneout_backward(const T* mask, T share, int lanes, Vec<T> grad) {
+  return with_mask(mask, lanes, [&](const Vec<T>* m) { return lstm_fused::zoneout_backward(m, share, grad); });
 }
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

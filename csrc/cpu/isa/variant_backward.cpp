@@ -19,15 +19,13 @@ struct Workspace {
 };
 
 template <class T>
-class Backward {
+class Backward : VariantBackwardRows<T> {
   using V = Vectors<T, 1>;
   using Math = VariantMath<T>;
 
  public:
   Backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace)
-      : s(shape),
-        p(params),
-        clock{shape, params.reverse},
+      : Rows(shape, params),
         grad_hiddens(workspace + Workspace<T>(shape).grad_hidden),
         w_hh{workspace, kNumGates * shape.hidden_size, shape.proj_width},
         w_hr{workspace + Workspace<T>(shape).w_hr, shape.proj_width, shape.hidden_size} {}
@@ -74,7 +72,7 @@ class Backward {
         Vec<T> grad = load(carried + n, lanes);
         if (p.grad_output != nullptr) grad += load(p.grad_output + row + n, lanes);
         const T* const mask = p.cell.zoneout_h != nullptr ? p.cell.zoneout_h + row + n : nullptr;
-        const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_h, lanes, grad);
+        const ZoneoutGradient<Vec<T>> split = zoneout_backward(mask, p.cell.keeps_h, lanes, grad);
         store(carried + n, split.before, lanes);
         store(to + n, split.after, lanes);
       });
@@ -84,7 +82,7 @@ class Backward {
   void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
     if (!s.has_projection) return;
     const int64_t t = time(step);
-    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = in_range(p.grad_h, t, row[n], s.proj_width);
       w_hr.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
@@ -102,7 +100,7 @@ class Backward {
   // On to the h that the step started from: columns of blocks.
   void multiply(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
     const int64_t t = time(step), first = begin * kPanelWidth<T>, last = min(end * kPanelWidth<T>, s.proj_width);
-    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       int64_t taken[kChunk], num_taken = 0;
       for (int64_t n = 0; n < count; ++n) {
@@ -123,25 +121,10 @@ class Backward {
   }
 
  private:
-  int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
-  int64_t gates_width() const { return kNumGates * s.hidden_size; }
-  T* carried_h(int64_t b) const { return p.grad_h_0 + b * s.proj_width; }
-  T* carried_c(int64_t b) const { return p.grad_c_0 + b * s.hidden_size; }
-  T* grad_hidden(int64_t b) const { return grad_hiddens + b * s.hidden_size; }
-  T* in_range(T* rows, int64_t t, int64_t b, int64_t width) const {
-    return rows + ((t - p.first_time) * s.batch + b) * width;
-  }
+  using Rows = VariantBackwardRows<T>;
+  using Rows::s, Rows::p, Rows::clock, Rows::time, Rows::gates_width, Rows::carried_h, Rows::carried_c, Rows::in_range;
 
-  template <class F>
-  void for_rows(int64_t t, int64_t b_begin, int64_t b_end, F&& f) const {
-    int64_t row[kChunk];
-    for (int64_t b = b_begin; b < b_end;) {
-      int64_t count = 0;
-      for (; b < b_end && count < kChunk; ++b)
-        if (t < clock.length(b)) row[count++] = b;
-      if (count > 0) f(row, count);
-    }
-  }
+  T* grad_hidden(int64_t b) const { return grad_hiddens + b * s.hidden_size; }
 
   void cell(int64_t t, int64_t b) const {
     const int64_t width = s.hidden_size, place = t * s.batch + b;
@@ -155,7 +138,7 @@ class Backward {
     T* const grad_norm = norms ? in_range(p.grad_norm, t, b, width) : grad_hidden(b);
     T* const norm_c = norms ? in_range(p.norm_c, t, b, width) : nullptr;
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      V inner = CellVector<T>(p.cell, width, n, lanes).clipped(load(raw + n, lanes));
+      V inner = extras_at(p.cell, width, n, lanes).template clipped<Math>(load(raw + n, lanes));
       if (norms) {
         const Vec<T> normalised = (inner.at[0] - kept[kMeanC]) * kept[kScaleC];
         store(norm_c + n, normalised, lanes);
@@ -177,16 +160,15 @@ class Backward {
     const bool starts_anew = clock.before(t, b) == Before::kNothing;
     T* const carried = carried_c(b);
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      const CellVector<T> options(p.cell, width, n, lanes);
       Vec<T> of_c = load(carried + n, lanes);
       if (p.grad_cells != nullptr) of_c += load(p.grad_cells + place * width + n, lanes);
       const T* const mask = p.cell.zoneout_c != nullptr ? p.cell.zoneout_c + place * width + n : nullptr;
-      const ZoneoutGradient<T> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
+      const ZoneoutGradient<Vec<T>> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
       const Gates<V> active = {gate(0, n, lanes), gate(1, n, lanes), gate(2, n, lanes), gate(3, n, lanes)};
       const CellGradient<V> grad =
           variant_cell_backward<Math, V>(active, load(p.kept.c_prev + place * width + n, lanes), load(raw + n, lanes),
                                          load(sums + 3 * width + n, lanes), split.after + load(inner_grad + n, lanes),
-                                         options.peepholes_or_null(), options.clip_or_null());
+                                         extras_at(p.cell, width, n, lanes));
       store(sums + n, grad.pre.i.at[0], lanes);
       store(sums + width + n, grad.pre.f.at[0], lanes);
       store(sums + 2 * width + n, grad.pre.g.at[0], lanes);
@@ -201,9 +183,6 @@ class Backward {
     before_norm(p.cell.norm_hh, p.kept.recurrent_sums, kScaleHh, p.grad_hh);
   }
 
-  const LayerShape& s;
-  const VariantBackwardParams<T>& p;
-  const Clock clock;
   T* const grad_hiddens;
   const PackedMatrix<T> w_hh, w_hr;
 };

@@ -20,15 +20,13 @@ struct Workspace {
 };
 
 template <class T>
-class Forward {
+class Forward : VariantForwardRows<T> {
   using V = Vectors<T, 1>;
   using Math = VariantMath<T>;
 
  public:
   Forward(const LayerShape& shape, const VariantForwardParams<T>& params, T* workspace)
-      : s(shape),
-        p(params),
-        clock{shape, params.reverse},
+      : Rows(shape, params),
         layout(shape),
         workspace(workspace),
         w_hh{workspace, shape.proj_width, kNumGates * shape.hidden_size},
@@ -74,7 +72,7 @@ class Forward {
   // W_hh (m h), of rows [b_begin, b_end) and columns of blocks.
   void multiply(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
     const int64_t t = clock.time(step);
-    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = factor(t, row[n]);
       w_hh.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
@@ -92,7 +90,7 @@ class Forward {
   void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
     if (!s.has_projection) return;
     const int64_t t = clock.time(step);
-    for_rows(t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = hidden(row[n]);
       w_hr.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
@@ -115,56 +113,28 @@ class Forward {
   }
 
  private:
-  int64_t gates_width() const { return kNumGates * s.hidden_size; }
+  using Rows = VariantForwardRows<T>;
+  using Rows::recurrent_sums, Rows::factor, Rows::c_prev, Rows::raw, Rows::statistics;
+  using Rows::s, Rows::p, Rows::clock, Rows::gates_width, Rows::output, Rows::cells, Rows::gates_row;
+
   T* bias() const { return workspace + layout.bias; }
   T* zeros() const { return workspace + layout.zeros; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
-  T* output(int64_t t, int64_t b) const { return p.output + (t * s.batch + b) * s.proj_width; }
-  T* cells(int64_t t, int64_t b) const { return p.cells + (t * s.batch + b) * s.hidden_size; }
-  T* gates_row(T* gates, int64_t t, int64_t b) const {
-    return gates + ((t - p.kept.gates_time) * s.batch + b) * gates_width();
-  }
-  T* recurrent_sums(int64_t t, int64_t b) const {
-    return p.kept.recurrent_sums + ((p.kept.all_states && p.cell.has_norms() ? t : 0) * s.batch + b) * gates_width();
-  }
-  T* state_row(T* states, int64_t t, int64_t b, int64_t width) const {
-    return states + ((p.kept.all_states ? t : 0) * s.batch + b) * width;
-  }
-  T* factor(int64_t t, int64_t b) const { return state_row(p.kept.factor, t, b, s.proj_width); }
-  T* c_prev(int64_t t, int64_t b) const { return state_row(p.kept.c_prev, t, b, s.hidden_size); }
-  T* raw(int64_t t, int64_t b) const { return state_row(p.kept.raw, t, b, s.hidden_size); }
-  T* statistics(int64_t t, int64_t b) const { return state_row(p.kept.statistics, t, b, kNumStatistics); }
 
   const T* h_before(int64_t t, int64_t b) const {
-    const Before before = clock.before(t, b);
-    return before == Before::kInitial ? p.h_0 + b * s.proj_width
-           : before == Before::kStep  ? output(clock.previous(t), b)
-                                      : zeros();
+    const T* const h = Rows::h_before(t, b);
+    return h != nullptr ? h : zeros();
   }
 
   // m h and c that a step starts from.
   void start(int64_t t, int64_t b) const {
     if (t >= clock.length(b)) return;
-    const Before before = clock.before(t, b);
-    const T* const c = before == Before::kInitial ? p.c_0 + b * s.hidden_size
-                       : before == Before::kStep  ? cells(clock.previous(t), b)
-                                                  : zeros();
-    copy(c_prev(t, b), c, s.hidden_size);
-    const T *const h = h_before(t, b), *const mask = p.cell.recurrent_mask;
+    const T *const c = Rows::c_before(t, b), *const h = h_before(t, b);
+    copy(c_prev(t, b), c != nullptr ? c : zeros(), s.hidden_size);
+    const T* const mask = p.cell.recurrent_mask;
     T* const to = factor(t, b);
     if (mask == nullptr) return copy(to, h, s.proj_width);
     for (int64_t n = 0; n < s.proj_width; ++n) to[n] = mask[b * s.proj_width + n] * h[n];
-  }
-
-  template <class F>
-  void for_rows(int64_t t, int64_t b_begin, int64_t b_end, F&& f) const {
-    int64_t row[kChunk];
-    for (int64_t b = b_begin; b < b_end;) {
-      int64_t count = 0;
-      for (; b < b_end && count < kChunk; ++b)
-        if (t < clock.length(b)) row[count++] = b;
-      if (count > 0) f(row, count);
-    }
   }
 
   static T normalise(T* row, int64_t width) {
@@ -185,7 +155,6 @@ class Forward {
       kept[kScaleHh] = normalise(sums, gates_width());
     }
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      const CellVector<T> options(p.cell, width, n, lanes);
       const auto pre = [&](int gate) -> V {
         const int64_t place = gate * width + n;
         Vec<T> from_x = load(input + place, lanes), from_h = load(sums + place, lanes);
@@ -196,8 +165,8 @@ class Forward {
         return from_x + from_h + load(bias() + place, lanes);
       };
       const V before = load(c_prev(t, b) + n, lanes);
-      const CellStep<V> next = variant_cell<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)}, before,
-                                                  options.peepholes_or_null(), options.clip_or_null());
+      const CellStep<V> next =
+          variant_cell<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)}, before, extras_at(p.cell, width, n, lanes));
       store(gates + n, next.gates.i.at[0], lanes);
       store(gates + width + n, next.gates.f.at[0], lanes);
       store(gates + 2 * width + n, next.gates.g.at[0], lanes);
@@ -207,7 +176,7 @@ class Forward {
     });
     if (!norms) return;
     const auto clipped = [&](int64_t n, int lanes) {
-      return CellVector<T>(p.cell, width, n, lanes).clipped(load(raw_cell + n, lanes)).at[0];
+      return extras_at(p.cell, width, n, lanes).template clipped<Math>(load(raw_cell + n, lanes)).at[0];
     };
     const Moments<T> m = moments<T>(width, clipped);
     statistics(t, b)[kMeanC] = m.mean;
@@ -237,9 +206,6 @@ class Forward {
     store(p.output + place, h, lanes);
   }
 
-  const LayerShape& s;
-  const VariantForwardParams<T>& p;
-  const Clock clock;
   const Workspace<T> layout;
   T* const workspace;
   const PackedMatrix<T> w_hh, w_hr;

@@ -5,6 +5,7 @@
 #include "kernels/device_query.h"
 #include "plan/device_info.h"
 #include "torch/stream.h"
+#include "torch/variant.h"
 
 namespace {
 int chosen_device = 0;
@@ -26,8 +27,14 @@ struct DeviceScope::Guard {};
 DeviceScope::DeviceScope(const Tensor&) : device_(chosen_device) {}
 DeviceScope::~DeviceScope() = default;
 
-STABLE_TORCH_LIBRARY(lstm_fused_sim, m) { define_ops(m); }
+STABLE_TORCH_LIBRARY(lstm_fused_sim, m) {
+  define_ops(m);
+  define_variants(m);
+}
 
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused_sim, CPU, m) { implement<Ops<forward_cuda, backward_cuda>>(m); }
+STABLE_TORCH_LIBRARY_IMPL(lstm_fused_sim, CPU, m) {
+  implement<Ops<forward_cuda, backward_cuda>>(m);
+  implement_variants<VariantOps<variant_cuda, variant_backward_cuda>>(m);
+}
 
 }  // namespace lstm_fused

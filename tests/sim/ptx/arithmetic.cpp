@@ -80,7 +80,9 @@ void add_floats(Opcodes& table, const std::string& type) {
     table["mul." + (rounding + type)] = of<mul<T>>();
   }
   table["fma.rn." + type] = of<fma<T>>();
+  table["div.rn." + type] = of<quotient<T>>();
   table["rcp.rn." + type] = of<rcp<T>>();
+  table["sqrt.rn." + type] = of<sqrt<T>>();
   table["neg." + type] = of<neg<T>>();
   table["abs." + type] = of<abs<T>>();
   table["copysign." + type] = of<copysign<T>>();

@@ -176,6 +176,14 @@ template <class T>
 T rcp(T a) {
   return 1 / a;
 }
+template <class T>
+T quotient(T a, T b) {
+  return a / b;
+}
+template <class T>
+T sqrt(T a) {
+  return std::sqrt(a);
+}
 
 // Those of CUDA's own functions, which count on more than is documented: that 2^n is exact, for one.
 inline float ex2_ftz(float a) { return flushed(static_cast<float>(std::exp2(double{flushed(a)}))); }

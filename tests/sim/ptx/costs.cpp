@@ -65,7 +65,7 @@ Work work_of(const std::string& opcode) {
     return has("b32 pack") || has("b32 unpack") || has("pack 4") ? Work::kInteger : Work::kNothing;
   }
   if (is({"neg", "abs"}) && is_float) return Work::kNothing;  // a sign of an operand
-  if (is({"ex2", "rcp"})) {
+  if (is({"ex2", "rcp", "sqrt"}) || (name == "div" && (is_double || is_float))) {
     if (is_double) return Work::kDoubleReciprocal;
     if (has(".rn")) return Work::kReciprocal;
     return has(".ftz") ? Work::kApproximation : Work::kFullApproximation;

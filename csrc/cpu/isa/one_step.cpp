@@ -12,6 +12,8 @@ namespace {
 constexpr int kMostVectors = 4, kAccumulators = 24;
 #elif defined(__AVX2__)
 constexpr int kMostVectors = 3, kAccumulators = 12;
+#elif LSTM_FUSED_NEON
+constexpr int kMostVectors = 2, kAccumulators = 16;
 #else
 constexpr int kMostVectors = 2, kAccumulators = 8;
 #endif

@@ -1,0 +1,138 @@
+"""Runs lstm_fused for aarch64 on an x86-64 Linux, under qemu's user mode: no Arm machine, no root.
+
+    python tools/arm.py test             # tests/cpu and tests/module, but for what takes long there
+    python tools/arm.py test -k stream tests/cpu
+    python tools/arm.py wheel            # dist/*_aarch64.whl, run in an empty folder
+    python tools/arm.py python -c 'import platform; print(platform.machine())'
+
+build/arm keeps what it fetches, once: `root`, Debian's Python and C library, unpacked; `site`, torch and what else the
+tests import; `python`, the command that runs it all. `package` is lstm_fused, cross-compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import toolchain
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / "build" / "arm"
+SYSTEM, SITE, PACKAGE, PYTHON = HOME / "root", HOME / "site", HOME / "package", HOME / "python"
+MACHINE, COMPILER, EMULATOR = "aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+# Later releases for aarch64 are CUDA builds, which do not load without its libraries.
+TORCH = "2.10.0"
+PYTHON_VERSION = "3.11"
+DEBIAN_PACKAGES = """python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libstdc++6 libgcc-s1 libgomp1
+zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0 libcrypt1 libncursesw6 libtinfo6
+libreadline8""".split()
+# What torch and the tests import, of the releases that are here.
+PACKAGES = """numpy hypothesis sortedcontainers pytest pluggy iniconfig packaging pygments expecttest filelock
+typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
+SELECTION = ["tests/cpu"]
+
+
+def run(*command: str | Path, **options: object) -> None:
+    subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
+
+
+def needs(program: str, package: str) -> str:
+    if found := shutil.which(program):
+        return found
+    sys.exit(f"{program} was not found. Install it (Debian, Ubuntu): apt install {package}")
+
+
+def fetch_system() -> None:
+    """Debian's packages for arm64, with apt's lists of a folder of our own: the system's stay as they are."""
+    if SYSTEM.exists():
+        return
+    needs("apt-get", "apt")
+    part, debs = HOME / "root.part", HOME / "debs"
+    for folder in (part, debs, HOME / "apt/lists/partial", HOME / "apt/cache/archives/partial"):
+        folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "Dir::State": HOME / "apt",
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": HOME / "apt/cache",
+        "APT::Sandbox::User": "root",
+    }
+    apt = ["apt-get", "--quiet=2", *(f"--option={name}={value}" for name, value in options.items())]
+    run(*apt, "update")
+    run(*apt, "download", *DEBIAN_PACKAGES, cwd=debs)
+    for deb in debs.glob("*.deb"):
+        run("dpkg-deb", "--extract", deb, part)
+    part.rename(SYSTEM)
+
+
+def fetch_site() -> None:
+    if SITE.exists():
+        return
+    part = HOME / "site.part"
+    wanted = [f"torch=={TORCH}", *(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES)]
+    options = f"--no-deps --only-binary=:all: --python-version {PYTHON_VERSION} --implementation cp".split()
+    options += [f"--platform=manylinux{release}_aarch64" for release in ("2014", "_2_17", "_2_27", "_2_28")]
+    options += [f"--abi={abi}" for abi in (f"cp{PYTHON_VERSION.replace('.', '')}", "abi3", "none")]
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--target", part, *options, *wanted)
+    part.rename(SITE)
+
+
+def write_python() -> None:
+    """The emulated Python as a program: sys.executable, so that what a test starts is emulated as well."""
+    options = ["-cpu", "max", "-L", SYSTEM, "-E", f"PYTHONHOME={SYSTEM / 'usr'}"]
+    program = [EMULATOR, *options, SYSTEM / "usr/bin" / f"python{PYTHON_VERSION}"]
+    PYTHON.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, program))} "$@"\n')
+    PYTHON.chmod(0o755)
+    (SITE / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(PYTHON)!r}\n")
+
+
+def cross() -> dict[str, str]:
+    """The environment in which setup.py builds for aarch64: the compiler decides, Python is told by two variables."""
+    data = f"_sysconfigdata__{MACHINE}-linux-gnu"
+    (described,) = SYSTEM.glob(f"usr/lib/python*/{data}.py")
+    shutil.copy(described, HOME / "sysconfig")
+    return os.environ | {
+        "CXX": " ".join([*filter(None, [shutil.which("ccache")]), COMPILER]),
+        "LSTM_FUSED_CUDA": "0",
+        "PYTHONPATH": f"{HOME / 'sysconfig'}{os.pathsep}{SITE}",
+        "_PYTHON_SYSCONFIGDATA_NAME": data,
+        "_PYTHON_HOST_PLATFORM": f"linux-{MACHINE}",
+    }
+
+
+def build() -> None:
+    command = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", PACKAGE]
+    run(*command, "--build-base", HOME / "build", cwd=ROOT, env=cross())
+
+
+def emulated(*arguments: str) -> int:
+    own = {"PYTHONPATH": f"{PACKAGE}{os.pathsep}{SITE}", "PYTHONSAFEPATH": "1", "CXX": COMPILER}
+    return subprocess.run([PYTHON, *arguments], cwd=ROOT, env=os.environ | own).returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=["test", "wheel", "python"])
+    what, rest = parser.parse_known_args()
+    needs(EMULATOR, "qemu-user-static")
+    needs(COMPILER, "g++-aarch64-linux-gnu")
+    (HOME / "sysconfig").mkdir(parents=True, exist_ok=True)
+    fetch_system()
+    fetch_site()
+    write_python()
+    build()
+    if what.what == "python":
+        return emulated(*rest)
+    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={PACKAGE} . tools tests"]
+    return emulated("-m", "pytest", *options, *(rest or SELECTION))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

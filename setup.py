@@ -28,7 +28,7 @@ import toolchain  # noqa: E402  (a build backend does not put this folder on the
 
 FLAGS = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=fast -Icsrc".split()
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
-# csrc/cpu/isa is compiled once for each of its machine's and chosen from at run time; all else runs on any such machine.
+# csrc/cpu/isa is compiled once for each set of a machine, chosen from at run time; all else runs on any such machine.
 INSTRUCTION_SETS = {
     "x86_64": {
         "baseline": "",

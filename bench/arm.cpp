@@ -96,7 +96,14 @@ Call backward(Sizes sizes) {
 Call product(int64_t rows, int64_t columns, int64_t terms, bool gradient) {
   const Numbers a = numbers(rows * terms), b = numbers(terms * columns);
   float* const y = workspace(rows * columns);
-  ProductParams<float> p{rows, columns, terms, nullptr, gradient, nullptr, !gradient, DType::kFloat32, y};
+  ProductParams<float> p{};
+  p.rows = rows;
+  p.columns = columns;
+  p.terms = terms;
+  p.a_transposed = gradient;
+  p.b_transposed = !gradient;
+  p.b_type = DType::kFloat32;
+  p.y = y;
   p.y_type = DType::kFloat32;
   float* const scratch = workspace(kKernels.product_workspace(p, 1));
   return [=]() mutable {

@@ -18,9 +18,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 
-import toolchain
+import wheels
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build" / "arm"
@@ -42,17 +44,16 @@ def run(*command: str | Path, **options: object) -> None:
     subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
 
 
-def needs(program: str, package: str) -> str:
-    if found := shutil.which(program):
-        return found
-    sys.exit(f"{program} was not found. Install it (Debian, Ubuntu): apt install {package}")
+def find_programs() -> None:
+    for program, package in ((EMULATOR, "qemu-user-static"), (COMPILER, "g++-aarch64-linux-gnu"), ("apt-get", "apt")):
+        if shutil.which(program) is None:
+            sys.exit(f"{program} was not found. Install it (Debian, Ubuntu): apt install {package}")
 
 
 def fetch_system() -> None:
     """Debian's packages for arm64, with apt's lists of a folder of our own: the system's stay as they are."""
     if SYSTEM.exists():
         return
-    needs("apt-get", "apt")
     part, debs = HOME / "root.part", HOME / "debs"
     for folder in (part, debs, HOME / "apt/lists/partial", HOME / "apt/cache/archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,15 +94,19 @@ def write_python() -> None:
     (SITE / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(PYTHON)!r}\n")
 
 
+def compiler() -> list[str]:
+    return ["ccache", COMPILER] if shutil.which("ccache") else [COMPILER]
+
+
 def cross() -> dict[str, str]:
-    """The environment in which setup.py builds for aarch64: the compiler decides, Python is told by two variables."""
-    data = f"_sysconfigdata__{MACHINE}-linux-gnu"
-    (described,) = SYSTEM.glob(f"usr/lib/python*/{data}.py")
-    shutil.copy(described, HOME / "sysconfig")
-    return os.environ | {
-        "CXX": " ".join([*filter(None, [shutil.which("ccache")]), COMPILER]),
+    """What setup.py builds for aarch64 with: the compiler decides, Python is told by two variables."""
+    data, folder = f"_sysconfigdata__{MACHINE}-linux-gnu", HOME / "sysconfig"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(SYSTEM / "usr/lib" / f"python{PYTHON_VERSION}" / f"{data}.py", folder)
+    return {
+        "CXX": " ".join(compiler()),
         "LSTM_FUSED_CUDA": "0",
-        "PYTHONPATH": f"{HOME / 'sysconfig'}{os.pathsep}{SITE}",
+        "PYTHONPATH": os.pathsep.join(map(str, (folder, SITE, wheels.PURELIB))),
         "_PYTHON_SYSCONFIGDATA_NAME": data,
         "_PYTHON_HOST_PLATFORM": f"linux-{MACHINE}",
     }
@@ -109,29 +114,45 @@ def cross() -> dict[str, str]:
 
 def build() -> None:
     command = [sys.executable, "setup.py", "--quiet", "build", "--build-lib", PACKAGE]
-    run(*command, "--build-base", HOME / "build", cwd=ROOT, env=cross())
+    run(*command, "--build-base", HOME / "build", cwd=ROOT, env=os.environ | cross())
 
 
-def emulated(*arguments: str) -> int:
-    own = {"PYTHONPATH": f"{PACKAGE}{os.pathsep}{SITE}", "PYTHONSAFEPATH": "1", "CXX": COMPILER}
-    return subprocess.run([PYTHON, *arguments], cwd=ROOT, env=os.environ | own).returncode
+def emulated(*arguments: str, package: Path = PACKAGE, folder: Path = ROOT) -> int:
+    own = {"PYTHONPATH": f"{package}{os.pathsep}{SITE}", "PYTHONSAFEPATH": "1", "CXX": COMPILER}
+    return subprocess.run([PYTHON, *arguments], cwd=folder, env=os.environ | own).returncode
+
+
+def test(*arguments: str) -> int:
+    build()
+    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={PACKAGE} . tools tests"]
+    return emulated("-m", "pytest", "-q", *options, *(arguments or SELECTION))
+
+
+def wheel() -> int:
+    """Built as on such a machine, and run from an empty folder: its self-check of accuracy."""
+    wheels.DIST.mkdir(exist_ok=True)
+    built = wheels.build(Path(sys.executable), **cross())
+    print(f"{built.name}  {built.stat().st_size / 1e6:.1f} MB", flush=True)
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(built) as file:
+        file.extractall(folder)
+        return emulated("-m", "lstm_fused", package=Path(folder), folder=Path(folder))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=["test", "wheel", "python"])
-    what, rest = parser.parse_known_args()
-    needs(EMULATOR, "qemu-user-static")
-    needs(COMPILER, "g++-aarch64-linux-gnu")
-    (HOME / "sysconfig").mkdir(parents=True, exist_ok=True)
+    asked, rest = parser.parse_known_args()
+    find_programs()
+    if sys.version_info[:2] != tuple(map(int, PYTHON_VERSION.split("."))):
+        sys.exit(f"The emulated Python is {PYTHON_VERSION}, and headers come from this one, {sys.version.split()[0]}.")
+    HOME.mkdir(parents=True, exist_ok=True)
     fetch_system()
     fetch_site()
     write_python()
-    build()
-    if what.what == "python":
+    if asked.what == "python":
+        build()
         return emulated(*rest)
-    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={PACKAGE} . tools tests"]
-    return emulated("-m", "pytest", *options, *(rest or SELECTION))
+    return wheel() if asked.what == "wheel" else test(*rest)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import setup_file
 import torch
 from cases import Case
 from instruction_sets import INSTRUCTION_SETS, environment_of

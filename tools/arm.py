@@ -37,7 +37,11 @@ libreadline8""".split()
 # What torch and the tests import, of the releases that are here.
 PACKAGES = """numpy hypothesis sortedcontainers pytest pluggy iniconfig packaging pygments expecttest filelock
 typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
-SELECTION = ["tests/cpu"]
+# All CPU kernels, and what users call. The other modules' tests (torch.compile, export, ONNX, other tools) are about
+# Python, which is the same on every machine, and slow where it is emulated.
+MODULES = """module autograd cell convert errors infer forward_backward inputs packed extremes
+lengths_reset_cells""".split()
+SELECTION = ["-m", "not slow", "tests/cpu", *(f"tests/module/test_{name}.py" for name in MODULES)]
 
 
 def run(*command: str | Path, **options: object) -> None:
@@ -119,6 +123,7 @@ def build() -> None:
 
 def emulated(*arguments: str, package: Path = PACKAGE, folder: Path = ROOT) -> int:
     own = {"PYTHONPATH": f"{package}{os.pathsep}{SITE}", "PYTHONSAFEPATH": "1", "CXX": COMPILER}
+    own["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the processors to those that emulate
     return subprocess.run([PYTHON, *arguments], cwd=folder, env=os.environ | own).returncode
 
 

@@ -199,13 +199,13 @@ LSTM_FUSED_INLINE Vec<T> load_whole(const T* p) {
 #endif
   return v;
 }
-template <class T>
-LSTM_FUSED_INLINE T lane(Vec<T> v, int n) {
-  return v[n];
-}
-template <class T>
-LSTM_FUSED_INLINE T lane(T value, int) {
-  return value;
+// Of a vector, or the one element that is there.
+template <class E, class Lanes>
+LSTM_FUSED_INLINE E lane(Lanes lanes, int n) {
+  if constexpr (std::is_same_v<E, Lanes>)
+    return lanes;
+  else
+    return lanes[n];
 }
 
 template <class T>

@@ -27,6 +27,7 @@ import wheels
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / "build" / "arm"
 SYSTEM, SITE, PACKAGE, PYTHON = HOME / "root", HOME / "site", HOME / "package", HOME / "python"
+EMULATED = HOME / "emulated"  # what only the emulated Python imports
 MACHINE, COMPILER, EMULATOR = "aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64-static"
 # Later releases for aarch64 are CUDA builds, which do not load without its libraries.
 TORCH = "2.10.0"
@@ -95,7 +96,8 @@ def write_python() -> None:
     program = [EMULATOR, *options, SYSTEM / "usr/bin" / f"python{PYTHON_VERSION}"]
     PYTHON.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, program))} "$@"\n')
     PYTHON.chmod(0o755)
-    (SITE / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(PYTHON)!r}\n")
+    EMULATED.mkdir(exist_ok=True)
+    (EMULATED / "sitecustomize.py").write_text(f"import sys\n\nsys.executable = {str(PYTHON)!r}\n")
 
 
 def compiler() -> list[str]:
@@ -122,7 +124,7 @@ def build() -> None:
 
 
 def emulated(*arguments: str, package: Path = PACKAGE, folder: Path = ROOT) -> int:
-    own = {"PYTHONPATH": f"{package}{os.pathsep}{SITE}", "PYTHONSAFEPATH": "1", "CXX": COMPILER}
+    own = {"PYTHONPATH": os.pathsep.join(map(str, (EMULATED, package, SITE))), "PYTHONSAFEPATH": "1", "CXX": COMPILER}
     own["OMP_WAIT_POLICY"] = "passive"  # threads that wait leave the processors to those that emulate
     return subprocess.run([PYTHON, *arguments], cwd=folder, env=os.environ | own).returncode
 

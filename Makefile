@@ -16,7 +16,7 @@ BUILD_FOR_HERE = LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(BUILD)
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-torches test-packages bench docs gpu lint format wheel wheels build cuda clean
+.PHONY: help demo test test-slow test-all test-torches test-arm test-packages bench docs gpu lint format wheel wheels wheel-arm build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -35,6 +35,9 @@ test-all: test test-slow ## All tests
 
 test-torches: ## The tests with the oldest torch and others, each in an environment of up to 8 GB
 	for torch in 2.10.0 2.11.0 2.12.1 2.14.1; do $(MAKE) test TORCH=$$torch || exit; done
+
+test-arm: $(VENV)/requirements.stamp ## Tests on aarch64, emulated: needs Debian 12, qemu-user-static and g++-aarch64-linux-gnu, and downloads 200 MB
+	$(PY) tools/arm.py test
 
 test-packages: build $(PACKAGES)/requirements.stamp ## Other people's packages with our LSTM (docs/other-code.md): installs 2 GB
 	PYTHONPATH=. $(PACKAGES)/bin/python -m pytest tests/packages
@@ -65,6 +68,9 @@ wheel: build ## Build dist/*.whl, then install and run it in an environment of i
 
 wheels: build ## A wheel for every CPython from 3.10 on that is here, each run in an empty environment (1 GB each)
 	$(PY) tools/wheels.py --torch $(USUAL_TORCH)
+
+wheel-arm: $(VENV)/requirements.stamp ## A wheel for aarch64, cross-compiled without CUDA, and run as in test-arm
+	$(PY) tools/arm.py wheel
 
 build: $(VENV)/editable.stamp $(VENV)/cuda.stamp ## Compile what has changed, kernels for GPUs included
 	@$(BUILD)

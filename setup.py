@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -29,15 +28,22 @@ import toolchain  # noqa: E402  (a build backend does not put this folder on the
 
 FLAGS = "-O3 -std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=fast -Icsrc".split()
 TORCH_TARGET = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
-# csrc/cpu/isa is compiled once for each of these and chosen from at run time; all else runs on any x86-64.
+# csrc/cpu/isa is compiled once for each set of a machine, chosen from at run time; all else runs on any such machine.
 INSTRUCTION_SETS = {
-    "baseline": "",
-    "avx2": "-mavx2 -mfma -mf16c",
-    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c",
-    "avx512_bf16": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512bf16 -mavx2 -mfma -mf16c",
+    "x86_64": {
+        "baseline": "",
+        "avx2": "-mavx2 -mfma -mf16c",
+        "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c",
+        "avx512_bf16": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512bf16 -mavx2 -mfma -mf16c",
+    },
+    # Every aarch64 has it. Scheduled before registers are given out, a tile that fills them would be spilled.
+    "aarch64": {"neon": "-fno-schedule-insns"},
 }
-if platform.machine() not in ("x86_64", "AMD64"):
-    INSTRUCTION_SETS = {"baseline": ""}
+
+
+def instruction_sets() -> dict[str, str]:
+    """Those of the machine that is compiled for, with their flags."""
+    return INSTRUCTION_SETS.get(toolchain.find_machine(), {"baseline": ""})
 
 
 def command(*words: str | Path) -> str:
@@ -100,7 +106,7 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
     planner = ninja.compile("cxx", "csrc/plan/*.cpp")
     objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", f"{torch_flags} {cuda_flags}")
     objects += ninja.compile("cxx", "csrc/cpu/*.cpp") + ninja.compile("cxx", "csrc/kernels/*.cpp", cuda_flags)
-    for isa, isa_flags in INSTRUCTION_SETS.items():
+    for isa, isa_flags in instruction_sets().items():
         objects += ninja.compile("cxx", "csrc/cpu/isa/*.cpp", f"{isa_flags} -DLSTM_FUSED_ISA={isa}", tag=f".{isa}")
     if cuda:
         # The host compiler is cxx's last word: a launcher such as ccache may stand before it.
@@ -129,7 +135,9 @@ class NinjaBuild(build_ext):
 
     def run(self) -> None:
         torch, cuda, ninja = toolchain.find_torch(), toolchain.find_cuda(), toolchain.find_ninja()
-        folder = Path("build", "ninja")  # of all Pythons: nothing but _plan differs from one to the next
+        machine = toolchain.find_machine()
+        # Of all Pythons: nothing but _plan differs from one to the next.
+        folder = Path("build", "ninja" if machine == toolchain.THIS_MACHINE else f"ninja-{machine}")
         ninja_name = f"{sys.implementation.cache_tag}.ninja"
         target = Path("" if self.inplace else self.build_lib, "lstm_fused")
         library, plan, info = (Path(path).name for path in self.get_outputs())
@@ -156,6 +164,7 @@ class NinjaBuild(build_ext):
         return {
             "version": self.distribution.get_version(),
             "compiler": asked.stdout.splitlines()[0],
+            "instruction_sets": list(instruction_sets()),
             "cuda": cuda and cuda.version,
             "cuda_architectures": cuda and [f"sm_{arch}" for arch in cuda.architectures],
             "torch_target": ".".join(map(str, toolchain.OLDEST_TORCH)),

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from places import ROOT
 
+import lstm_fused
 from lstm_fused.stream_weights import MULTIPLIES_BYTES
 
 needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX512-VNNI")
 
+# Those of this build.
+INSTRUCTION_SETS = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())["instruction_sets"]
+
 # What torch's own libraries are told, so that they compute as on a machine with no more than this instruction set: the
 # rule compares errors on one machine, and fused multiply-add alone makes a difference.
-INSTRUCTION_SETS = {
+OF_TORCH = {
     "baseline": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
-    "avx512_bf16": {},
 }
 
 
 def environment_of(isa: str) -> dict[str, str]:
     """In which a process runs this instruction set, its own and torch's."""
-    return os.environ | INSTRUCTION_SETS[isa] | {"LSTM_FUSED_CPU_ISA": isa}
+    return os.environ | OF_TORCH.get(isa, {}) | {"LSTM_FUSED_CPU_ISA": isa}
 
 
 def skip_unless_there(isa: str) -> None:

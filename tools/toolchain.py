@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import re
 import runpy
 import shlex
@@ -25,6 +26,7 @@ ARCHITECTURES = ("80", "90a", "100", "120")  # machine code for these
 PTX_ARCHITECTURES = ("100",)
 DEFAULT_CUDA = Path("/usr/local/cuda")
 DRIVERS = "/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg"  # any of them: Linux twice, Windows' Linux
+THIS_MACHINE = platform.machine()
 BUILD_INFO = Path(__file__).resolve().parent.parent / "lstm_fused" / "_build.json"  # of the last build in place
 
 
@@ -70,6 +72,12 @@ def find_compiler() -> list[str]:
         f"lstm_fused needs a C++20 compiler, and {f'CXX={asked}' if asked else 'g++'} was not found. "
         "Install g++ (Debian, Ubuntu: apt install g++) or point $CXX at a compiler."
     )
+
+
+def find_machine() -> str:
+    """What the compiler compiles for, by the name that Python's platform.machine() has for it there."""
+    asked = subprocess.run([*find_compiler(), "-dumpmachine"], capture_output=True, text=True).stdout
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine := asked.strip().partition("-")[0].lower(), machine)
 
 
 def find_ninja() -> str:

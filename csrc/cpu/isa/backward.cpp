@@ -3,6 +3,7 @@
 #include "cell.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
+#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/isa/product.h"
+#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 

@@ -69,7 +69,8 @@ class Direct {
   template <int N>
   void units(const Chunk& chunk, int64_t unit, int lanes) const {
     Sums<N> sums;
-    for_dot_units<kDotUnits<1>>(N > 1 ? N * kLanes<T> : lanes, [&](int64_t first, auto units) {
+    constexpr int kMostUnits = kDotUnits<1> < N * kLanes<T> ? kDotUnits<1> : N * kLanes<T>;
+    for_dot_units<kMostUnits>(N > 1 ? N * kLanes<T> : lanes, [&](int64_t first, auto units) {
       for_dot_rows(chunk.count, [&](int64_t n, auto rows) {
         constexpr int U = units.value < kDotUnits<rows.value> ? units.value : kDotUnits<rows.value>;
         for_dot_units<U>(units.value, [&](int64_t u, auto columns) {

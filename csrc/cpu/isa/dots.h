@@ -8,7 +8,7 @@
 namespace lstm_fused::LSTM_FUSED_ISA {
 
 // A tile is R rows of A by 4 * U rows of W, R * 4 * U = kDotSums accumulators where it can be.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || LSTM_FUSED_NEON
 constexpr int kDotSums = 16, kDotRows = 4;
 #else
 constexpr int kDotSums = 8, kDotRows = 2;
@@ -65,20 +65,31 @@ struct HalfSegments {
   }
 };
 
-// Lane j of the result is the sum of the lanes of v[j]. A step folds segments of `kSegment` lanes to half their length,
-// those of v[2n] into the lower half of a vector and those of v[2n + 1] into the upper one.
+// Segments of a vector folded to half their length, those of a into the lower half of the result and those of b into
+// the upper one.
+template <class T, int kSegment>
+LSTM_FUSED_INLINE Vec<T> folded(Vec<T> a, Vec<T> b) {
+#if LSTM_FUSED_NEON  // in one instruction, neighbours rather than halves
+  if constexpr (sizeof(T) == sizeof(float))
+    return (Vec<T>)vpaddq_f32((float32x4_t)a, (float32x4_t)b);
+  else
+    return (Vec<T>)vpaddq_f64((float64x2_t)a, (float64x2_t)b);
+#else
+  return shuffle<HalfSegments<T, kSegment, false>, T>(a, b) + shuffle<HalfSegments<T, kSegment, true>, T>(a, b);
+#endif
+}
+
+// Lane j of the result is the sum of the lanes of v[j].
 template <class T, int kSegment = kLanes<T>>
 LSTM_FUSED_INLINE Vec<T> sum_lanes(const Vec<T>* v) {
   constexpr int kHalf = kSegment / 2;
   if constexpr (kSegment == 1) {
     return v[0];
   } else {
-    Vec<T> folded[kHalf];
+    Vec<T> sums[kHalf];
 #pragma GCC unroll 8
-    for (int n = 0; n < kHalf; ++n)
-      folded[n] = shuffle<HalfSegments<T, kSegment, false>, T>(v[2 * n], v[2 * n + 1]) +
-                  shuffle<HalfSegments<T, kSegment, true>, T>(v[2 * n], v[2 * n + 1]);
-    return sum_lanes<T, kHalf>(folded);
+    for (int n = 0; n < kHalf; ++n) sums[n] = folded<T, kSegment>(v[2 * n], v[2 * n + 1]);
+    return sum_lanes<T, kHalf>(sums);
   }
 }
 

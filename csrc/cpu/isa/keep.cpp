@@ -1,6 +1,7 @@
 // What lies between a stack of a half type and the float that it is computed in, element by element.
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
+#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 

@@ -12,6 +12,8 @@ namespace {
 constexpr int kMostVectors = 4, kAccumulators = 24;
 #elif defined(__AVX2__)
 constexpr int kMostVectors = 3, kAccumulators = 12;
+#elif LSTM_FUSED_NEON
+constexpr int kMostVectors = 2, kAccumulators = 16;
 #else
 constexpr int kMostVectors = 2, kAccumulators = 8;
 #endif
@@ -24,13 +26,13 @@ constexpr int64_t kStepChain = 2 * kChain;
 template <int V>
 constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
 
-// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count, or added to it.
-template <int V, class E, class RowOf, class OutOf>
+// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count <= kMost, or added to it.
+template <int V, int kMost, class E, class RowOf, class OutOf>
 void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, RowOf&& row, OutOf&& out) {
   using T = Wide<E>;
   using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
   constexpr bool kWidens = !std::is_same_v<T, W> && kTerms<E> == 1;
-  constexpr int R = kWeightRows<V>, kWidth = V * kLanes<E>;
+  constexpr int R = kWeightRows<V> < kMost ? kWeightRows<V> : kMost, kWidth = V * kLanes<E>;
   for (int64_t first = 0; first < count; first += R) {
     // To be R, the last ones take along some of those before them, or one several times, and drop the results.
     const int64_t begin = first + R <= count || count < R ? first : count - R;
@@ -162,7 +164,7 @@ class OneStep {
     const auto add_product = [&](const void* weight, int64_t terms, const E* factor, bool adds) {
       const auto multiply_by = [&](const auto* w) {
         const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * terms; };
-        multiply_rows<V>(kNumGates * units, terms, factor, adds, row, out);
+        multiply_rows<V, kNumGates * kLanes<T>>(kNumGates * units, terms, factor, adds, row, out);
       };
       if constexpr (kMultipliesPairs)
         multiply_by(static_cast<const BFloat16*>(weight));
@@ -206,7 +208,7 @@ class OneStep {
     alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
     const int columns = valid_lanes<T>(begin, s.proj_width);
     with_type<T>(p.w_hr, p.weight_type, [&](const auto* w) {
-      multiply_rows<V>(
+      multiply_rows<V, kLanes<T>>(
           columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
           [&](int64_t i) { return sums[i]; });
     });

@@ -181,9 +181,8 @@ class Product {
                                       int64_t stride) const {
     with_type<T>(p.y, p.y_type, [&](auto* y) { fetch<R, V>(y + (block.row + first) * p.columns + n); });
     const E* const a = packed_tile(block, first);
-    const Accumulators<T, R, V> acc =
-        multiply_elements<E, R, V>([a](int r, int64_t k) { return a[k * R + r]; }, block.terms, panel, stride,
-                                   kTileVectors * kLanes<T>, chain_of(p));
+    const Accumulators<T, R, V> acc = multiply_elements<E, R, V>(RowsSideBySide<E, R>{a}, block.terms, panel, stride,
+                                                                 kTileVectors * kLanes<T>, chain_of(p));
     with_type<T>(p.y, p.y_type, [&](auto* y) { put(block, acc, n, y + (block.row + first) * p.columns + n); });
   }
 

@@ -23,28 +23,69 @@ inline int valid_lanes(int64_t begin, int64_t width) {
   return begin >= width ? 0 : static_cast<int>(min(kLanes<T>, width - begin));
 }
 
-// Vectors of a tile of few rows, so that it reads whole lines of a matrix, several in a row, and has enough sums to
-// hide the latency of one.
-constexpr int kWideRows = 3, kWideVectors = kTileRows * kTileVectors / kWideRows / kTileVectors * kTileVectors;
+constexpr int kWideRows = 3;  // of a tile of kWideVectors, at most
 
 // Most terms of one running sum; an element is the sum of such sums. The error of a sum grows with the root of its
 // terms: one of all 4H terms has 2.7 times torch.nn.LSTM's, of the gradient of h_0 at H = 1024. Fewer where every
 // product is rounded as well.
 constexpr int64_t kChain = kMultipliesAndAdds ? 64 : 16;
 
-constexpr int kPrefetchRows = 4;  // how far ahead of the product a panel is fetched
+// How far ahead of the product a panel is fetched, and how many vectors at a time.
+constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4, kFetchedVectors = LSTM_FUSED_NEON ? kTileVectors : 1;
 
 template <class T, int R, int V = kTileVectors>
 struct Accumulators {
   Vec<T> at[R][V];
 };
 
-// a(r, k) is A, one by one; a panel that is part of a matrix, whose type it has, has the distance between its rows.
-// More vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain`
-// elements. Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a
-// pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
+// The rows of A. several(r, k) is what one load brings where an instruction multiplies by a lane of a vector: kTerms
+// terms of row r from k on, or term k of kRows rows from r on; elsewhere it is a single element, as one(r, k) is.
+template <class E, int R>
+struct RowsApart {
+  static constexpr int kRows = 1, kTerms = kMultipliesByLane ? kLanes<E> : 1;
+  const E* row[R];
+
+  explicit RowsApart(const E* const* rows) {
+    for (int r = 0; r < R; ++r) row[r] = rows[r];
+  }
+  LSTM_FUSED_INLINE E one(int r, int64_t k) const { return row[r][k]; }
+  LSTM_FUSED_INLINE auto several(int r, int64_t k) const {
+    if constexpr (kTerms > 1)
+      return load_whole(row[r] + k);
+    else
+      return one(r, k);
+  }
+};
+
+// (K, R); a vector may reach past the last row.
+template <class E, int R>
+struct RowsSideBySide {
+  static constexpr int kRows = kMultipliesByLane ? kLanes<E> : 1, kTerms = 1;
+  const E* elements;
+
+  LSTM_FUSED_INLINE E one(int r, int64_t k) const { return elements[k * R + r]; }
+  LSTM_FUSED_INLINE auto several(int r, int64_t k) const {
+    if constexpr (kRows > 1)
+      return load_whole(elements + k * R + r);
+    else
+      return one(r, k);
+  }
+};
+
+// Either, an element at a time.
+template <class A>
+struct OneByOne {
+  static constexpr int kRows = 1, kTerms = 1;
+  const A& rows;
+  LSTM_FUSED_INLINE auto several(int r, int64_t k) const { return rows.one(r, k); }
+};
+
+// A panel that is part of a matrix, whose type it has, has the distance between its rows. More vectors than a panel's
+// are those of the panels that follow, `next_panel` apart. A running sum has `chain` elements. Fetching ahead is for
+// what comes from afar, or where the rows give it time. Where an element of A is a pair, k counts pairs, and of an odd
+// last one the second term, zero in the panel, is not read.
 template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class A, class W>
-LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(A&& a, int64_t terms, const W* panel,
+LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int64_t terms, const W* panel,
                                                                 int64_t panel_stride, int64_t next_panel,
                                                                 int64_t chain) {
   using T = Wide<E>;
@@ -58,15 +99,45 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(A&& a, int64_t t
     Vec<T> acc[R][V];  // not the result itself: whose address escapes does not live in registers
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
-#pragma GCC unroll 2  // the pointers to 14 rows do not fit the registers: each that is fetched then serves two k
-    for (; k < end; ++k, panel += panel_stride) {
-      Vec<T> w[V];
-      for (int v = 0; v < V; ++v) {
-        w[v] = load(place(v));
-        if (fetches_ahead) __builtin_prefetch(place(v) + kPrefetchRows * panel_stride);
+    const auto weights = [&](int j, int v) __attribute__((always_inline)) {
+      if (fetches_ahead && v % kFetchedVectors == 0) __builtin_prefetch(place(v) + (j + kPrefetchRows) * panel_stride);
+      return load(place(v) + j * panel_stride);
+    };
+    // The next terms, as many as `rows` gives together: with one, vectors of W stay in registers while the rows pass
+    // by, with several those of the rows.
+    const auto add = [&](const auto& rows) __attribute__((always_inline)) {
+      using Rows = std::remove_cvref_t<decltype(rows)>;
+      constexpr int kRows = Rows::kRows, kTogether = Rows::kTerms;
+      if constexpr (kTogether == 1) {
+        Vec<T> w[V];
+        for (int v = 0; v < V; ++v) w[v] = weights(0, v);
+        for (int first = 0; first < R; first += kRows) {
+          const auto x = rows.several(first, k);
+          for (int r = first; r < R && r < first + kRows; ++r)
+            for (int v = 0; v < V; ++v) acc[r][v] = multiply_add(lane<E>(x, r - first), w[v], acc[r][v]);
+        }
+      } else {
+        Vec<T> x[R];
+        for (int r = 0; r < R; ++r) x[r] = rows.several(r, k);
+// Unrolled by itself, that much code would leave the sums in memory.
+#pragma GCC unroll 16
+        for (int j = 0; j < kTogether; ++j)
+#pragma GCC unroll 16
+          for (int v = 0; v < V; ++v) {
+            const Vec<T> w = weights(j, v);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) acc[r][v] = multiply_add(lane<E>(x[r], j), w, acc[r][v]);
+          }
       }
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = multiply_add(a(r, k), w[v], acc[r][v]);
+      k += kTogether;
+      panel += kTogether * panel_stride;
+    };
+    if constexpr (A::kTerms > 1) {
+      while (k + A::kTerms <= end) add(a);
+      while (k < end) add(OneByOne<A>{a});
+    } else {
+#pragma GCC unroll 2  // the pointers to 14 rows do not fit the registers: each that is fetched then serves two k
+      while (k < end) add(a);
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) result.at[r][v] = first ? acc[r][v] : result.at[r][v] + acc[r][v];
@@ -75,7 +146,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(A&& a, int64_t t
     if (terms % kTerms<E> != 0)
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v)
-          result.at[r][v] = multiply_add(E{a(r, k).first, {}}, load(place(v)), result.at[r][v]);
+          result.at[r][v] = multiply_add(E{a.one(r, k).first, {}}, load(place(v)), result.at[r][v]);
   return result;
 }
 
@@ -84,10 +155,7 @@ template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
                                                        int64_t panel_stride = V * kLanes<E>,
                                                        int64_t next_panel = kPanelWidth<E>) {
-  const E* row[R];
-  for (int r = 0; r < R; ++r) row[r] = a[r];
-  return multiply_elements<E, R, V, fetches_ahead>([&](int r, int64_t k) { return row[r][k]; }, terms, panel,
-                                                   panel_stride, next_panel, kChain);
+  return multiply_elements<E, R, V, fetches_ahead>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, kChain);
 }
 
 template <int N>

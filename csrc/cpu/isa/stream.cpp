@@ -7,6 +7,7 @@
 #include "cpu/isa/bytes.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
+#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {

@@ -6,7 +6,7 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-#if defined(__F16C__)
+#if defined(__F16C__) || LSTM_FUSED_NEON
 constexpr bool kWidensHalves = true;
 #else
 constexpr bool kWidensHalves = false;

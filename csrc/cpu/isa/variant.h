@@ -6,6 +6,7 @@
 
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
+#include "cpu/isa/vector_math.h"
 #include "variant_cell.h"
 #include "variant_rows.h"
 

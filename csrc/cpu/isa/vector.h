@@ -1,4 +1,4 @@
-// Vectors of the instruction set this file is compiled for, in GCC's vector extensions, and their exp-like functions.
+// Vectors of the instruction set this file is compiled for, in GCC's vector extensions.
 #pragma once
 
 #include <cstdint>
@@ -10,20 +10,32 @@
 #include <immintrin.h>
 #endif
 
+// Every 64-bit Arm has it. (-U__ARM_NEON: the code of other machines, to compare with.)
+#if defined(__aarch64__) && defined(__ARM_NEON)
+#include <arm_neon.h>
+#define LSTM_FUSED_NEON 1
+#else
+#define LSTM_FUSED_NEON 0
+#endif
+
 #include "cell.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
 // A tile of a product is kTileRows x kTileVectors vectors of accumulators; beside them stand a row of W and one element
 // of h, so that 31 of 32, 15 of 16 and 11 of 16 registers are used (without fused multiply-add a product needs its
-// own). The cells of kCellRows rows are computed together: one alone waits for its own results half the time, and two
-// need more registers than the narrower sets have.
+// own). NEON multiplies by a lane of a vector: beside its 20 accumulators stand four elements of each of 10 rows, and
+// two vectors of W. A tile of few rows has kWideVectors, so that it reads whole lines of a matrix, several in a row,
+// and has enough sums to hide the latency of one. The cells of kCellRows rows are computed together: one alone waits
+// for its own results half the time, and two need more registers than AVX2 has.
 #if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTileRows = 14, kCellRows = 2;
+constexpr int kVectorBytes = 64, kTileRows = 14, kWideVectors = 8, kCellRows = 2;
 #elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kTileRows = 6, kCellRows = 1;
+constexpr int kVectorBytes = 32, kTileRows = 6, kWideVectors = 4, kCellRows = 1;
+#elif LSTM_FUSED_NEON
+constexpr int kVectorBytes = 16, kTileRows = 10, kWideVectors = 8, kCellRows = 2;
 #else
-constexpr int kVectorBytes = 16, kTileRows = 4, kCellRows = 1;
+constexpr int kVectorBytes = 16, kTileRows = 4, kWideVectors = 2, kCellRows = 1;
 #endif
 constexpr int kTileVectors = 2;
 
@@ -33,6 +45,9 @@ constexpr bool kMultipliesAndAdds = true;
 #else
 constexpr bool kMultipliesAndAdds = false;
 #endif
+
+// A vector by a lane of another one.
+constexpr bool kMultipliesByLane = LSTM_FUSED_NEON;
 
 template <class T>
 struct Integer;
@@ -79,18 +94,28 @@ LSTM_FUSED_INLINE Ints<float> zero_extended(HalfBits bits) {
   return (Ints<float>)_mm512_maskz_cvtepu16_epi32(-1, (__m256i)bits);
 #elif defined(__AVX2__)
   return (Ints<float>)_mm256_cvtepu16_epi32((__m128i)bits);
+#elif LSTM_FUSED_NEON
+  return (Ints<float>)vmovl_u16((uint16x4_t)bits);
 #else
   return __builtin_convertvector(bits, Ints<float>);
 #endif
 }
 
-LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, BFloat16) { return (Vec<float>)(zero_extended(bits) << 16); }
+LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, BFloat16) {
+#if LSTM_FUSED_NEON
+  return (Vec<float>)vshll_n_u16((uint16x4_t)bits, 16);
+#else
+  return (Vec<float>)(zero_extended(bits) << 16);
+#endif
+}
 
 LSTM_FUSED_INLINE Vec<float> widened(HalfBits bits, Float16) {
 #if defined(__AVX512F__)
   return _mm512_maskz_cvtph_ps(-1, (__m256i)bits);
 #elif defined(__F16C__)
   return _mm256_cvtph_ps((__m128i)bits);
+#elif LSTM_FUSED_NEON
+  return (Vec<float>)vcvt_f32_f16((float16x4_t)bits);
 #else
   // Below 2^-14 a float16 is a multiple of 2^-24; its largest exponent, of infinity and NaN, is a float's largest too.
   constexpr int32_t kMoreBias = (127 - 15) << 23;
@@ -107,6 +132,9 @@ LSTM_FUSED_INLINE Vec<float> widened(Bytes bytes, Int8) {
 #elif defined(__AVX2__)
   const __m128i low = _mm_cvtsi64_si128((int64_t)bytes);
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low));
+#elif LSTM_FUSED_NEON
+  const int16x8_t halves = vmovl_s8((int8x8_t)(uint64_t)(uint32_t)bytes);
+  return (Vec<float>)vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves)));
 #else
   return __builtin_convertvector(__builtin_convertvector(bytes, Ints<float>), Vec<float>);
 #endif
@@ -119,6 +147,8 @@ LSTM_FUSED_INLINE HalfBits low_halves(Ints<float> v) {
 #elif defined(__AVX2__)
   const __m256i packed = _mm256_packus_epi32((__m256i)(v & 0xffff), _mm256_setzero_si256());
   return (HalfBits)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0b1000));
+#elif LSTM_FUSED_NEON
+  return (HalfBits)vmovn_u32((uint32x4_t)v);
 #else
   return __builtin_convertvector(v, HalfBits);
 #endif
@@ -135,6 +165,8 @@ LSTM_FUSED_INLINE HalfBits narrowed(Vec<float> v, Float16) {
   return (HalfBits)_mm512_maskz_cvtps_ph(-1, v, _MM_FROUND_TO_NEAREST_INT);
 #elif defined(__F16C__)
   return (HalfBits)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
+#elif LSTM_FUSED_NEON
+  return (HalfBits)vcvt_f16_f32((float32x4_t)v);
 #else
   // Below 2^-14 the result counts in 2^-24, to which adding 0.5 rounds; from 65520 on it is infinite.
   const Ints<float> bits = (Ints<float>)v, magnitude = bits & 0x7fffffff, sign = (bits >> 16) & 0x8000;
@@ -158,6 +190,24 @@ LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p) {
     return widened(v, T());
 }
 
+// As one register, of which lane() takes its elements: GCC would load each of them by itself.
+template <class T>
+LSTM_FUSED_INLINE Vec<T> load_whole(const T* p) {
+  Vec<T> v = load(p);
+#if LSTM_FUSED_NEON
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+// Of a vector, or the one element that is there.
+template <class E, class Lanes>
+LSTM_FUSED_INLINE E lane(Lanes lanes, int n) {
+  if constexpr (std::is_same_v<E, Lanes>)
+    return lanes;
+  else
+    return lanes[n];
+}
+
 template <class T>
 LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v) {
   if constexpr (std::is_same_v<T, Wide<T>>) {
@@ -168,17 +218,29 @@ LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v) {
   }
 }
 
+// f(lane) for the first n lanes. Unrolled, as in a loop GCC takes few floats for a call of memcpy.
+template <class T, class F>
+LSTM_FUSED_INLINE void for_lanes(int n, F&& f) {
+#if LSTM_FUSED_NEON
+#pragma GCC unroll 4
+  for (int lane = 0; lane < kLanes<T>; ++lane)
+    if (lane < n) f(lane);
+#else
+  for (int lane = 0; lane < n; ++lane) f(lane);
+#endif
+}
+
 // The first n lanes, for the last vector of a row whose width is no multiple of the lanes; the others read as zero.
 template <class T>
 LSTM_FUSED_INLINE Vec<Wide<T>> load(const T* p, int n) {
   if (n == kLanes<Wide<T>>) return load(p);
   if constexpr (std::is_same_v<T, Wide<T>>) {
     Vec<T> v = {};
-    for (int lane = 0; lane < n; ++lane) v[lane] = p[lane];
+    for_lanes<T>(n, [&](int lane) { v[lane] = p[lane]; });
     return v;
   } else {
     HalfBits bits = {};
-    for (int lane = 0; lane < n; ++lane) bits[lane] = p[lane].bits;
+    for_lanes<float>(n, [&](int lane) { bits[lane] = p[lane].bits; });
     return widened(bits, T());
   }
 }
@@ -187,10 +249,10 @@ template <class T>
 LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v, int n) {
   if (n == kLanes<Wide<T>>) return store(p, v);
   if constexpr (std::is_same_v<T, Wide<T>>) {
-    for (int lane = 0; lane < n; ++lane) p[lane] = v[lane];
+    for_lanes<T>(n, [&](int lane) { p[lane] = v[lane]; });
   } else {
     const HalfBits bits = narrowed(v, T());
-    for (int lane = 0; lane < n; ++lane) p[lane].bits = bits[lane];
+    for_lanes<float>(n, [&](int lane) { p[lane].bits = bits[lane]; });
   }
 }
 
@@ -207,131 +269,5 @@ template <class Place, class T>
 LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
   return shuffle<Place, T>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
 }
-
-// N vectors as one: what is computed from them is N chains of instructions that do not wait for each other. (A vector
-// type of N times the width would do, but without AVX-512 GCC keeps those in memory.)
-template <class T, int N>
-struct Vectors {
-  Vec<T> at[N];
-
-  Vectors() = default;
-  LSTM_FUSED_INLINE Vectors(Vec<T> v) : Vectors(each([&](int) { return v; })) {}
-  LSTM_FUSED_INLINE Vectors(T value) : Vectors(Vec<T>{} + value) {}
-
-  // f(n) for each of them.
-  template <class F>
-  static LSTM_FUSED_INLINE Vectors each(F&& f) {
-    Vectors result;
-    for (int n = 0; n < N; ++n) result.at[n] = f(n);
-    return result;
-  }
-  friend LSTM_FUSED_INLINE Vectors operator+(const Vectors& a, const Vectors& b) {
-    return each([&](int n) { return a.at[n] + b.at[n]; });
-  }
-  friend LSTM_FUSED_INLINE Vectors operator-(const Vectors& a, const Vectors& b) {
-    return each([&](int n) { return a.at[n] - b.at[n]; });
-  }
-  friend LSTM_FUSED_INLINE Vectors operator*(const Vectors& a, const Vectors& b) {
-    return each([&](int n) { return a.at[n] * b.at[n]; });
-  }
-};
-
-// The larger of the two, and NaN where x is NaN. (maskz: GCC 12 calls the plain intrinsics uninitialized.)
-#if defined(__AVX512F__)
-LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm512_maskz_max_ps(-1, limit, x); }
-LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm512_maskz_max_pd(-1, limit, x); }
-#elif defined(__AVX2__)
-LSTM_FUSED_INLINE Vec<float> larger(Vec<float> limit, Vec<float> x) { return _mm256_max_ps(limit, x); }
-LSTM_FUSED_INLINE Vec<double> larger(Vec<double> limit, Vec<double> x) { return _mm256_max_pd(limit, x); }
-#else
-template <class V>
-LSTM_FUSED_INLINE V larger(V limit, V x) {
-  return limit > x ? limit : x;
-}
-#endif
-
-// 1 / x, to 14 bits at least. The instruction takes 4 cycles, a division of 16 floats 16.
-template <class T>
-LSTM_FUSED_INLINE Vec<T> reciprocal_estimate(Vec<T> x) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == sizeof(float)) return _mm512_maskz_rcp14_ps(-1, x);
-#endif
-  return 1 / x;
-}
-
-// kSeries: e^r = 1 + r + r^2 (kSeries[0] + kSeries[1] r + ...), |r| <= ln(2) / 2.
-template <class T>
-struct ExpConstants;
-template <>
-struct ExpConstants<float> {
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  static constexpr float kLimit = 88.0f;        // e^88 < 2^127
-  static constexpr int kMantissa = 23;
-  // The polynomial whose largest relative error is smallest, 3.1e-9, found by linear programming on 4000 points;
-  // Taylor's needs a term more.
-  static constexpr float kSeries[] = {0.49999993f, 0.1666652f, 0.04166839f, 0.00836878f, 0.00138145f};
-};
-template <>
-struct ExpConstants<double> {
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double kLimit = 709.0;
-  static constexpr int kMantissa = 52;
-  // Taylor's, which leaves less than half an ulp.
-  static constexpr double kSeries[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,
-                                       1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-                                       1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
-};
-
-template <class T, int N>
-struct VectorMath {
-  using V = Vectors<T, N>;
-  using C = ExpConstants<T>;
-
-  // 1 / (1 + e^-x). The correction has the rest of 1 after q (1 + e), without the rounding of that sum. Where e^-x
-  // would overflow a gate is shut: what it is multiplied by may be as large as a float gets.
-  static LSTM_FUSED_INLINE V sigmoid(const V& x) {
-    const Vec<T> least = Vec<T>{} - C::kLimit;
-    const Exp a = exp(V::each([&](int n) { return larger(least, -larger(least, x.at[n])); }));
-    const V e = a.power + a.rest, q = reciprocal(1 + e);
-    const V open = q + q * ((1 - q) - q * e);
-    return V::each([&](int n) { return x.at[n] < least ? Vec<T>{} : open.at[n]; });
-  }
-
-  // (1 - e) / (1 + e), e = e^-2|x|, with the sign of x: nothing overflows and the result is odd to the bit. Numerator
-  // and denominator are corrected as above: low - rest and high + rest before their rounding.
-  static LSTM_FUSED_INLINE V tanh(const V& x) {
-    const Vec<T> least = Vec<T>{} - C::kLimit;
-    const Ints<T> sign_bit = (Ints<T>)(-Vec<T>{});
-    const Exp a = exp(V::each([&](int n) { return larger(least, 2 * (Vec<T>)((Ints<T>)x.at[n] | sign_bit)); }));
-    const V low = 1 - a.power, high = 1 + a.power;
-    const V estimate = reciprocal(high + a.rest), q = (low - a.rest) * estimate;
-    const V positive = q + estimate * ((low - q * high) - a.rest * (1 + q));
-    return V::each([&](int n) { return (Vec<T>)((Ints<T>)positive.at[n] | ((Ints<T>)x.at[n] & sign_bit)); });
-  }
-
- private:
-  struct Exp {
-    V power, rest;
-  };
-
-  static LSTM_FUSED_INLINE V reciprocal(const V& x) {
-    return V::each([&](int n) { return reciprocal_estimate<T>(x.at[n]); });
-  }
-
-  // e^x = power + rest for |x| <= kLimit; power = 2^k for x = k ln 2 + r, and rest, power (e^r - 1), loses nothing
-  // where it is small.
-  static LSTM_FUSED_INLINE Exp exp(const V& x) {
-    const V shifted = x * T(1.442695040888963407) + C::kRound, k = shifted - C::kRound;
-    const V r = x - k * T(0.693147180559945309);
-    constexpr int kTerms = sizeof(C::kSeries) / sizeof(T);
-    V series = C::kSeries[kTerms - 1];
-#pragma GCC unroll 16
-    for (int n = kTerms - 2; n >= 0; --n) series = series * r + C::kSeries[n];
-    // The low bits of `shifted` are k; the shift drops those of the constant, and 1 has the exponent's bias.
-    const Ints<T> one = (Ints<T>)(Vec<T>{} + 1);
-    const V power = V::each([&](int n) { return (Vec<T>)(((Ints<T>)shifted.at[n] << C::kMantissa) + one); });
-    return {power, power * (r + r * r * series)};
-  }
-};
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

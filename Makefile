@@ -10,20 +10,27 @@ PY := $(VENV)/bin/python
 PACKAGES := .venv-packages
 
 BUILD = $(PY) setup.py --quiet build_ext --inplace
-# What this machine can run: without an NVIDIA driver that is the CPU's part alone.
-CUDA_FOR_HERE = $${LSTM_FUSED_CUDA:-driver}
-BUILD_FOR_HERE = LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(BUILD)
+# What this machine can run and has nothing better than: one or two instruction sets, and without an NVIDIA driver no
+# CUDA.
+FOR_HERE = LSTM_FUSED_CPU=here LSTM_FUSED_CUDA=$${LSTM_FUSED_CUDA:-driver}
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-torches test-arm test-packages bench docs gpu lint format wheel wheels wheel-arm build cuda clean
+.PHONY: help demo test test-fast test-slow test-all test-torches test-arm test-packages bench docs gpu lint format wheel wheels wheel-arm build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/editable.stamp ## Train a language model with torch.nn.LSTM and lstm_fused.LSTM side by side
-	@$(BUILD_FOR_HERE)
+	@$(FOR_HERE) $(BUILD)
 	$(PY) examples/char_lm.py
+
+# What a change of a kernel or of the module breaks first.
+FAST_TESTS := $(addprefix tests/module/test_,cell.py convert.py errors.py forward_backward.py lengths_reset_cells.py module.py \
+	packed.py variants.py) tests/cpu/test_cpu_plan.py tests/cpu/test_one_step.py tests/cuda/test_explain.py tests/cuda/test_plan.py
+
+test-fast: build ## Of the tests those for the inner loop, in about a minute
+	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow" $(FAST_TESTS)
 
 test: build ## The tests, but for those marked slow
 	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow"
@@ -46,7 +53,7 @@ bench: build ## Compare the speed with torch.nn.LSTM's
 	$(PY) -m bench
 
 docs: $(VENV)/editable.stamp $(VENV)/docs.stamp ## The manual: build/docs/docs/index.html
-	@$(BUILD_FOR_HERE)
+	@$(FOR_HERE) $(BUILD)
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 
 gpu: ## All that needs a GPU, by $(PYTHON) as it is, without .venv: make gpu OUT=folder
@@ -82,8 +89,8 @@ clean: ## Remove what was built, but not .venv
 	rm -rf build dist *.egg-info lstm_fused/*.so lstm_fused/_build.json
 
 $(VENV)/editable.stamp: $(VENV)/requirements.stamp pyproject.toml
-	@$(BUILD_FOR_HERE) # here rather than inside pip, which would hide its progress
-	LSTM_FUSED_CUDA=$(CUDA_FOR_HERE) $(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@$(FOR_HERE) $(BUILD) # here rather than inside pip, which would hide its progress
+	$(FOR_HERE) $(PY) -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 # Where the machine has no CUDA toolkit the compiler comes from PyPI; LSTM_FUSED_CUDA=0 does without.

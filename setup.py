@@ -3,13 +3,15 @@
 liblstm_fused.so is the op library: torch's stable ABI, no Python inside. _plan is the planner, and a stream's step,
 seen from Python: pybind11, no torch. A build is incremental, and build/ninja/*.ninja shows every command. The
 environment may set CXX, CXXFLAGS, LDFLAGS, MAX_JOBS, CUDA_HOME, LSTM_FUSED_CUDA=0 (build without CUDA), =driver (only
-where there is an NVIDIA driver, or the last build had CUDA) and FORCE_CUDA=1 (or fail without).
+where there is an NVIDIA driver, or the last build had CUDA), FORCE_CUDA=1 (or fail without) and LSTM_FUSED_CPU=here
+(leave out what this CPU cannot run or has better than, unless the last build had it).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -42,8 +44,15 @@ INSTRUCTION_SETS = {
 
 
 def instruction_sets() -> dict[str, str]:
-    """Those of the machine that is compiled for, with their flags."""
-    return INSTRUCTION_SETS.get(toolchain.find_machine(), {"baseline": ""})
+    """Those of the machine that is compiled for, with their flags; with LSTM_FUSED_CPU=here of this one alone."""
+    every = INSTRUCTION_SETS.get(toolchain.find_machine(), {"baseline": ""})
+    built = toolchain.last_build().get("instruction_sets", ())
+    if os.environ.get("LSTM_FUSED_CPU") != "here" or set(every) <= set(built):
+        return every
+    has = toolchain.macros("-march=native")  # __AVX2__ for -mavx2
+    wanted = {isa: {f"__{name.upper()}__" for name in re.findall(r"-m(\w+)", flags)} for isa, flags in every.items()}
+    *_, widest = (isa for isa in every if wanted[isa] <= has)
+    return {isa: every[isa] for isa in every if isa in (widest, widest.partition("_")[0])}  # avx512_bf16 needs avx512
 
 
 def command(*words: str | Path) -> str:

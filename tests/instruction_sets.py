@@ -20,6 +20,11 @@ needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes
 # Those of this build.
 INSTRUCTION_SETS = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())["instruction_sets"]
 
+# In a process each; the one at hand is tested anyway.
+each_instruction_set = pytest.mark.parametrize(
+    "isa", [pytest.param(n, marks=pytest.mark.slow) for n in INSTRUCTION_SETS]
+)
+
 # What torch's own libraries are told, so that they compute as on a machine with no more than this instruction set: the
 # rule compares errors on one machine, and fused multiply-add alone makes a difference.
 OF_TORCH = {

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 OLDEST_TORCH = (2, 10)
 ARCHITECTURES = ("80", "90a", "100", "120")  # machine code for these
@@ -80,6 +81,13 @@ def find_machine() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine := asked.strip().partition("-")[0].lower(), machine)
 
 
+def macros(*flags: str) -> set[str]:
+    """The names that the compiler defines by itself, with these flags."""
+    command = [*find_compiler(), *flags, "-dM", "-E", "-x", "c++", os.devnull]
+    defined = subprocess.run(command, capture_output=True, text=True).stdout
+    return {line.split()[1] for line in defined.splitlines()}
+
+
 def find_ninja() -> str:
     """The ninja of this Python's environment, which need not be activated, else the one on PATH."""
     if importlib.util.find_spec("ninja"):
@@ -135,6 +143,11 @@ def cuda_roots() -> Iterator[Path]:
     yield DEFAULT_CUDA
 
 
+def last_build() -> dict[str, Any]:
+    """What the last build in place says about itself."""
+    return json.loads(BUILD_INFO.read_text()) if BUILD_INFO.is_file() else {}
+
+
 def wants_cuda() -> bool:
     """LSTM_FUSED_CUDA=0 wants none; =driver where a GPU may be, or the library that is there has kernels for one."""
     wish = os.environ.get("LSTM_FUSED_CUDA")
@@ -142,7 +155,7 @@ def wants_cuda() -> bool:
         return wish != "0"
     if os.environ.get("FORCE_CUDA") == "1" or any(Path(path).exists() for path in DRIVERS):
         return True
-    return BUILD_INFO.is_file() and json.loads(BUILD_INFO.read_text())["cuda"] is not None
+    return last_build().get("cuda") is not None
 
 
 def find_cuda() -> Cuda | None:

@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "cpu/kernels.h"
 
@@ -9,23 +11,40 @@ namespace lstm_fused {
 
 namespace {
 
+struct Candidate {
+  const char* name;
+  const InstructionSet* set;  // null where the build leaves it out
+  bool runs;                  // here
+};
+
 const InstructionSet& choose() {
 #if defined(__x86_64__)
-  const char* forced = std::getenv("LSTM_FUSED_CPU_ISA");
-  const auto wanted = [forced](const char* name) { return forced == nullptr || std::strcmp(forced, name) == 0; };
-  const bool bf16 = wanted("avx512_bf16"), avx512 = bf16 || wanted("avx512");
-  if (avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-    return bf16 && __builtin_cpu_supports("avx512bf16") ? avx512_bf16::kInstructionSet : avx512::kInstructionSet;
-  if ((avx512 || wanted("avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
-    return avx2::kInstructionSet;
-  return baseline::kInstructionSet;
-#elif defined(__aarch64__)
-  return neon::kInstructionSet;  // which all have
-#else
-  return baseline::kInstructionSet;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #endif
+  const Candidate from_the_widest_on[] = {
+#if defined(__x86_64__)
+      {"avx512_bf16", &avx512_bf16::kInstructionSet, avx512 && __builtin_cpu_supports("avx512bf16")},
+      {"avx512", &avx512::kInstructionSet, avx512},
+      {"avx2", &avx2::kInstructionSet, avx2},
+#elif defined(__aarch64__)
+      {"neon", &neon::kInstructionSet, true},
+#endif
+      {"baseline", &baseline::kInstructionSet, true},
+  };
+  const char* forced = std::getenv("LSTM_FUSED_CPU_ISA");
+  bool wanted = forced == nullptr;
+  std::string built;
+  for (const Candidate& candidate : from_the_widest_on) {
+    wanted |= forced != nullptr && std::strcmp(forced, candidate.name) == 0;
+    if (wanted && candidate.set != nullptr && candidate.runs) return *candidate.set;
+    if (candidate.set != nullptr) built += std::string(" ") + candidate.name;
+  }
+  throw std::runtime_error("lstm_fused was built for" + (built.empty() ? " nothing" : built) +
+                           ", and this machine has none of that" +
+                           (forced == nullptr ? "" : std::string(" within LSTM_FUSED_CPU_ISA=") + forced) +
+                           ": build it here, or for all machines, without LSTM_FUSED_CPU=here");
 }
 
 }  // namespace

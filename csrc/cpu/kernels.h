@@ -159,23 +159,20 @@ struct InstructionSet {
   CpuKernels<double> float64;
 };
 
-namespace baseline {
-extern const InstructionSet kInstructionSet;
-}
-namespace avx2 {
-extern const InstructionSet kInstructionSet;
-}
-namespace avx512 {
-extern const InstructionSet kInstructionSet;
-}
-namespace avx512_bf16 {
-extern const InstructionSet kInstructionSet;
-}
-namespace neon {
-extern const InstructionSet kInstructionSet;
-}
+// Weak: of a set that a build leaves out (setup.py) the address is null.
+#define LSTM_FUSED_DECLARE(isa)                                                                    \
+  namespace isa {                                                                                  \
+  extern const InstructionSet kInstructionSet __attribute__((__weak__, __visibility__("hidden"))); \
+  }
+LSTM_FUSED_DECLARE(baseline)
+LSTM_FUSED_DECLARE(avx2)
+LSTM_FUSED_DECLARE(avx512)
+LSTM_FUSED_DECLARE(avx512_bf16)
+LSTM_FUSED_DECLARE(neon)
+#undef LSTM_FUSED_DECLARE
 
-// The widest instruction set that this machine has, or the one that LSTM_FUSED_CPU_ISA names if the machine has it.
+// The widest instruction set that this build and this machine have; no wider than LSTM_FUSED_CPU_ISA, where it names
+// one. Throws std::runtime_error where there is none.
 const InstructionSet& instruction_set();
 
 // The second-level cache of a core, in bytes; 1 MiB where the system does not say.

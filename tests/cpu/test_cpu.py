@@ -17,7 +17,7 @@ import setup_file
 import toolchain
 import torch
 from cases import Case, draw
-from instruction_sets import INSTRUCTION_SETS, environment_of
+from instruction_sets import each_instruction_set, environment_of
 from numerics import Results, assert_accurate, fused, scaled
 from places import ROOT
 from python_lock import lets_python_run
@@ -149,7 +149,7 @@ def check_hostile_cases() -> None:
             assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor), times=8, orders=8)
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@each_instruction_set
 def test_an_instruction_set(isa: str):
     """In a process of its own: the choice is made once."""
     script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"

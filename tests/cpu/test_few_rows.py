@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from cases import Case, Problem, draw
-from instruction_sets import INSTRUCTION_SETS, run_again
+from instruction_sets import each_instruction_set, run_again
 from numerics import assert_accurate, fused
 
 import lstm_fused
@@ -85,7 +85,7 @@ def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@each_instruction_set
 def test_instruction_sets(isa: str) -> None:
     some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
     run_again(isa, __file__, some, 12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, draw
-from instruction_sets import INSTRUCTION_SETS, run_again
+from instruction_sets import each_instruction_set, run_again
 from numerics import assert_accurate, fused
 from test_cpu import same_bits
 from test_few_rows import HALF_TYPES, STACK, check_half_weights, cpu_plan
@@ -55,6 +55,6 @@ def test_the_number_of_threads_does_not_matter(case: Case, threads) -> None:
     assert all(same_bits(results[0], other) for other in results[1:])
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@each_instruction_set
 def test_instruction_sets(isa: str) -> None:
     run_again(isa, __file__, "half_weights or test_accuracy and float32", len(CASES) + 6)

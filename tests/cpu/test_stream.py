@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Case
-from instruction_sets import INSTRUCTION_SETS, needs_bytes, run_again
+from instruction_sets import each_instruction_set, needs_bytes, run_again
 from numerics import Errors
 from torch import Tensor, nn
 
@@ -123,7 +123,7 @@ def test_accuracy_in_float64(case: Case):
     assert (actual - expected).abs().max() <= 64 * torch.finfo(torch.float64).eps * max(1, expected.abs().max())
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@each_instruction_set
 def test_an_instruction_set(isa: str):
     widths = len(WIDTHS) + (MULTIPLIES_BYTES and isa.startswith("avx512"))
     accuracy, cutting, nan = (len(WIDTHS) + 1) * len(CASES), 2 * (widths + 1) * len(CASES), widths

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from cases import Case
-from instruction_sets import INSTRUCTION_SETS, environment_of
+from instruction_sets import each_instruction_set, environment_of
 from places import ROOT
 from torch import Tensor
 from variant_loop import ALL, all_of, assert_accurate, assert_same, make, options_of, ours
@@ -62,7 +62,7 @@ def check_hostile_cases() -> None:
         assert_accurate(Case(4, 5, 6, 37), times=6, **options_of(names))
 
 
-@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@each_instruction_set
 def test_an_instruction_set(isa: str):
     """In a process of its own: the choice is made once."""
     script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"

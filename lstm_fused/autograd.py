@@ -86,7 +86,7 @@ class _Forward(torch.autograd.Function):
         if not options.recompute_gates:  # which takes all of them
             others = keeping.other_weights(len(weights), h_0.size(0), options.bidirectional, needs_input)
         needs_all = options.recompute_gates or ctx.needs.weights
-        keeping.save(ctx, (*options.tensors, reserve, c_0), input, h_0, weights, others, needs_all)
+        keeping.save(ctx, (*options.tensors(), reserve, c_0), input, h_0, weights, others, needs_all)
 
     @staticmethod
     def backward(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:
@@ -114,7 +114,7 @@ class Backward(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         options, _, _, *tensors = inputs
         ctx.options = options.without_tensors()
-        ctx.save_for_backward(*options.tensors, *tensors)
+        ctx.save_for_backward(*options.tensors(), *tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -179,7 +179,7 @@ def _by_reference(options: Options, *primals: Tensor) -> Outputs:
 
     The half types are widened once and rounded at the end, as the kernels do. Packed input is padded.
     """
-    lengths, reset, dropout_mask = options.tensors
+    lengths, reset, dropout_mask = options.tensors()
     places = None
     if primals[0].dim() == 2:
         assert lengths is not None
@@ -235,7 +235,7 @@ def _setup_registered(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
             kept[n] = False
     saved = [w if keep else None for w, keep in zip(weights, kept, strict=True)]
     *_, reserve = output
-    ctx.save_for_backward(*options.tensors, reserve, c_0, input, h_0, *saved)
+    ctx.save_for_backward(*options.tensors(), reserve, c_0, input, h_0, *saved)
 
 
 def _backward_registered(ctx: Any, *grads: MaybeTensor) -> tuple[Any, ...]:

@@ -94,7 +94,7 @@ def _one_by_one(function: Callable[..., Sequence[Tensor]], num_members: int, dim
 
 
 def _folded_options(num_members: int, dims: Any, options: Options) -> Options:
-    return options.with_tensors(*_fold(num_members, dims.tensors, options.tensors, _IN_OPTIONS))
+    return options.with_tensors(*_fold(num_members, dims.tensors(), options.tensors(), _IN_OPTIONS))
 
 
 def _fold(num_members: int, dims: Any, args: Sequence[Any], batch_dims: Sequence[int]) -> list[Any]:

@@ -163,7 +163,7 @@ def _run(
         h_0 = c_0 if width == hidden else input.new_zeros((layers * directions, call.batch, width))
     else:
         h_0, c_0 = call.hx
-    lengths, reset, mask = options.tensors
+    lengths, reset, mask = options.tensors()
     if lengths is not None:
         lengths = lengths.to(device=device, dtype=torch.int64, non_blocking=True).contiguous()
     if reset is not None:

@@ -91,7 +91,7 @@ def backward(
     reserve: Tensor,
     needs: Needs,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    masks = options.tensors
+    masks = options.tensors()
     return _BACKWARD(*grads, input, h_0, c_0, weights, options.bidirectional, *masks, reserve, *needs, uses_tf32(input))
 
 
@@ -124,7 +124,8 @@ def _fake_forward(*args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor, Ten
     # csrc/torch/stack.h, reserve: a GPU keeps the cells of half types in float32, and the outputs always.
     cell_width = 2 if input.is_cuda and input.dtype.itemsize == 2 else 1
     keeps_outputs = input.is_cuda or call.recompute_gates or proj_width != hidden
-    reserve_width = states * (hidden * ((0 if call.recompute_gates else 4) + cell_width) + keeps_outputs * proj_width)
+    gates = 0 if call.recompute_gates else 4
+    reserve_width = states * (hidden * (gates + cell_width) + (proj_width if keeps_outputs else 0))
     reserve = input.new_empty(math.prod(steps) * reserve_width if call.training else 0)
     h_n, c_n = h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return output, h_n, c_n, cells, reserve

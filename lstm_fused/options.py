@@ -19,8 +19,7 @@ class Options(NamedTuple):
     return_cells: bool = False
     recompute_gates: bool = False
 
-    @property
-    def tensors(self) -> tuple[MaybeTensor, ...]:
+    def tensors(self) -> tuple[MaybeTensor, ...]:  # no property: torch 2.10 compiles none of a tuple's
         return self.lengths, self.reset, self.dropout_mask
 
     def with_tensors(self, lengths: Any, reset: Any, dropout_mask: Any) -> Options:

@@ -63,7 +63,7 @@ def lstm(
     """
     dtype = input.dtype
     wide = torch.float32 if dtype.itemsize == 2 else dtype
-    lengths, reset, dropout_mask = options.tensors
+    lengths, reset, dropout_mask = options.tensors()
     places = None
     if input.dim() == 2:
         assert lengths is not None

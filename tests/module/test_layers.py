@@ -20,7 +20,7 @@ RULES: dict[str, tuple[set[str], str]] = {
     "": ({""}, r"cuda_(bf16|fp16)\.h"),
     "plan": ({"", "plan"}, r"(?!)"),
     "kernels": ({"", "kernels"}, r"cuda[a-z_0-9]*\.h|cuda/.*|cooperative_groups.*|mma\.h"),
-    "cpu": ({"", "cpu"}, r"(imm|x86|cpu)intrin\.h|cpuid\.h|arm_neon\.h"),
+    "cpu": ({"", "cpu"}, r"(imm|x86|cpu)intrin\.h|cpuid\.h|arm_neon\.h|unistd\.h"),
     "python": ({"", "python", "plan", "cpu"}, r"pybind11/.*|sys/mman\.h|unistd\.h"),
     "torch": ({"", "torch", "plan", "kernels", "cpu"}, r"torch/(csrc/stable|headeronly)/.*|dlfcn\.h"),
 }

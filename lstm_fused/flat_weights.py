@@ -18,8 +18,9 @@ class FlatWeights(RNNBase):
     none, so that nothing has to be compared in a call, and nothing that was computed (a parametrized weight) is kept.
     """
 
-    # Under a name of its own: Dynamo of torch 2.10 takes vars(self)["_flat_weights"] for the property.
-    _flat_weight_list: list[Any]
+    # Under a name of its own: Dynamo of torch 2.10 takes vars(self)["_flat_weights"] for the property. None where only
+    # torch.nn.LSTM's is there, under its name: somebody has given the module another class.
+    _flat_weight_list: list[Any] | None = None
     # Weak, to what had the weights' names when the list was made; None for nothing. Empty while there is no list.
     _flat_weight_refs: list[Any]
 
@@ -27,6 +28,8 @@ class FlatWeights(RNNBase):
     def _flat_weights(self) -> list[Any]:
         if not self._flat_weight_refs:
             self._flat_weight_list = self._remember()
+        elif self._flat_weight_list is None:
+            self._flat_weight_list = vars(self).pop("_flat_weights")
         return self._flat_weight_list
 
     @_flat_weights.setter
@@ -74,22 +77,23 @@ class FlatWeights(RNNBase):
 
     def list_from_torch(self) -> None:
         """Of a converted module: lets go of torch.nn.LSTM's list if it holds what has the weights' names."""
-        self._flat_weight_list = vars(self).pop("_flat_weights")
         own = vars(self) | self._parameters
-        if all(own.get(name) is weight for name, weight in zip(self._flat_weights_names, self._flat_weight_list)):
+        if all(own.get(name) is weight for name, weight in zip(self._flat_weights_names, self._flat_weights)):
             self._init_flat_weights()
 
     def list_for_torch(self) -> None:
         """Makes the list that torch.nn.LSTM wants. A computed weight is not computed for it: any other tensor does."""
         if not self._flat_weight_refs:
             own = vars(self) | self._parameters
-            self._flat_weight_list = [own.get(name, torch.empty(0)) for name in self._flat_weights_names]
-            self._flat_weight_refs = [weakref.ref(weight) for weight in self._flat_weight_list]
-        vars(self)["_flat_weights"] = vars(self).pop("_flat_weight_list")
+            weights = [own.get(name, torch.empty(0)) for name in self._flat_weights_names]
+            self._flat_weight_list, self._flat_weight_refs = weights, [weakref.ref(weight) for weight in weights]
+        vars(self)["_flat_weights"] = self._flat_weights
+        del self._flat_weight_list
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_flat_weight_list", None)
+        for name in ("_flat_weights", "_flat_weight_list"):
+            state.pop(name, None)
         return state
 
     def __setstate__(self, d: dict[str, Any]) -> None:

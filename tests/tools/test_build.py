@@ -55,6 +55,8 @@ def test_op_library_needs_only_stable_torch_symbols(stable_symbols: set[str]) ->
     """C and C++ runtime symbols carry a version (name@GLIBC_2.2.5); all the others must be torch's stable shims."""
     unversioned = {name for name in undefined_symbols(OP_LIBRARY) if "@" not in name}
     unversioned -= {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__"}
+    # Torch 2.10 exports some of C++'s own without a version, and the linker takes what it finds first.
+    unversioned = {name for name in unversioned if not re.match(r"_ZN?K?R?St", name)}
     assert unversioned, "an op library without torch symbols registers nothing"
     assert unversioned - stable_symbols == set()
 

@@ -4,23 +4,11 @@
 
 #include <cstdint>
 
-#include "cpu/parallel.h"
+#include "cpu/run.h"
 #include "cpu/stream.h"
 #include "cpu/variant.h"
-#include "params.h"
 
 namespace lstm_fused {
-
-// How the threads share a layer. Rows: each takes some rows of the batch (of one direction) through all of time and
-// never waits. Gates: each takes some hidden units of all rows and they meet after every step; W_hh is then read once,
-// not once a thread.
-enum class CpuSplit { kRows, kGates };
-
-// Steps [begin, end) in a direction's own order of time. A sequence may be run in several ranges, in order and with one
-// workspace: the one that begins at 0 packs the weights into it, the one that ends at T leaves h_n and c_n.
-struct Steps {
-  int64_t begin, end;
-};
 
 // Weights, but not the biases, are of T or, where T is float, of a half type, which is widened as it is read.
 //
@@ -40,6 +28,9 @@ struct CpuForwardParams : ForwardParams<T, T, void> {
   Rounded rounded{};
   DType kept_type = DType::kFloat32;
 };
+
+template <class T>
+using CpuForwardRun = CpuRun<T, CpuForwardParams<T>>;
 
 // As BackwardParams, but of a range of steps: the four results (T', B, ...) begin at first_time. They have the step
 // that was the last of the range before, too, of which grad_gates are read.
@@ -70,6 +61,9 @@ struct CpuBackwardParams {
   T* grad_h_0;  // null where nobody asks
   T* grad_c_0;
 };
+
+template <class T>
+using CpuBackwardRun = CpuRun<T, CpuBackwardParams<T>>;
 
 // to = from, widened, times factor if there is one.
 template <class T>
@@ -108,8 +102,7 @@ template <class T>
 struct CpuForward {
   // Elements for one direction, 64-byte aligned. input_size: that of the parameters.
   int64_t (*workspace)(const LayerShape&, int64_t input_size);
-  void (*run)(const LayerShape&, const CpuForwardParams<T>* directions, int num_directions, T* workspace, Steps,
-              CpuSplit, const Parallel&);
+  void (*run)(const CpuForwardRun<T>&);
 };
 
 // Most terms of a product that is rounded to a half type as it is formed: sums of more are added up in y.
@@ -138,9 +131,7 @@ struct CpuKernels {
   void (*product)(const ProductParams<T>&, T* workspace, const Parallel&);
   void (*sum_rows)(const RowSumParams<T>&, const Parallel&);
   int64_t (*backward_workspace)(const LayerShape&);
-  // Steps are counted from the last one of each direction.
-  void (*backward)(const LayerShape&, const CpuBackwardParams<T>* directions, int num_directions, T* workspace, Steps,
-                   CpuSplit, const Parallel&);
+  void (*backward)(const CpuBackwardRun<T>&);
   void (*widen)(const WidenParams<T>&, const Parallel&);
   void (*hidden)(const HiddenParams<T>&, const Parallel&);
   StreamRun* stream;

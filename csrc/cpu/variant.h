@@ -3,8 +3,7 @@
 
 #include <cstdint>
 
-#include "cpu/parallel.h"
-#include "params.h"
+#include "cpu/run.h"
 #include "variant_params.h"
 
 namespace lstm_fused {
@@ -22,17 +21,18 @@ struct ProductSumParams {
   bool adds;
 };
 
-struct Steps;
-enum class CpuSplit;
+template <class T>
+using VariantForwardRun = CpuRun<T, VariantForwardParams<T>>;
+template <class T>
+using VariantBackwardRun = CpuRun<T, VariantBackwardParams<T>>;
 
+// Of one direction.
 template <class T>
 struct VariantKernels {
-  // Elements, of a workspace that stays as it is from range to range of the steps.
-  int64_t (*forward_workspace)(const LayerShape&);
-  void (*forward)(const LayerShape&, const VariantForwardParams<T>&, T* workspace, Steps, CpuSplit, const Parallel&);
+  int64_t (*forward_workspace)(const LayerShape&);  // elements
+  void (*forward)(const VariantForwardRun<T>&);
   int64_t (*backward_workspace)(const LayerShape&);
-  // Steps are counted from the direction's last one.
-  void (*backward)(const LayerShape&, const VariantBackwardParams<T>&, T* workspace, Steps, CpuSplit, const Parallel&);
+  void (*backward)(const VariantBackwardRun<T>&);
   void (*sum_products)(const ProductSumParams<T>&, const Parallel&);
 };
 

@@ -265,8 +265,13 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {
       const int64_t end = std::min(begin + range, stack.seq_len);
       for (int64_t d = 0; d < directions; ++d) params[d].first_time = first_time(d, begin);
-      kernels.backward(shape, params, static_cast<int>(directions), data<T>(scratch), {begin, end}, schedule.split,
-                       schedule.parallel);
+      kernels.backward({.shape = shape,
+                        .directions = params,
+                        .num_directions = static_cast<int>(directions),
+                        .workspace = data<T>(scratch),
+                        .steps = {begin, end},
+                        .split = schedule.split,
+                        .parallel = schedule.parallel});
       for (int64_t d = 0; d < directions; ++d) {
         const CpuBackwardParams<T>& p = params[d];
         const int64_t time = d == 0 ? stack.seq_len - end : begin, base = stack.first_row(p.first_time);

@@ -178,8 +178,13 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
         params[d].gates_time = keeps_in_place ? 0 : time;
         project(d, time, end - begin);
       }
-      recurrence.run(shape, params, static_cast<int>(directions), workspace, {begin, end}, schedule.split,
-                     schedule.parallel);
+      recurrence.run({.shape = shape,
+                      .directions = params,
+                      .num_directions = static_cast<int>(directions),
+                      .workspace = workspace,
+                      .steps = {begin, end},
+                      .split = schedule.split,
+                      .parallel = schedule.parallel});
     }
     if (stays && layer == last_layer) {  // the caller has the other one
       Tensor kept = stack.layer_output(*reserve, layer);

@@ -180,7 +180,13 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
   for (int64_t begin = 0; begin < layer.seq_len; begin += range) {
     const int64_t end = std::min(begin + range, layer.seq_len);
     params.first_time = layer.reverse ? begin : layer.seq_len - end;
-    kernels.variant.backward(shape, params, data<T>(scratch), {begin, end}, split, parallel);
+    kernels.variant.backward({.shape = shape,
+                              .directions = &params,
+                              .num_directions = 1,
+                              .workspace = data<T>(scratch),
+                              .steps = {begin, end},
+                              .split = split,
+                              .parallel = parallel});
     const int64_t first = params.first_time * batch, rows = (end - begin) * batch;
     if (gradients) gradients->add(first, rows, params, const_data<T>(own_x) + first * layer.input_size);
     if (!needs_input) continue;

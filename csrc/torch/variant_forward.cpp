@@ -79,7 +79,13 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                           .y = params.kept.input_sums + (time - params.kept.gates_time) * batch * gates,
                           .y_type = kernel_type(layer.dtype)},
                          x);
-    kernels.variant.forward(shape, params, data<T>(scratch), {begin, end}, split, parallel);
+    kernels.variant.forward({.shape = shape,
+                             .directions = &params,
+                             .num_directions = 1,
+                             .workspace = data<T>(scratch),
+                             .steps = {begin, end},
+                             .split = split,
+                             .parallel = parallel});
   }
   return results;
 }

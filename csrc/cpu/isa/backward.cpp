@@ -2,7 +2,7 @@
 // cell's backward. It leaves grad_gates (and with a projection the total grad h) of all steps for the weight gradients.
 #include "cell.h"
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/layer.h"
 #include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -43,6 +43,14 @@ class Backward {
   int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
   int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
 
+  int64_t num_packed() const { return num_h_blocks() + num_unit_blocks(); }
+  static constexpr int64_t kStepsPastEnd = 1;  // the gradient of h_0
+
+  static constexpr auto stages() {
+    return std::array{Stage<Backward>{&Backward::num_h_blocks, &Backward::hidden_state},
+                      Stage<Backward>{&Backward::num_unit_blocks, &Backward::units}};
+  }
+
   void prepare(Steps steps) const {
     if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
     for (int64_t step = steps.begin; step < steps.end; ++step)
@@ -69,29 +77,29 @@ class Backward {
     pack(p.w_hr, s.proj_width, s.hidden_size, block * kPanelWidth<T>, unit_panel(block));
   }
 
-  // The gradient of h for rows [b_begin, b_end), columns of blocks [n_begin, n_end); without a projection the columns
-  // are hidden units and the cell's backward follows at once. The step that comes to a row after its first is h_0's;
-  // step == T is nothing else.
-  void hidden_state(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    for_chunks(step, b_begin, b_end, true, [&](const Chunk& chunk) {
-      if (!chunk.any_next) return without_product(chunk, n_begin, n_end);
-      int64_t block = n_begin;
+  // The gradient of h, columns of blocks; without a projection the columns are hidden units and the cell's backward
+  // follows at once. The step that comes to a row after its first is h_0's; step == T is nothing else.
+  void hidden_state(int64_t step, Range rows, Range blocks) const {
+    for_chunks(step, rows, true, [&](const Chunk& chunk) {
+      if (!chunk.any_next) return without_product(chunk, blocks);
+      int64_t block = blocks.begin;
       constexpr int kWideBlocks = kWideVectors / kTileVectors;
       if (chunk.count <= kWideRows)
-        for (; block + kWideBlocks <= min(n_end, layout.first_packed); block += kWideBlocks)
+        for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
           with_rows<kWideRows>(chunk.count,
                                [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
-      for (; block < n_end; ++block)
+      for (; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
           h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
         });
     });
   }
 
-  // With a projection, after hidden_state() of all columns: grad (o tanh c) = grad h W_hr, then the cell's backward.
-  void units(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
-    for_chunks(step, b_begin, b_end, false, [&](const Chunk& chunk) {
-      for (int64_t block = u_begin; block < u_end; ++block)
+  // With a projection: grad (o tanh c) = grad h W_hr, then the cell's backward.
+  void units(int64_t step, Range rows, Range blocks) const {
+    if (step == s.seq_len) return;
+    for_chunks(step, rows, false, [&](const Chunk& chunk) {
+      for (int64_t block = blocks.begin; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { unit_tile<rows.value>(chunk, first, block); });
     });
   }
@@ -160,11 +168,11 @@ class Backward {
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
   template <class F>
-  void for_chunks(int64_t step, int64_t b_begin, int64_t b_end, bool with_initial, F&& f) const {
+  void for_chunks(int64_t step, Range rows, bool with_initial, F&& f) const {
     Chunk chunk;
     chunk.t = time(step);
-    for (int64_t b = b_begin; b < b_end;) {
-      for (chunk.count = 0; b < b_end && chunk.count < kChunk; ++b) {
+    for (int64_t b = rows.begin; b < rows.end;) {
+      for (chunk.count = 0; b < rows.end && chunk.count < kChunk; ++b) {
         const bool initial = chunk.t == clock.previous(clock.first(b));
         if (initial ? with_initial && p.grad_h_0 != nullptr : chunk.t >= 0 && chunk.t < clock.length(b))
           add(chunk, b, initial);
@@ -192,8 +200,8 @@ class Backward {
   }
 
   // Where no row has a next step, a row at a time: there is no product to wait for what lies apart.
-  void without_product(const Chunk& chunk, int64_t n_begin, int64_t n_end) const {
-    const int64_t begin = n_begin * kPanelWidth<T>, end = min(n_end * kPanelWidth<T>, s.proj_width);
+  void without_product(const Chunk& chunk, Range blocks) const {
+    const int64_t begin = blocks.begin * kPanelWidth<T>, end = min(blocks.end * kPanelWidth<T>, s.proj_width);
     for (int64_t n = 0; n < chunk.count; ++n) states(chunk, n, begin, end, nullptr);
   }
 
@@ -325,55 +333,17 @@ int64_t backward_workspace(const LayerShape& shape) {
 }
 
 template <class T>
-void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
-              Steps steps, CpuSplit split, const Parallel& parallel) {
+void backward(const CpuBackwardRun<T>& run) {
   if constexpr (kMultipliesPairs)
-    if (reads_in_place(shape))
-      return avx512::kInstructionSet.float32.backward(shape, directions, num_directions, workspace, steps, split,
-                                                      parallel);
-  const auto direction = [&](int64_t d) {
-    return Backward<T>(shape, directions[d], workspace + d * backward_workspace<T>(shape));
-  };
-  const int64_t h_blocks = direction(0).num_h_blocks(), unit_blocks = direction(0).num_unit_blocks();
-  const Team team{parallel, num_directions};
-
-  team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(steps); });
-  if (steps.begin == 0)
-    team.each(h_blocks + unit_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
-    });
-  const bool ends = steps.end == shape.seq_len;
-  if (split == CpuSplit::kRows) {
-    team.each(shape.batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        direction(d).hidden_state(step, begin, end, 0, h_blocks);
-        direction(d).units(step, begin, end, 0, unit_blocks);
-      }
-      if (ends) direction(d).hidden_state(shape.seq_len, begin, end, 0, h_blocks);
-    });
-  } else {
-    for (int64_t step = steps.begin; step < steps.end + ends; ++step) {
-      team.each(h_blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-        direction(d).hidden_state(step, 0, shape.batch, begin, end);
-      });
-      if (step < shape.seq_len)
-        team.each(unit_blocks, INT64_MAX,
-                  [&](int64_t d, int64_t begin, int64_t end) { direction(d).units(step, 0, shape.batch, begin, end); });
-    }
-  }
-  if (!ends) return;
-  team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
-  });
+    if (reads_in_place(run.shape)) return avx512::kInstructionSet.float32.backward(run);
+  run_layer<Backward<T>>(run, backward_workspace<T>(run.shape));
 }
 
 template int64_t backward_workspace<float>(const LayerShape&);
-template void backward(const LayerShape&, const CpuBackwardParams<float>*, int, float*, Steps, CpuSplit,
-                       const Parallel&);
+template void backward(const CpuBackwardRun<float>&);
 #if !LSTM_FUSED_PAIRS
 template int64_t backward_workspace<double>(const LayerShape&);
-template void backward(const LayerShape&, const CpuBackwardParams<double>*, int, double*, Steps, CpuSplit,
-                       const Parallel&);
+template void backward(const CpuBackwardRun<double>&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

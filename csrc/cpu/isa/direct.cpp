@@ -24,15 +24,22 @@ class Direct {
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? s.proj_width : 0; }  // of one column each
+  int64_t num_packed() const { return 0; }
+  static constexpr int64_t kStepsPastEnd = 0;
 
-  void prepare() const { layer.prepare(); }
+  static constexpr auto stages() {
+    return std::array{Stage<Direct>{&Direct::num_unit_blocks, &Direct::gates},
+                      Stage<Direct>{&Direct::num_projection_blocks, &Direct::project}};
+  }
+
+  void prepare(Steps steps) const { layer.prepare(steps); }
+  void pack(int64_t) const {}
   void finish(int64_t b) const { layer.finish(b); }
 
-  // One step of rows [b_begin, b_end), hidden units of blocks [begin, end). Every other step goes through the units
-  // backwards: what was read last is still in a cache.
-  void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
-    const int64_t u_begin = begin * kLanes<T>, u_end = min(s.hidden_size, end * kLanes<T>);
-    layer.template for_rows<kStepRows>(step, b_begin, b_end, [&](const Chunk& chunk) {
+  // Every other step goes through the units backwards: what was read last is still in a cache.
+  void gates(int64_t step, Range rows, Range blocks) const {
+    const int64_t u_begin = blocks.begin * kLanes<T>, u_end = min(s.hidden_size, blocks.end * kLanes<T>);
+    layer.template for_rows<kStepRows>(step, rows, [&](const Chunk& chunk) {
       const int64_t tiles = num_tiles(u_end - u_begin, kUnits<T>);
       for (int64_t n = 0; n < tiles; ++n) {
         int64_t unit = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kUnits<T>;
@@ -46,14 +53,14 @@ class Direct {
     });
   }
 
-  // After gates() of all units: h = W_hr hidden, columns [n_begin, n_end).
-  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    layer.template for_rows<kStepRows>(step, b_begin, b_end, [&](const Chunk& chunk) {
+  // h = W_hr hidden.
+  void project(int64_t step, Range rows, Range columns) const {
+    layer.template for_rows<kStepRows>(step, rows, [&](const Chunk& chunk) {
       const auto hidden_row = [&](int64_t n) { return hidden + chunk.row[n] * s.hidden_size; };
       const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
-      columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, n_begin, n_end,
-                            output_row);
-      layer.round_columns(chunk, n_begin, n_end);
+      columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, columns.begin,
+                            columns.end, output_row);
+      layer.round_columns(chunk, columns.begin, columns.end);
     });
   }
 
@@ -113,30 +120,9 @@ class Direct {
   template <int N>
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t unit, int lanes,
                                const T (&sums)[kNumGates][N * kLanes<T>]) const {
-    using V = Vectors<T, N>;
-    using Math = VectorMath<T, N>;
-    const int64_t b = chunk.row[n], width = s.hidden_size;
-    const auto load_all = [&](const T* p) { return V::each([&](int v) { return load(p + v * kLanes<T>, lanes); }); };
-    const auto store_all = [&](T* p, const V& value) {
-      for (int v = 0; v < N; ++v) store(p + v * kLanes<T>, value.at[v], lanes);
-    };
-    T* const gates = p.gates != nullptr ? layer.gates(chunk.t, b) + unit : nullptr;
-    // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
-    const auto pre = [&](int gate) {
-      V sum = load_all(sums[gate]);
-      if (!layer.projects_input()) sum = load_all(gates + gate * width) + sum;
-      if (p.b_ih == nullptr) return sum;
-      return sum + (load_all(p.b_ih + gate * width + unit) + load_all(p.b_hh + gate * width + unit));
-    };
-    const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-    const V c = next_cell(active, load_all(chunk.c_prev[n] + unit));
-    store_all(layer.cells(chunk.t, b) + unit, c);
-    store_all((s.has_projection ? hidden + b * width : layer.output(chunk.t, b)) + unit, next_hidden<Math>(active, c));
-    if (!p.keep_gates) return;
-    store_all(gates, active.i);
-    store_all(gates + width, active.f);
-    store_all(gates + 2 * width, active.g);
-    store_all(gates + 3 * width, active.o);
+    layer.template update<N, N>(
+        chunk, n, 0, unit, lanes, hidden, [&](int gate, int v) { return load(sums[gate] + v * kLanes<T>, lanes); },
+        [&](int gate, int v) { return layer.bias(gate, unit + v * kLanes<T>, lanes); });
   }
 
   const LayerShape& s;
@@ -144,21 +130,6 @@ class Direct {
   const Recurrence<T> layer;
   T* const hidden;
 };
-
-template <class T, class W>
-void run(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace, Steps steps,
-         CpuSplit split, const Parallel& parallel) {
-  const auto direction = [&](int64_t d) {
-    return Direct<T, W>(shape, directions[d], workspace + d * Direct<T, W>::workspace_size(shape));
-  };
-  const Team team{parallel, num_directions};
-  if (steps.begin == 0) team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-  run_steps(team, shape.batch, steps, split, direction);
-  if (steps.end < shape.seq_len) return;
-  team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
-  });
-}
 
 }  // namespace
 
@@ -168,21 +139,18 @@ int64_t direct_workspace(const LayerShape& shape, int64_t /*input_size*/) {
 }
 
 template <class T>
-void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-                    Steps steps, CpuSplit split, const Parallel& parallel) {
-  with_type<T>(directions[0].w_hh, directions[0].weight_type, [&](const auto* w) {
+void direct_forward(const CpuForwardRun<T>& run) {
+  with_type<T>(run.directions->w_hh, run.directions->weight_type, [&](const auto* w) {
     using W = std::remove_cv_t<std::remove_pointer_t<decltype(w)>>;
-    run<T, W>(shape, directions, num_directions, workspace, steps, split, parallel);
+    run_layer<Direct<T, W>>(run, Direct<T, W>::workspace_size(run.shape));
   });
 }
 
 #if !LSTM_FUSED_PAIRS
 template int64_t direct_workspace<float>(const LayerShape&, int64_t);
 template int64_t direct_workspace<double>(const LayerShape&, int64_t);
-template void direct_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
-                             const Parallel&);
-template void direct_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
-                             const Parallel&);
+template void direct_forward(const CpuForwardRun<float>&);
+template void direct_forward(const CpuForwardRun<double>&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -43,7 +43,15 @@ class Forward {
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
 
-  void prepare() const { layer.prepare(); }
+  int64_t num_packed() const { return num_unit_blocks() + num_projection_blocks(); }
+  static constexpr int64_t kStepsPastEnd = 0;
+
+  static constexpr auto stages() {
+    return std::array{Stage<Forward>{&Forward::num_unit_blocks, &Forward::gates},
+                      Stage<Forward>{&Forward::num_projection_blocks, &Forward::project}};
+  }
+
+  void prepare(Steps steps) const { layer.prepare(steps); }
   void finish(int64_t b) const { layer.finish(b); }
 
   void pack(int64_t block) const {
@@ -69,41 +77,40 @@ class Forward {
     }
   }
 
-  // One step of rows [b_begin, b_end), hidden units of blocks [u_begin, u_end). Few rows go through the units backwards
-  // at every other step: what was read last is still in a cache.
-  void gates(int64_t step, int64_t b_begin, int64_t b_end, int64_t u_begin, int64_t u_end) const {
-    layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
-      gates(step, chunk, u_begin, u_end);
-      layer.round_units(chunk, u_begin * kLanes<T>, min(s.hidden_size, u_end * kLanes<T>));
+  void gates(int64_t step, Range rows, Range blocks) const {
+    layer.template for_rows<kChunk>(step, rows, [&](const Chunk& chunk) {
+      gates_of(step, chunk, blocks);
+      layer.round_units(chunk, blocks.begin * kLanes<T>, min(s.hidden_size, blocks.end * kLanes<T>));
     });
   }
 
-  // After gates() of all units: h = W_hr hidden, blocks [n_begin, n_end) of the projection's columns.
-  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t n_begin, int64_t n_end) const {
-    layer.template for_rows<kChunk>(step, b_begin, b_end, [&](const Chunk& chunk) {
-      for (int64_t block = n_begin; block < n_end; ++block)
+  // h = W_hr hidden.
+  void project(int64_t step, Range rows, Range blocks) const {
+    layer.template for_rows<kChunk>(step, rows, [&](const Chunk& chunk) {
+      for (int64_t block = blocks.begin; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { projection_tile<rows.value>(chunk, first, block); });
-      layer.round_columns(chunk, n_begin * kPanelWidth<T>, min(s.proj_width, n_end * kPanelWidth<T>));
+      layer.round_columns(chunk, blocks.begin * kPanelWidth<T>, min(s.proj_width, blocks.end * kPanelWidth<T>));
     });
   }
 
  private:
   using Chunk = StepRows<T, kChunk>;
 
-  void gates(int64_t step, const Chunk& chunk, int64_t u_begin, int64_t u_end) const {
+  // Few rows go through the units backwards at every other step: what was read last is still in a cache.
+  void gates_of(int64_t step, const Chunk& chunk, Range blocks) const {
     if (chunk.count > kWideRows) {
-      for (int64_t block = u_begin; block < u_end; ++block)
+      for (int64_t block = blocks.begin; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value, 1>(chunk, first, block); });
       return;
     }
-    const int64_t tiles = num_tiles(u_end - u_begin, kWideBlocks);
+    const int64_t tiles = num_tiles(blocks.end - blocks.begin, kWideBlocks);
     with_rows<kWideRows>(chunk.count, [&](auto rows) {
       for (int64_t n = 0; n < tiles; ++n) {
-        int64_t block = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
-        if (block + kWideBlocks <= u_end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
+        int64_t block = blocks.begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
+        if (block + kWideBlocks <= blocks.end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
           gates_tile<rows.value, kWideBlocks>(chunk, 0, block);
         else
-          for (const int64_t end = min(u_end, block + kWideBlocks); block < end; ++block)
+          for (const int64_t end = min(blocks.end, block + kWideBlocks); block < end; ++block)
             gates_tile<rows.value, 1>(chunk, 0, block);
       }
     });
@@ -199,32 +206,15 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size) {
 }
 
 template <class T>
-void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-             Steps steps, CpuSplit split, const Parallel& parallel) {
-  const auto direction = [&](int64_t d) {
-    return Forward<T>(shape, directions[d], workspace + d * forward_workspace<T>(shape, directions[d].input_size));
-  };
-  const Team team{parallel, num_directions};
-  if (steps.begin == 0) {
-    const int64_t blocks = direction(0).num_unit_blocks() + direction(0).num_projection_blocks();
-    team.each(1, 1, [&](int64_t d, int64_t, int64_t) { direction(d).prepare(); });
-    team.each(blocks, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) direction(d).pack(block);
-    });
-  }
-  run_steps(team, shape.batch, steps, split, direction);
-  if (steps.end < shape.seq_len) return;
-  team.each(shape.batch, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) direction(d).finish(b);
-  });
+void forward(const CpuForwardRun<T>& run) {
+  run_layer<Forward<T>>(run, forward_workspace<T>(run.shape, run.directions->input_size));
 }
 
 template int64_t forward_workspace<float>(const LayerShape&, int64_t);
-template void forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit, const Parallel&);
+template void forward(const CpuForwardRun<float>&);
 #if !LSTM_FUSED_PAIRS
 template int64_t forward_workspace<double>(const LayerShape&, int64_t);
-template void forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
-                      const Parallel&);
+template void forward(const CpuForwardRun<double>&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

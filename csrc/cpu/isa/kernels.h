@@ -10,21 +10,17 @@ int64_t forward_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
 int64_t backward_workspace(const LayerShape& shape);
 template <class T>
-void forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-             Steps steps, CpuSplit split, const Parallel& parallel);
+void forward(const CpuForwardRun<T>& run);
 template <class T>
-void backward(const LayerShape& shape, const CpuBackwardParams<T>* directions, int num_directions, T* workspace,
-              Steps steps, CpuSplit split, const Parallel& parallel);
+void backward(const CpuBackwardRun<T>& run);
 template <class T>
 int64_t direct_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
-void direct_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-                    Steps steps, CpuSplit split, const Parallel& parallel);
+void direct_forward(const CpuForwardRun<T>& run);
 template <class T>
 int64_t one_step_workspace(const LayerShape& shape, int64_t input_size);
 template <class T>
-void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-                      Steps steps, CpuSplit split, const Parallel& parallel);
+void one_step_forward(const CpuForwardRun<T>& run);
 template <class T>
 int64_t product_workspace(const ProductParams<T>& params, int64_t num_threads);
 template <class T>
@@ -40,13 +36,11 @@ void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const
 template <class T>
 int64_t variant_workspace(const LayerShape& shape);
 template <class T>
-void variant_forward(const LayerShape& shape, const VariantForwardParams<T>& params, T* workspace, Steps steps,
-                     CpuSplit split, const Parallel& parallel);
+void variant_forward(const VariantForwardRun<T>& run);
 template <class T>
 int64_t variant_backward_workspace(const LayerShape& shape);
 template <class T>
-void variant_backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace, Steps steps,
-                      CpuSplit split, const Parallel& parallel);
+void variant_backward(const VariantBackwardRun<T>& run);
 template <class T>
 void sum_products(const ProductSumParams<T>& params, const Parallel& parallel);
 

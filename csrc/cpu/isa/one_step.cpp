@@ -86,11 +86,20 @@ class OneStep {
   OneStep(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
       : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
 
-  int64_t num_row_groups() const { return num_tiles(s.batch, kStepRows<T>); }
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kLanes<T>) : 0; }
 
-  void prepare() const { layer.prepare(); }
+  int64_t num_hidden_groups() const { return s.has_projection ? num_packed() : 0; }
+  int64_t num_packed() const { return num_tiles(s.batch, kStepRows<T>); }  // groups of rows
+  static constexpr int64_t kStepsPastEnd = 0;
+
+  static constexpr auto stages() {
+    return std::array{Stage<OneStep>{&OneStep::num_unit_blocks, &OneStep::gates},
+                      Stage<OneStep>{&OneStep::num_hidden_groups, &OneStep::pack_hidden},
+                      Stage<OneStep>{&OneStep::num_projection_blocks, &OneStep::project}};
+  }
+
+  void prepare(Steps steps) const { layer.prepare(steps); }
   void finish(int64_t b) const { layer.finish(b); }
 
   // Panels of h_prev and x, or for the projection of o tanh(c), of group `group` of the rows.
@@ -104,28 +113,27 @@ class OneStep {
              [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.x[n]); });
     });
   }
-  void pack_hidden(int64_t group) const {
-    with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
-      pack(rows, vectors, s.hidden_size, panel, [&](int64_t n) { return hidden() + rows.row[n] * s.hidden_size; });
+  void pack_hidden(int64_t, Range, Range groups) const {
+    for (int64_t group = groups.begin; group < groups.end; ++group)
+      with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
+        pack(rows, vectors, s.hidden_size, panel, [&](int64_t n) { return hidden() + rows.row[n] * s.hidden_size; });
+      });
+  }
+
+  // All rows, vectors of hidden units.
+  void gates(int64_t, Range, Range blocks) const {
+    for_groups(blocks, [&](int64_t block, const Rows& rows, auto vectors, const T* panel) {
+      gates<vectors.value>(rows, reinterpret_cast<const E*>(panel), block * kLanes<T>);
+      layer.round_units(rows, block * kLanes<T>, min(s.hidden_size, (block + 1) * kLanes<T>));
     });
   }
 
-  // All rows, one vector of hidden units.
-  void gates(int64_t block) const {
-    for (int64_t group = 0; group < num_row_groups(); ++group)
-      with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
-        gates<vectors.value>(rows, reinterpret_cast<const E*>(panel), block * kLanes<T>);
-        layer.round_units(rows, block * kLanes<T>, min(s.hidden_size, (block + 1) * kLanes<T>));
-      });
-  }
-
-  // After gates() of all units: h = W_hr hidden, one vector of columns.
-  void project(int64_t block) const {
-    for (int64_t group = 0; group < num_row_groups(); ++group)
-      with_group(group, [&](const Rows& rows, auto vectors, const T* panel) {
-        project<vectors.value>(rows, panel, block * kLanes<T>);
-        layer.round_columns(rows, block * kLanes<T>, min(s.proj_width, (block + 1) * kLanes<T>));
-      });
+  // h = W_hr hidden, vectors of columns.
+  void project(int64_t, Range, Range blocks) const {
+    for_groups(blocks, [&](int64_t block, const Rows& rows, auto vectors, const T* panel) {
+      project<vectors.value>(rows, panel, block * kLanes<T>);
+      layer.round_columns(rows, block * kLanes<T>, min(s.proj_width, (block + 1) * kLanes<T>));
+    });
   }
 
  private:
@@ -140,9 +148,17 @@ class OneStep {
   void with_group(int64_t group, F&& f) const {
     T* const panel = workspace + layout.panels + group * layout.panel;
     const int64_t begin = group * kStepRows<T>;
-    layer.template for_rows<kStepRows<T>>(0, begin, min(s.batch, begin + kStepRows<T>), [&](const Rows& rows) {
+    layer.template for_rows<kStepRows<T>>(0, {begin, min(s.batch, begin + kStepRows<T>)}, [&](const Rows& rows) {
       with_rows<kMostVectors>(num_tiles(rows.count, kLanes<T>), [&](auto vectors) { f(rows, vectors, panel); });
     });
+  }
+
+  // f(block, rows, vectors, panel) of all groups for each block.
+  template <class F>
+  void for_groups(Range blocks, F&& f) const {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block)
+      for (int64_t group = 0; group < num_packed(); ++group)
+        with_group(group, [&](const Rows& rows, auto vectors, const T* panel) { f(block, rows, vectors, panel); });
   }
 
   template <int V, class P, class RowOf>
@@ -190,17 +206,12 @@ class OneStep {
         const auto update = [&](auto together) {
           layer.template update<together.value, 1>(
               rows, first + n, 0, unit, lanes.value, hidden(), [&](int gate, int r) { return of_rows[gate][n + r]; },
-              [&](int gate, int) { return bias(gate * s.hidden_size + unit, lanes.value); });
+              [&](int gate, int) { return layer.bias(gate, unit, lanes.value); });
         };
         for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
         for (; n < count; ++n) update(Constant<1>{});
       });
     }
-  }
-
-  LSTM_FUSED_INLINE Vec<T> bias(int64_t begin, int lanes) const {
-    if (p.b_ih == nullptr) return Vec<T>{};
-    return load(p.b_ih + begin, lanes) + load(p.b_hh + begin, lanes);
   }
 
   template <int V>
@@ -237,35 +248,17 @@ int64_t one_step_workspace(const LayerShape& shape, int64_t input_size) {
 
 // Threads share the units, whatever the split: each then reads weights of its own.
 template <class T>
-void one_step_forward(const LayerShape& shape, const CpuForwardParams<T>* directions, int num_directions, T* workspace,
-                      Steps, CpuSplit, const Parallel& parallel) {
-  const auto direction = [&](int64_t d) {
-    return OneStep<T>(shape, directions[d], workspace + d * one_step_workspace<T>(shape, directions[d].input_size));
-  };
-  const Team team{parallel, num_directions};
-  const auto each = [&](int64_t total, auto&& task) {
-    team.each(total, INT64_MAX, [&](int64_t d, int64_t begin, int64_t end) {
-      const OneStep<T> layer = direction(d);
-      for (int64_t n = begin; n < end; ++n) task(layer, n);
-    });
-  };
-  each(1, [](const OneStep<T>& layer, int64_t) { layer.prepare(); });
-  each(direction(0).num_row_groups(), [](const OneStep<T>& layer, int64_t group) { layer.pack(group); });
-  each(direction(0).num_unit_blocks(), [](const OneStep<T>& layer, int64_t block) { layer.gates(block); });
-  if (shape.has_projection) {
-    each(direction(0).num_row_groups(), [](const OneStep<T>& layer, int64_t group) { layer.pack_hidden(group); });
-    each(direction(0).num_projection_blocks(), [](const OneStep<T>& layer, int64_t block) { layer.project(block); });
-  }
-  each(shape.batch, [](const OneStep<T>& layer, int64_t b) { layer.finish(b); });
+void one_step_forward(const CpuForwardRun<T>& run) {
+  CpuForwardRun<T> by_gates = run;
+  by_gates.split = CpuSplit::kGates;
+  run_layer<OneStep<T>>(by_gates, one_step_workspace<T>(run.shape, run.directions->input_size));
 }
 
 template int64_t one_step_workspace<float>(const LayerShape&, int64_t);
-template void one_step_forward(const LayerShape&, const CpuForwardParams<float>*, int, float*, Steps, CpuSplit,
-                               const Parallel&);
+template void one_step_forward(const CpuForwardRun<float>&);
 #if !LSTM_FUSED_PAIRS
 template int64_t one_step_workspace<double>(const LayerShape&, int64_t);
-template void one_step_forward(const LayerShape&, const CpuForwardParams<double>*, int, double*, Steps, CpuSplit,
-                               const Parallel&);
+template void one_step_forward(const CpuForwardRun<double>&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

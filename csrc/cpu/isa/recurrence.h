@@ -1,9 +1,9 @@
-// What the two kernels of the forward recurrence share: where a step's rows lie, which of them take part and from which
-// state, and how the threads go through the steps.
+// What the kernels of the forward recurrence share: where a step's rows lie, which of them take part and from which
+// state, and their cells.
 #pragma once
 
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/layer.h"
 #include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -47,11 +47,12 @@ struct Recurrence {
   }
   T* cells(int64_t t, int64_t b) const { return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride; }
 
-  void prepare() const {
+  void prepare(Steps steps) const {
     if (s.segments.reset != nullptr) fill(zeros, T(0), s.hidden_size);
     if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
-    for (int64_t t = 0; t < s.seq_len; ++t)
+    for (int64_t step = steps.begin; step < steps.end; ++step)
       for (int64_t b = 0; b < s.batch; ++b) {
+        const int64_t t = clock.time(step);
         if (t < clock.length(b)) continue;
         with_rounded([&](auto* output, auto* gates, auto* cells) {
           const int64_t row = row_of(s, t, b), width = s.hidden_size;
@@ -95,16 +96,23 @@ struct Recurrence {
       });
   }
 
-  // f(rows) for the rows of [b_begin, b_end) that are still inside their length, kRows at a time.
+  // f(rows) for those of a step's rows that are still inside their length, kRows at a time.
   template <int kRows, class F>
-  void for_rows(int64_t step, int64_t b_begin, int64_t b_end, F&& f) const {
+  void for_rows(int64_t step, Range of_batch, F&& f) const {
     StepRows<T, kRows> rows;
     rows.t = clock.time(step);
-    for (int64_t b = b_begin; b < b_end;) {
-      for (rows.count = 0; b < b_end && rows.count < kRows; ++b)
+    for (int64_t b = of_batch.begin; b < of_batch.end;) {
+      for (rows.count = 0; b < of_batch.end && rows.count < kRows; ++b)
         if (rows.t < clock.length(b)) add(rows, b);
       if (rows.count > 0) f(rows);
     }
+  }
+
+  // b_ih + b_hh of a vector of units.
+  LSTM_FUSED_INLINE Vec<T> bias(int gate, int64_t unit, int lanes) const {
+    if (p.b_ih == nullptr) return Vec<T>{};
+    const int64_t begin = gate * s.hidden_size + unit;
+    return load(p.b_ih + begin, lanes) + load(p.b_hh + begin, lanes);
   }
 
   // N vectors of cells of a tile of rows `first` ... of a step by kSides vectors of units from `unit` on: those from
@@ -216,26 +224,5 @@ struct Recurrence {
     }
   }
 };
-
-// Steps of all directions: kernel(d).gates() of rows and blocks of units, then its project() of blocks of columns.
-template <class KernelOf>
-void run_steps(const Team& team, int64_t batch, Steps steps, CpuSplit split, KernelOf&& kernel) {
-  const int64_t unit_blocks = kernel(0).num_unit_blocks(), projection_blocks = kernel(0).num_projection_blocks();
-  if (split == CpuSplit::kRows) {
-    team.each(batch, kChunk, [&](int64_t d, int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        kernel(d).gates(step, begin, end, 0, unit_blocks);
-        kernel(d).project(step, begin, end, 0, projection_blocks);
-      }
-    });
-    return;
-  }
-  for (int64_t step = steps.begin; step < steps.end; ++step) {
-    team.each(unit_blocks, INT64_MAX,
-              [&](int64_t d, int64_t begin, int64_t end) { kernel(d).gates(step, 0, batch, begin, end); });
-    team.each(projection_blocks, INT64_MAX,
-              [&](int64_t d, int64_t begin, int64_t end) { kernel(d).project(step, 0, batch, begin, end); });
-  }
-}
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/layer.h"
 #include "cpu/isa/vector_math.h"
 #include "variant_cell.h"
 #include "variant_rows.h"
@@ -35,16 +35,16 @@ struct PackedMatrix {
                                      kPanelWidth<T>);
   }
 
-  // f(n, column, lanes, sums) of each row and vector of columns of blocks [begin, end). Few rows take several panels at
-  // once: one row by one panel would wait for its own sums.
+  // f(n, column, lanes, sums) of each row and vector of columns of blocks. Few rows take several panels at once: one
+  // row by one panel would wait for its own sums.
   template <class F>
-  void multiply_rows(const T* const* rows, int64_t count, int64_t begin, int64_t end, F&& f) const {
+  void multiply_rows(const T* const* rows, int64_t count, Range blocks, F&& f) const {
     constexpr int kWideBlocks = kWideVectors / kTileVectors;
-    int64_t block = begin;
+    int64_t block = blocks.begin;
     if (count <= kWideRows && count > 0)
-      for (; block + kWideBlocks <= end; block += kWideBlocks)
+      for (; block + kWideBlocks <= blocks.end; block += kWideBlocks)
         with_rows<kWideRows>(count, [&](auto rows_here) { tile<rows_here.value, kWideVectors>(rows, 0, block, f); });
-    for (; block < end; ++block)
+    for (; block < blocks.end; ++block)
       for_row_tiles(count, [&](int64_t first, auto rows_here) {
         tile<rows_here.value, kTileVectors>(rows + first, first, block, f);
       });
@@ -64,13 +64,13 @@ struct PackedMatrix {
   }
 };
 
-// f(rows, count) for chunks of those rows in [b_begin, b_end) that take part in step t.
+// f(rows, count) for chunks of those rows that take part in step t.
 template <class F>
-void for_rows(const Clock& clock, int64_t t, int64_t b_begin, int64_t b_end, F&& f) {
+void for_rows(const Clock& clock, int64_t t, Range rows, F&& f) {
   int64_t row[kChunk];
-  for (int64_t b = b_begin; b < b_end;) {
+  for (int64_t b = rows.begin; b < rows.end;) {
     int64_t count = 0;
-    for (; b < b_end && count < kChunk; ++b)
+    for (; b < rows.end && count < kChunk; ++b)
       if (t < clock.length(b)) row[count++] = b;
     if (count > 0) f(row, count);
   }

@@ -32,38 +32,36 @@ class Backward : VariantBackwardRows<T> {
 
   int64_t num_h_blocks() const { return w_hh.num_blocks(); }
   int64_t num_unit_blocks() const { return s.has_projection ? w_hr.num_blocks() : 0; }
+  int64_t num_packed() const { return num_h_blocks() + num_unit_blocks(); }
+  static constexpr int64_t kStepsPastEnd = 0;
+
+  static constexpr auto stages() {
+    return std::array{Stage<Backward>{&Backward::if_projects, &Backward::states, /*wants_rows=*/true},
+                      Stage<Backward>{&Backward::num_unit_blocks, &Backward::project},
+                      Stage<Backward>{&Backward::always, &Backward::cells, /*wants_rows=*/true},
+                      Stage<Backward>{&Backward::num_h_blocks, &Backward::multiply}};
+  }
 
   void pack(int64_t block) const {
     block < num_h_blocks() ? w_hh.pack(p.w_hh, block) : w_hr.pack(p.w_hr, block - num_h_blocks());
   }
 
-  // Before the last step.
-  void begin(int64_t b) const {
-    const auto given = [](T* to, const T* from, int64_t width) {
-      from != nullptr ? copy(to, from, width) : fill(to, T(0), width);
+  void prepare(Steps steps) const {
+    for (int64_t step = steps.begin; step < steps.end; ++step)
+      for (int64_t b = 0; b < s.batch; ++b) clear(time(step), b);
+    if (steps.begin > 0) return;
+    const auto given = [](T* to, const T* from, int64_t size) {
+      from != nullptr ? copy(to, from, size) : fill(to, T(0), size);
     };
-    given(carried_h(b), p.grad_h_n ? p.grad_h_n + b * s.proj_width : nullptr, s.proj_width);
-    given(carried_c(b), p.grad_c_n ? p.grad_c_n + b * s.hidden_size : nullptr, s.hidden_size);
+    given(carried_h(0), p.grad_h_n, s.batch * s.proj_width);
+    given(carried_c(0), p.grad_c_n, s.batch * s.hidden_size);
   }
-
-  // Past a row's length.
-  void clear(int64_t step, int64_t b) const {
-    const int64_t t = time(step);
-    if (t < clock.length(b)) return;
-    for (T* const grads : {p.grad_sums, p.grad_ih, p.grad_hh})
-      fill(in_range(grads, t, b, gates_width()), T(0), gates_width());
-    if (s.has_projection) {
-      fill(in_range(p.grad_h, t, b, s.proj_width), T(0), s.proj_width);
-      fill(in_range(p.hidden, t, b, s.hidden_size), T(0), s.hidden_size);
-    }
-    if (p.cell.has_norms())
-      for (T* const rows : {p.grad_norm, p.norm_c}) fill(in_range(rows, t, b, s.hidden_size), T(0), s.hidden_size);
-  }
+  void finish(int64_t) const {}
 
   // The whole gradient of h, split by zoneout; what goes to h~ is that of o tanh(..), or the projection's.
-  void states(int64_t step, int64_t b_begin, int64_t b_end) const {
+  void states(int64_t step, Range rows, Range) const {
     const int64_t t = time(step);
-    for (int64_t b = b_begin; b < b_end; ++b) {
+    for (int64_t b = rows.begin; b < rows.end; ++b) {
       if (t >= clock.length(b)) continue;
       const int64_t row = (t * s.batch + b) * s.proj_width;
       T *const carried = carried_h(b), *const to =
@@ -79,28 +77,29 @@ class Backward : VariantBackwardRows<T> {
     }
   }
 
-  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
-    if (!s.has_projection) return;
+  void project(int64_t step, Range of_batch, Range blocks) const {
     const int64_t t = time(step);
-    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, of_batch, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = in_range(p.grad_h, t, row[n], s.proj_width);
-      w_hr.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+      w_hr.multiply_rows(rows, count, blocks, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
         store(grad_hidden(row[n]) + column, sum, lanes);
       });
     });
   }
 
-  void cells(int64_t step, int64_t b_begin, int64_t b_end) const {
+  void cells(int64_t step, Range rows, Range) const {
+    if (!s.has_projection) states(step, rows, {});
     const int64_t t = time(step);
-    for (int64_t b = b_begin; b < b_end; ++b)
+    for (int64_t b = rows.begin; b < rows.end; ++b)
       if (t < clock.length(b)) cell(t, b);
   }
 
   // On to the h that the step started from: columns of blocks.
-  void multiply(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
-    const int64_t t = time(step), first = begin * kPanelWidth<T>, last = min(end * kPanelWidth<T>, s.proj_width);
-    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+  void multiply(int64_t step, Range of_batch, Range blocks) const {
+    const int64_t t = time(step), first = blocks.begin * kPanelWidth<T>;
+    const int64_t last = min(blocks.end * kPanelWidth<T>, s.proj_width);
+    for_rows(clock, t, of_batch, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       int64_t taken[kChunk], num_taken = 0;
       for (int64_t n = 0; n < count; ++n) {
@@ -111,7 +110,7 @@ class Backward : VariantBackwardRows<T> {
         taken[num_taken] = row[n];
         rows[num_taken++] = in_range(p.grad_hh, t, row[n], gates_width());
       }
-      w_hh.multiply_rows(rows, num_taken, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+      w_hh.multiply_rows(rows, num_taken, blocks, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
         const T* const mask = p.cell.recurrent_mask;
         if (mask != nullptr) sum *= load(mask + taken[n] * s.proj_width + column, lanes);
         T* const to = carried_h(taken[n]) + column;
@@ -123,6 +122,22 @@ class Backward : VariantBackwardRows<T> {
  private:
   using Rows = VariantBackwardRows<T>;
   using Rows::s, Rows::p, Rows::clock, Rows::time, Rows::gates_width, Rows::carried_h, Rows::carried_c, Rows::in_range;
+
+  int64_t always() const { return 1; }
+  int64_t if_projects() const { return s.has_projection; }
+
+  // Past a row's length.
+  void clear(int64_t t, int64_t b) const {
+    if (t < clock.length(b)) return;
+    for (T* const grads : {p.grad_sums, p.grad_ih, p.grad_hh})
+      fill(in_range(grads, t, b, gates_width()), T(0), gates_width());
+    if (s.has_projection) {
+      fill(in_range(p.grad_h, t, b, s.proj_width), T(0), s.proj_width);
+      fill(in_range(p.hidden, t, b, s.hidden_size), T(0), s.hidden_size);
+    }
+    if (p.cell.has_norms())
+      for (T* const rows : {p.grad_norm, p.norm_c}) fill(in_range(rows, t, b, s.hidden_size), T(0), s.hidden_size);
+  }
 
   T* grad_hidden(int64_t b) const { return grad_hiddens + b * s.hidden_size; }
 
@@ -197,43 +212,8 @@ int64_t variant_backward_workspace(const LayerShape& shape) {
 }
 
 template <class T>
-void variant_backward(const LayerShape& shape, const VariantBackwardParams<T>& params, T* workspace, Steps steps,
-                      CpuSplit split, const Parallel& parallel) {
-  const Backward<T> backward(shape, params, workspace);
-  const Team team{parallel, 1};
-  const int64_t h_blocks = backward.num_h_blocks(), unit_blocks = backward.num_unit_blocks();
-  const auto share = [&](int64_t total, int64_t limit, auto&& task) {
-    team.each(total, limit, [&](int64_t, int64_t begin, int64_t end) { task(begin, end); });
-  };
-  if (steps.begin == 0)
-    share(h_blocks + unit_blocks, INT64_MAX, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) backward.pack(block);
-    });
-  share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      if (steps.begin == 0) backward.begin(b);
-      for (int64_t step = steps.begin; step < steps.end; ++step) backward.clear(step, b);
-    }
-  });
-  if (split == CpuSplit::kRows) {
-    share(shape.batch, kChunk, [&](int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        backward.states(step, begin, end);
-        backward.project(step, begin, end, 0, unit_blocks);
-        backward.cells(step, begin, end);
-        backward.multiply(step, begin, end, 0, h_blocks);
-      }
-    });
-    return;
-  }
-  for (int64_t step = steps.begin; step < steps.end; ++step) {
-    backward.states(step, 0, shape.batch);
-    share(unit_blocks, INT64_MAX,
-          [&](int64_t begin, int64_t end) { backward.project(step, 0, shape.batch, begin, end); });
-    share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) { backward.cells(step, begin, end); });
-    share(h_blocks, INT64_MAX,
-          [&](int64_t begin, int64_t end) { backward.multiply(step, 0, shape.batch, begin, end); });
-  }
+void variant_backward(const VariantBackwardRun<T>& run) {
+  run_layer<Backward<T>>(run, variant_backward_workspace<T>(run.shape));
 }
 
 template <class T>
@@ -259,10 +239,8 @@ void sum_products(const ProductSumParams<T>& p, const Parallel& parallel) {
 
 template int64_t variant_backward_workspace<float>(const LayerShape&);
 template int64_t variant_backward_workspace<double>(const LayerShape&);
-template void variant_backward(const LayerShape&, const VariantBackwardParams<float>&, float*, Steps, CpuSplit,
-                               const Parallel&);
-template void variant_backward(const LayerShape&, const VariantBackwardParams<double>&, double*, Steps, CpuSplit,
-                               const Parallel&);
+template void variant_backward(const VariantBackwardRun<float>&);
+template void variant_backward(const VariantBackwardRun<double>&);
 template void sum_products(const ProductSumParams<float>&, const Parallel&);
 template void sum_products(const ProductSumParams<double>&, const Parallel&);
 #endif

@@ -34,75 +34,68 @@ class Forward : VariantForwardRows<T> {
 
   int64_t num_unit_blocks() const { return w_hh.num_blocks(); }
   int64_t num_projection_blocks() const { return s.has_projection ? w_hr.num_blocks() : 0; }
+  int64_t num_packed() const { return num_unit_blocks() + num_projection_blocks(); }
+  static constexpr int64_t kStepsPastEnd = 0;
+
+  static constexpr auto stages() {
+    return std::array{Stage<Forward>{&Forward::num_unit_blocks, &Forward::multiply},
+                      Stage<Forward>{&Forward::always, &Forward::cells_of, /*wants_rows=*/true},
+                      Stage<Forward>{&Forward::num_projection_blocks, &Forward::project},
+                      Stage<Forward>{&Forward::if_projects, &Forward::start_next, /*wants_rows=*/true}};
+  }
 
   void pack(int64_t block) const {
     block < num_unit_blocks() ? w_hh.pack_transpose(p.w_hh, block)
                               : w_hr.pack_transpose(p.w_hr, block - num_unit_blocks());
   }
 
-  void prepare() const {
+  void prepare(Steps steps) const {
+    for (int64_t step = steps.begin; step < steps.end; ++step)
+      for (int64_t b = 0; b < s.batch; ++b) clear(clock.time(step), b);
+    if (steps.begin > 0) return;
     fill(zeros(), T(0), s.hidden_size);
     for (int64_t n = 0; n < kNumGates * s.hidden_size; ++n) {
       T sum = p.b_ih != nullptr ? p.b_ih[n] + p.b_hh[n] : 0;
       if (p.cell.has_norms()) sum += p.cell.norm_ih.bias[n] + p.cell.norm_hh.bias[n];
       bias()[n] = sum;
     }
+    for (int64_t b = 0; b < s.batch; ++b) start(clock.time(0), b);
   }
 
-  // What nobody computes, past a row's length.
-  void clear(int64_t step, int64_t b) const {
+  // W_hh (m h), columns of blocks.
+  void multiply(int64_t step, Range of_batch, Range blocks) const {
     const int64_t t = clock.time(step);
-    if (t < clock.length(b)) return;
-    fill(output(t, b), T(0), s.proj_width);
-    fill(cells(t, b), T(0), s.hidden_size);
-    if (!p.kept.all_states) return;
-    fill(gates_row(p.kept.gates, t, b), T(0), gates_width());
-    fill(factor(t, b), T(0), s.proj_width);
-    fill(c_prev(t, b), T(0), s.hidden_size);
-    fill(raw(t, b), T(0), s.hidden_size);
-    if (!p.cell.has_norms()) return;
-    fill(gates_row(p.kept.input_sums, t, b), T(0), gates_width());
-    fill(recurrent_sums(t, b), T(0), gates_width());
-    fill(statistics(t, b), T(0), kNumStatistics);
-  }
-
-  // Before the first step.
-  void begin(int64_t b) const { start(clock.time(0), b); }
-
-  // W_hh (m h), of rows [b_begin, b_end) and columns of blocks.
-  void multiply(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
-    const int64_t t = clock.time(step);
-    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, of_batch, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = factor(t, row[n]);
-      w_hh.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+      w_hh.multiply_rows(rows, count, blocks, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
         store(recurrent_sums(t, row[n]) + column, sum, lanes);
       });
     });
   }
 
-  void cells_of(int64_t step, int64_t b_begin, int64_t b_end) const {
+  void cells_of(int64_t step, Range rows, Range) const {
     const int64_t t = clock.time(step);
-    for (int64_t b = b_begin; b < b_end; ++b)
+    for (int64_t b = rows.begin; b < rows.end; ++b)
       if (t < clock.length(b)) cell(t, b);
+    if (!s.has_projection) start_next(step, rows, {});
   }
 
-  void project(int64_t step, int64_t b_begin, int64_t b_end, int64_t begin, int64_t end) const {
-    if (!s.has_projection) return;
+  void project(int64_t step, Range of_batch, Range blocks) const {
     const int64_t t = clock.time(step);
-    for_rows(clock, t, b_begin, b_end, [&](const int64_t* row, int64_t count) {
+    for_rows(clock, t, of_batch, [&](const int64_t* row, int64_t count) {
       const T* rows[kChunk];
       for (int64_t n = 0; n < count; ++n) rows[n] = hidden(row[n]);
-      w_hr.multiply_rows(rows, count, begin, end, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
+      w_hr.multiply_rows(rows, count, blocks, [&](int64_t n, int64_t column, int lanes, Vec<T> sum) {
         store_h(t, row[n], column, lanes, sum);
       });
     });
   }
 
   // Once h of a step is complete.
-  void start_next(int64_t step, int64_t b_begin, int64_t b_end) const {
+  void start_next(int64_t step, Range rows, Range) const {
     if (step + 1 == s.seq_len) return;
-    for (int64_t b = b_begin; b < b_end; ++b) start(clock.time(step + 1), b);
+    for (int64_t b = rows.begin; b < rows.end; ++b) start(clock.time(step + 1), b);
   }
 
   void finish(int64_t b) const {
@@ -117,6 +110,9 @@ class Forward : VariantForwardRows<T> {
   using Rows::recurrent_sums, Rows::factor, Rows::c_prev, Rows::raw, Rows::statistics;
   using Rows::s, Rows::p, Rows::clock, Rows::gates_width, Rows::output, Rows::cells, Rows::gates_row;
 
+  int64_t always() const { return 1; }
+  int64_t if_projects() const { return s.has_projection; }
+
   T* bias() const { return workspace + layout.bias; }
   T* zeros() const { return workspace + layout.zeros; }
   T* hidden(int64_t b) const { return workspace + layout.hidden + b * s.hidden_size; }
@@ -124,6 +120,22 @@ class Forward : VariantForwardRows<T> {
   const T* h_before(int64_t t, int64_t b) const {
     const T* const h = Rows::h_before(t, b);
     return h != nullptr ? h : zeros();
+  }
+
+  // What nobody computes, past a row's length.
+  void clear(int64_t t, int64_t b) const {
+    if (t < clock.length(b)) return;
+    fill(output(t, b), T(0), s.proj_width);
+    fill(cells(t, b), T(0), s.hidden_size);
+    if (!p.kept.all_states) return;
+    fill(gates_row(p.kept.gates, t, b), T(0), gates_width());
+    fill(factor(t, b), T(0), s.proj_width);
+    fill(c_prev(t, b), T(0), s.hidden_size);
+    fill(raw(t, b), T(0), s.hidden_size);
+    if (!p.cell.has_norms()) return;
+    fill(gates_row(p.kept.input_sums, t, b), T(0), gates_width());
+    fill(recurrent_sums(t, b), T(0), gates_width());
+    fill(statistics(t, b), T(0), kNumStatistics);
   }
 
   // m h and c that a step starts from.
@@ -221,58 +233,14 @@ int64_t variant_workspace(const LayerShape& shape) {
 }
 
 template <class T>
-void variant_forward(const LayerShape& shape, const VariantForwardParams<T>& params, T* workspace, Steps steps,
-                     CpuSplit split, const Parallel& parallel) {
-  const Forward<T> forward(shape, params, workspace);
-  const Team team{parallel, 1};
-  const int64_t unit_blocks = forward.num_unit_blocks(), projection_blocks = forward.num_projection_blocks();
-  const auto share = [&](int64_t total, int64_t limit, auto&& task) {
-    team.each(total, limit, [&](int64_t, int64_t begin, int64_t end) { task(begin, end); });
-  };
-  if (steps.begin == 0) {
-    forward.prepare();
-    share(unit_blocks + projection_blocks, INT64_MAX, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) forward.pack(block);
-    });
-  }
-  share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      if (steps.begin == 0) forward.begin(b);
-      for (int64_t step = steps.begin; step < steps.end; ++step) forward.clear(step, b);
-    }
-  });
-  if (split == CpuSplit::kRows) {
-    share(shape.batch, kChunk, [&](int64_t begin, int64_t end) {
-      for (int64_t step = steps.begin; step < steps.end; ++step) {
-        forward.multiply(step, begin, end, 0, unit_blocks);
-        forward.cells_of(step, begin, end);
-        forward.project(step, begin, end, 0, projection_blocks);
-        forward.start_next(step, begin, end);
-      }
-    });
-  } else {
-    for (int64_t step = steps.begin; step < steps.end; ++step) {
-      share(unit_blocks, INT64_MAX,
-            [&](int64_t begin, int64_t end) { forward.multiply(step, 0, shape.batch, begin, end); });
-      share(shape.batch, INT64_MAX, [&](int64_t begin, int64_t end) {
-        forward.cells_of(step, begin, end);
-        if (projection_blocks == 0) forward.start_next(step, begin, end);
-      });
-      share(projection_blocks, INT64_MAX,
-            [&](int64_t begin, int64_t end) { forward.project(step, 0, shape.batch, begin, end); });
-      if (projection_blocks > 0) forward.start_next(step, 0, shape.batch);
-    }
-  }
-  if (steps.end < shape.seq_len) return;
-  for (int64_t b = 0; b < shape.batch; ++b) forward.finish(b);
+void variant_forward(const VariantForwardRun<T>& run) {
+  run_layer<Forward<T>>(run, variant_workspace<T>(run.shape));
 }
 
 template int64_t variant_workspace<float>(const LayerShape&);
 template int64_t variant_workspace<double>(const LayerShape&);
-template void variant_forward(const LayerShape&, const VariantForwardParams<float>&, float*, Steps, CpuSplit,
-                              const Parallel&);
-template void variant_forward(const LayerShape&, const VariantForwardParams<double>&, double*, Steps, CpuSplit,
-                              const Parallel&);
+template void variant_forward(const VariantForwardRun<float>&);
+template void variant_forward(const VariantForwardRun<double>&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

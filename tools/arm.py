@@ -29,6 +29,8 @@ HOME = ROOT / "build" / "arm"
 SYSTEM, SITE, PACKAGE, PYTHON = HOME / "root", HOME / "site", HOME / "package", HOME / "python"
 EMULATED = HOME / "emulated"  # what only the emulated Python imports
 MACHINE, COMPILER, EMULATOR = "aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+# Of Graviton 2 and Altra. With SVE (`max`) torch's own bfloat16 kernels meet an instruction that qemu 7.2 does not know.
+CPU = "neoverse-n1"
 # Later releases for aarch64 are CUDA builds, which do not load without its libraries.
 TORCH = "2.10.0"
 PYTHON_VERSION = "3.11"
@@ -36,13 +38,13 @@ DEBIAN_PACKAGES = """python3.11-minimal libpython3.11-minimal libpython3.11-stdl
 zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0 libcrypt1 libncursesw6 libtinfo6
 libreadline8""".split()
 # What torch and the tests import, of the releases that are here.
-PACKAGES = """numpy hypothesis sortedcontainers pytest pluggy iniconfig packaging pygments expecttest filelock
-typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
+PACKAGES = """numpy hypothesis sortedcontainers pytest pytest-xdist execnet pluggy iniconfig packaging pygments expecttest
+filelock typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
 # All CPU kernels, and what users call. The other modules' tests (torch.compile, export, ONNX, other tools) are about
 # Python, which is the same on every machine, and slow where it is emulated.
 MODULES = """module autograd cell convert errors infer forward_backward inputs packed extremes
 lengths_reset_cells""".split()
-SELECTION = ["-m", "not slow", "tests/cpu", *(f"tests/module/test_{name}.py" for name in MODULES)]
+SELECTION = ["-n", "auto", "-m", "not slow", "tests/cpu", *(f"tests/module/test_{name}.py" for name in MODULES)]
 
 
 def run(*command: str | Path, **options: object) -> None:
@@ -79,20 +81,23 @@ def fetch_system() -> None:
 
 
 def fetch_site() -> None:
-    if SITE.exists():
-        return
-    part = HOME / "site.part"
+    part, listed = HOME / "site.part", SITE / "wanted.txt"
     wanted = [f"torch=={TORCH}", *(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES)]
+    if listed.exists() and listed.read_text().split() == wanted:
+        return
+    for old in (part, SITE):
+        shutil.rmtree(old, ignore_errors=True)
     options = f"--no-deps --only-binary=:all: --python-version {PYTHON_VERSION} --implementation cp".split()
     options += [f"--platform=manylinux{release}_aarch64" for release in ("2014", "_2_17", "_2_27", "_2_28")]
     options += [f"--abi={abi}" for abi in (f"cp{PYTHON_VERSION.replace('.', '')}", "abi3", "none")]
     run(sys.executable, "-m", "pip", "install", "--quiet", "--target", part, *options, *wanted)
     part.rename(SITE)
+    listed.write_text("\n".join(wanted))
 
 
 def write_python() -> None:
     """The emulated Python as a program: sys.executable, so that what a test starts is emulated as well."""
-    options = ["-cpu", "max", "-L", SYSTEM, "-E", f"PYTHONHOME={SYSTEM / 'usr'}"]
+    options = ["-cpu", CPU, "-L", SYSTEM, "-E", f"PYTHONHOME={SYSTEM / 'usr'}"]
     program = [EMULATOR, *options, SYSTEM / "usr/bin" / f"python{PYTHON_VERSION}"]
     PYTHON.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, program))} "$@"\n')
     PYTHON.chmod(0o755)

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cpu/few_rows.h"
 #include "plan/planner.h"
 
 namespace lstm_fused {
@@ -12,9 +13,14 @@ struct Split {
 
 int64_t proj_width(const Problem& problem) { return problem.proj_size > 0 ? problem.proj_size : problem.hidden_size; }
 
-// Of W_hh as packed: half types become float.
+bool is_half(const Problem& problem) { return problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16; }
+
+// As computed: half types become float.
+int64_t element_bytes(const Problem& problem) { return problem.dtype == DType::kFloat64 ? 8 : 4; }
+
+// Of W_hh as packed.
 int64_t weight_bytes(const Problem& problem) {
-  return 4 * problem.hidden_size * proj_width(problem) * (problem.dtype == DType::kFloat64 ? 8 : 4);
+  return 4 * problem.hidden_size * proj_width(problem) * element_bytes(problem);
 }
 
 // Rows need no barrier, so they come first. Two things speak against them:
@@ -40,38 +46,55 @@ Split split_layer(const Problem& problem, const CpuFacts& cpu) {
 
 }  // namespace
 
-// Packing a weight costs about as much as some dozens of rows lose where it is not packed. Fewer where rows of W_hh are
-// short: a sum across the lanes of a vector follows every dot product; fewer, too, in batches of few rows, which read
-// packed weights as fast as memory gives them (forward.cpp, kWideBlocks). A W_hh that no cache holds is read so either
-// way, and a half type is half the bytes where it lies: one row of the batch never repays the packing of those.
-// Measured on AVX-512, one thread, (T, B, H): packed and direct in us (4, 4, 64) 59, 59; (8, 4, 64) 81, 88; (4, 8, 256)
-// 663, 550. Of the recurrence alone: (8, 1, 64) 16, 16; (32, 1, 64) 44, 63; (12, 3, 64) 36, 61; (16, 1, 128) 101, 104;
-// (16, 2, 128) 128, 156; (16, 1, 256) 500, 407; (32, 1, 256) 838, 841; (64, 1, 256) 1492, 1761; (16, 2, 256) 595, 595;
-// (64, 1, 512) 12122, 11495; (32, 3, 512) 7278, 8615; (64, 1, 1024) 65658, 57860.
-//
-// A single step of more rows than few has a kernel of its own, whose product is in whole vectors of rows. Dot products
-// and it, T = 1, in us (B, H): (16, 256) 390, 405; (24, 256) 606, 584; (64, 256) 1502, 1048; (16, 1024) 7623, 6929.
-//
+namespace {
+
+// A single step of rows that fill vectors has a kernel of its own, which takes a vector of rows at a time. Time of it
+// over that of dot products, one thread of an AMD EPYC, H = 64 to 512, by B: AVX-512, of 16 lanes, 12 1.2, 14 1.1, 16
+// 1.0, 24 1.2, 28 1.0, 32 0.9, 40 1.1; AVX2, of 8, 8 1.1, 10 1.1, 12 1.0, 16 0.8, 20 0.8, 24 0.7, 28 0.9, 32 0.8;
+// float64 with AVX2, of 4, 5 1.2, 8 0.9, 12 0.8. Weights that no cache holds are read faster by it (H = 1024, AVX-512:
+// 10 0.95, 16 0.74, 24 0.85).
+bool fills_vectors(const Problem& problem, const CpuFacts& cpu) {
+  const int64_t lanes = cpu.vector_bytes / element_bytes(problem), rows = problem.batch;
+  if (cpu.vector_bytes < 64) return 2 * rows >= std::max<int64_t>(16, (is_half(problem) ? 4 : 3) * lanes);
+  const int64_t vectors = ceil_div(rows, lanes);
+  if (weight_bytes(problem) > 8 * cpu.l2_bytes) return 100 * rows >= 60 * vectors * lanes;
+  return rows >= 8 && 100 * rows >= 85 * vectors * lanes;
+}
+
+}  // namespace
+
 // A short row of W_ih is left to a product of panels, one chain of fused multiply-adds: a sum across lanes rounds every
 // product, and of a large input whose gates come out small 1.4 times the error remains at I = 6, 1.1 at I = 16.
 //
+// A W_hh of a half type that no cache holds is half the bytes where it lies: one row of the batch never repays the
+// packing of those (float16, T = 256, direct over packed: H = 512 0.85, H = 1024 0.77; of two rows 0.95 and 0.79).
+//
+// A single step has eight rows more.
+//
 // Pairs of bfloat16 are multiplied by panels only, which pays from fewer rows on the shorter those are, and for a
-// single row of the batch as well. Direct and packed in us (T, B, H): (1, 8, 64) 51, 49; (1, 16, 128) 98, 84; (1, 12,
-// 256) 183, 190; (4, 4, 256) 253, 222; (2, 8, 512) 1163, 1266; (64, 1, 256) 1152, 698; (128, 1, 1024) 65000, 43000. A
-// single step then has its own kernel. Packed and that one, T = 1 (B, H): (20, 64) 32, 35; (16, 128) 62, 50; (16, 256)
-// 204, 132; (24, 512) 962, 733.
+// single row of the batch as well. Direct and packed in us (T, B, H): (4, 4, 256) 253, 222; (2, 8, 512) 1163, 1266;
+// (64, 1, 256) 1152, 698; (128, 1, 1024) 65000, 43000. A single step has its own kernel instead. Direct and that one, T
+// = 1 (B, H): (12, 256) 156, 130; (12, 512) 516, 426; (16, 512) 677, 433; (16, 1024) 3121, 1830; (8, 256) within a
+// tenth.
 CpuPlan plan_cpu(const Problem& problem, const CpuFacts& cpu) {
-  constexpr int64_t kWide = 128, kFewRows = 24, kFewRowsIfWide = 48, kSmallBatch = 3, kLeastInputs = 16;
+  constexpr int64_t kLeastInputs = 16;
   const Split found = split_layer(problem, cpu);
-  const int64_t width = proj_width(problem), rows = problem.seq_len * problem.batch;
-  const bool wide = width >= kWide, is_half = problem.dtype == DType::kFloat16 || problem.dtype == DType::kBFloat16;
-  const bool pairs = cpu.multiplies_pairs && problem.dtype == DType::kBFloat16;
-  int64_t few_rows = pairs ? std::min(kFewRows, 4 + width / 32) : wide ? kFewRowsIfWide : kFewRows;
-  if (problem.batch <= kSmallBatch) few_rows = few_rows * 2 / 3;
-  const bool one_step = problem.seq_len == 1 && rows > (pairs ? few_rows : kFewRows);
-  const bool never_repays = !pairs && wide && problem.batch == 1 && (is_half || weight_bytes(problem) > cpu.l2_bytes);
-  return {found.split, found.num_tasks, one_step, !one_step && (rows <= few_rows || never_repays),
-          rows <= kFewRows && problem.input_size >= kLeastInputs};
+  const int64_t bytes = element_bytes(problem), width = proj_width(problem), rows = problem.seq_len * problem.batch;
+  const bool one_step = problem.seq_len == 1;
+  const auto is_direct = [&] {
+    if (cpu.multiplies_pairs && problem.dtype == DType::kBFloat16) {
+      const int64_t few = std::min<int64_t>(one_step ? 10 : 24, 4 + width / 32);
+      return rows <= (problem.batch <= 3 ? few * 2 / 3 : few);
+    }
+    const int64_t few = few_recurrent_rows(width, bytes, cpu.vector_bytes);
+    if (one_step) return rows <= few + 8 && !fills_vectors(problem, cpu);
+    const bool never_repays = is_half(problem) && problem.batch <= 2 && weight_bytes(problem) > cpu.l2_bytes;
+    return rows <= few || never_repays;
+  };
+  const CpuPlan::Kernel kernel = is_direct() ? CpuPlan::kDirect : one_step ? CpuPlan::kOneStep : CpuPlan::kPacked;
+  const bool direct_w_ih =
+      problem.input_size >= kLeastInputs && rows <= few_rows(problem.input_size, bytes, cpu.vector_bytes);
+  return {found.split, found.num_tasks, kernel, direct_w_ih};
 }
 
 }  // namespace lstm_fused

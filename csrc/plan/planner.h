@@ -20,11 +20,16 @@ struct CpuPlan {
     kRows,   // a task takes rows of the batch, in one direction, through all T: no barrier
     kGates,  // a task takes hidden units, in one direction, of every step: one barrier per step
   };
+  // Of the recurrence.
+  enum Kernel {
+    kPacked,   // W_hh is packed once per call
+    kDirect,   // it is read where it lies at every step
+    kOneStep,  // T = 1: all weights are read where they lie, once, many rows at a time
+  };
   Split split;
   int64_t num_tasks;  // worth running at once: the caller uses no more threads than this
-  bool one_step;      // T = 1 and many rows: all weights are read where they lie, once, many rows at a time
-  bool direct_w_hh;   // otherwise: read where it lies at every step, rather than packed once per call
-  bool direct_w_ih;   // read where it lies at every step, rather than x W_ih^T by a product of panels or torch's
+  Kernel kernel;
+  bool direct_w_ih;  // read where it lies, rather than packed for x W_ih^T
 };
 
 struct Candidate {
@@ -45,7 +50,7 @@ struct Plan {
   DeviceInfo device;
   std::vector<Candidate> candidates;  // legal ones first, fastest first
   int chosen = -1;                    // index into candidates; -1: no kernel in this build can run the problem
-  CpuPlan cpu = {CpuPlan::kRows, 1, false, true, true};  // for a CPU
+  CpuPlan cpu = {CpuPlan::kRows, 1, CpuPlan::kDirect, true};  // for a CPU
 };
 
 // Throws std::invalid_argument naming the field of the problem that is out of range.

@@ -70,10 +70,12 @@ std::string cpu_text(const Plan& plan) {
   text += line("split", std::string(gates ? "gates" : "rows") + " over " + count(plan.cpu.num_tasks, "thread") +
                             (gates ? ": each takes hidden units of every time step, one barrier per step"
                                    : ": each takes rows, in one direction, through all time steps, no barrier"));
-  text += line("W_hh", plan.cpu.one_step      ? "read where it lies, once: a single step, and nothing is packed"
-                       : plan.cpu.direct_w_hh ? "read where it lies at every step: few rows, and nothing is packed"
-                                              : "packed once per call: enough rows, T x B, to repay it");
-  text += line("x W_ih^T", plan.cpu.one_step      ? "in the same kernel, W_ih read where it lies"
+  const bool one_step = plan.cpu.kernel == CpuPlan::kOneStep;
+  text += line("W_hh", one_step ? "read where it lies, once: a single step, and nothing is packed"
+                       : plan.cpu.kernel == CpuPlan::kDirect
+                           ? "read where it lies at every step: few rows, and nothing is packed"
+                           : "packed once per call: enough rows, T x B, to repay it");
+  text += line("x W_ih^T", one_step               ? "in the same kernel, W_ih read where it lies"
                            : plan.cpu.direct_w_ih ? "by our own product, W_ih read where it lies: few rows, T x B"
                                                   : "by a product beforehand, some hundred rows, T x B, at a time");
   text += line("because", "B x directions is " + std::to_string(plan.problem.batch * plan.problem.num_directions) +

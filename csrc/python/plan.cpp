@@ -31,6 +31,10 @@ py::object chosen(const Plan& plan) {
 
 const char* split_name(const CpuPlan& plan) { return plan.split == CpuPlan::kGates ? "gates" : "rows"; }
 
+const char* cpu_kernel_name(const CpuPlan& plan) {
+  return plan.kernel == CpuPlan::kPacked ? "packed" : plan.kernel == CpuPlan::kDirect ? "direct" : "one_step";
+}
+
 void bind_inputs(py::module_& module) {
   py::class_<Problem>(module, "Problem")
       .def(py::init(&make_problem), py::kw_only(), py::arg("seq_len") = 1, py::arg("batch") = 1,
@@ -104,8 +108,7 @@ void bind_plan(py::module_& module) {
   py::class_<CpuPlan>(module, "CpuPlan")
       .def_property_readonly("split", &split_name)
       .def_readonly("num_tasks", &CpuPlan::num_tasks)
-      .def_readonly("one_step", &CpuPlan::one_step)
-      .def_readonly("direct_w_hh", &CpuPlan::direct_w_hh)
+      .def_property_readonly("kernel", &cpu_kernel_name)
       .def_readonly("direct_w_ih", &CpuPlan::direct_w_ih);
 
   py::class_<Plan>(module, "Plan")

@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 #include "plan/planner.h"
 #include "torch/stack.h"
+#include "torch/wanted_kernel.h"
 
 namespace lstm_fused {
 
@@ -57,21 +58,21 @@ void multiply_matrices(const CpuKernels<T>& kernels, const ProductParams<T>& p, 
   kernels.product(p, workspace ? data<T>(*workspace) : nullptr, parallel);
 }
 
-// How the planner wants a layer run: which kernels, how to share it, and between how many of torch's threads.
+// How the planner wants a layer run, and between how many of torch's threads.
 struct CpuSchedule {
+  Parallel parallel = torch_threads();
+  CpuPlan plan;
   CpuSplit split;
-  bool one_step, direct_w_hh, direct_w_ih;  // see CpuPlan
-  Parallel parallel;
 
-  explicit CpuSchedule(const Stack& stack) : parallel(torch_threads()) {
-    const CpuPlan plan = plan_cpu(
-        stack.problem(false, false, false),
-        {.num_threads = parallel.num_threads, .multiplies_pairs = multiplies_pairs(stack), .l2_bytes = l2_bytes()});
-    split = plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
-    one_step = plan.one_step;
-    direct_w_hh = plan.direct_w_hh;
-    direct_w_ih = plan.direct_w_ih;
-    parallel.num_threads = plan.num_tasks < parallel.num_threads ? plan.num_tasks : parallel.num_threads;
+  explicit CpuSchedule(const Stack& stack)
+      : plan(with_wanted_kernel(
+            plan_cpu(stack.problem(false, false, false), {.num_threads = parallel.num_threads,
+                                                          .vector_bytes = instruction_set().vector_bytes,
+                                                          .multiplies_pairs = multiplies_pairs(stack),
+                                                          .l2_bytes = l2_bytes()}),
+            stack.seq_len)),
+        split(plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows) {
+    parallel.num_threads = std::min(parallel.num_threads, plan.num_tasks);
   }
 };
 

@@ -46,13 +46,13 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
   const int64_t last_layer = stack.num_layers - 1, gates_width = kNumGates * hidden;
   const CpuSchedule schedule(stack);
   const CpuKernels<T>& kernels = cpu_kernels<T>(stack);
-  const CpuForward<T>& recurrence = schedule.one_step      ? kernels.one_step
-                                    : schedule.direct_w_hh ? kernels.direct
-                                                           : kernels.packed;
+  const bool is_one_step = schedule.plan.kernel == CpuPlan::kOneStep;
+  const bool is_direct = schedule.plan.kernel == CpuPlan::kDirect;
+  const CpuForward<T>& recurrence = is_one_step ? kernels.one_step : is_direct ? kernels.direct : kernels.packed;
   // Packed, weights are read once in all. Read at every step they are still faster as halves, where to widen them is
   // an instruction or two: fewer bytes (T = 128, B = 1, bfloat16, one AVX-512 core: 1.2 times at H = 256, 1.9 at 1024).
-  const bool widens_in_kernel = !schedule.direct_w_hh || rows == 1 || instruction_set().widens_halves;
-  const bool pairs = multiplies_pairs(stack) && !schedule.direct_w_hh;
+  const bool widens_in_kernel = !is_direct || rows == 1 || instruction_set().widens_halves;
+  const bool pairs = multiplies_pairs(stack) && !is_direct;
   LayerShape shape = stack.layer_shape(call.options);
 
   const Tensor h_first = dense(call.h_0, type), c_first = dense(call.c_0, type);
@@ -89,9 +89,9 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
     shape.cells_stride = rounds ? hidden : cells_stride;
     shape.cells_time = current_cells ? 0 : stack.batch * cells_stride;
 
-    const bool fuses_input = schedule.one_step      ? instruction_set().multiplies_and_adds
-                             : schedule.direct_w_hh ? schedule.direct_w_ih && stack.seq_len == 1
-                                                    : projects_input(stack, input_size, sizeof(T));
+    const bool fuses_input = is_one_step ? instruction_set().multiplies_and_adds
+                             : is_direct ? schedule.plan.direct_w_ih && stack.seq_len == 1
+                                         : projects_input(stack, input_size, sizeof(T));
     const int64_t fused_size = fuses_input ? input_size : 0;
     const bool widens_x = rounds && !(fuses_input && pairs);
     const bool whole = fuses_input && !widens_x;

@@ -1,7 +1,6 @@
 #include "torch/cuda.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -10,6 +9,7 @@
 
 #include "kernels/device_query.h"
 #include "plan/planner.h"
+#include "torch/wanted_kernel.h"
 
 namespace lstm_fused {
 namespace {
@@ -34,13 +34,6 @@ std::set<std::string> built_kernels() {
   for (const KernelEntry* entry = table.begin; entry != table.end; ++entry)
     names.insert(kernel_name(entry->kind, entry->dtype, entry->training));
   return names;
-}
-
-// LSTM_FUSED_KERNEL names a kind, which then runs whatever it can, so that kinds can be tested and timed beside each
-// other; empty: none.
-std::string wanted_kind() {
-  const char* kind = std::getenv("LSTM_FUSED_KERNEL");
-  return kind == nullptr ? "" : kind;
 }
 
 LayerKernel choose(const Problem& problem, int device, const std::string& kind) {
@@ -85,7 +78,7 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   Problem problem = stack.problem(training, false, false);
   problem.input_size = stack.layer_input_size(layer);
   problem.allow_tf32 = allow_tf32;
-  const std::string kind = wanted_kind();
+  const std::string kind(wanted_kernel());
   const std::lock_guard<std::mutex> lock(mutex);
   for (const Entry& entry : recent)
     if (entry.device == device && entry.wanted_kind == kind && same(entry.problem, problem)) return entry.kernel;

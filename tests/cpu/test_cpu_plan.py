@@ -43,77 +43,89 @@ def test_cpu_split_rule() -> None:
 
 
 def test_a_larger_cache_holds_more_of_w_hh() -> None:
-    def plan_of(l2_bytes: int, **sizes: int) -> CpuPlan:
-        return _plan.plan_cpu(Problem(seq_len=100, **sizes), CpuFacts(2, l2_bytes=l2_bytes))
+    def plan_of(l2_bytes: int, **sizes) -> CpuPlan:
+        return _plan.plan_cpu(Problem(seq_len=200, **sizes), CpuFacts(2, l2_bytes=l2_bytes))
 
     for kib, hidden_size in [(256, 90), (512, 128), (1024, 181), (2048, 256)]:
         # two threads read it whole where it fits in half of the cache
         assert plan_of(kib * 1024, batch=4, hidden_size=hidden_size).split == "rows"
         assert plan_of(kib * 1024, batch=4, hidden_size=hidden_size + 1).split == "gates"
-        # one row of the batch repays its packing where it fits in all of it
-        assert plan_of(kib * 1024, batch=1, hidden_size=2 * hidden_size + 2).direct_w_hh
-    assert not plan_of(2048 * 1024, batch=1, hidden_size=362).direct_w_hh
-    assert plan_of(2048 * 1024, batch=1, hidden_size=363).direct_w_hh
+        # two rows of a half type repay its packing where it fits in all of it
+        assert plan_of(kib * 1024, batch=2, hidden_size=2 * hidden_size + 2, dtype="float16").kernel == "direct"
+    assert plan_of(2048 * 1024, batch=2, hidden_size=362, dtype="float16").kernel == "packed"
+    assert plan_of(2048 * 1024, batch=2, hidden_size=363, dtype="float16").kernel == "direct"
+    assert plan_of(2048 * 1024, batch=3, hidden_size=363, dtype="float16").kernel == "packed"
+    assert plan_of(2048 * 1024, batch=2, hidden_size=363).kernel == "packed"
 
 
-def direct(seq_len: int, batch: int, hidden_size: int, input_size: int = 16, **sizes) -> tuple[bool, bool]:
-    problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, input_size=input_size, **sizes)
-    found = _plan.plan_cpu(problem, CpuFacts())
-    return found.direct_w_hh, found.direct_w_ih
-
-
-def test_cpu_one_step() -> None:
-    def one_step(seq_len: int, batch: int) -> bool:
-        return _plan.plan_cpu(
-            Problem(seq_len=seq_len, batch=batch, hidden_size=200, input_size=9), CpuFacts(2)
-        ).one_step
-
-    assert one_step(1, 25) and one_step(1, 5000)
-    assert not one_step(1, 24) and not one_step(2, 25) and not one_step(0, 64)
-    whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200), _plan.cpu_device(CpuFacts(2, 32)))
-    assert whole.cpu.one_step and "a single step" in str(whole)
+def kernel(seq_len: int, batch: int, hidden_size: int, vector_bytes: int = 64, **sizes) -> str:
+    problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, **sizes)
+    return _plan.plan_cpu(problem, CpuFacts(1, vector_bytes)).kernel
 
 
 def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
-    # short rows of W_hh: up to 24 rows T x B, as for W_ih; up to 16 in batches of three at most
-    assert direct(1, 24, 127) == direct(6, 4, 127) == direct(16, 1, 127) == direct(5, 3, 127) == (True, True)
-    assert direct(17, 1, 127) == direct(6, 3, 127) == (False, True)
-    assert direct(25, 1, 127) == direct(1, 25, 127) == (False, False)
-    # long ones: up to 48, or 32
-    assert direct(6, 4, 128) == direct(1, 1, 1024) == (True, True)
-    assert direct(1, 25, 128) == (False, False)  # a kernel of its own
-    assert direct(5, 5, 128) == direct(12, 4, 128) == direct(32, 1, 128) == direct(16, 2, 128) == (True, False)
-    assert direct(7, 7, 128) == direct(33, 1, 128) == direct(17, 2, 128) == direct(1000, 1, 256) == (False, False)
-    # or a single row of the batch, if W_hh fills more than a cache or is of a half type
-    assert direct(1000, 1, 257) == direct(1000, 1, 128, dtype="bfloat16") == (True, False)
-    assert direct(1000, 1, 182, dtype="float64") == (True, False)
-    assert direct(1000, 1, 181, dtype="float64") == direct(1000, 1, 127, dtype="float16") == (False, False)
-    assert direct(1000, 2, 1024) == (False, False)
+    # a row for 20 bytes of a row of W_hh, 96 at most
+    for hidden_size, rows in [(5, 1), (16, 3), (64, 12), (128, 25), (479, 95), (480, 96), (2048, 96)]:
+        assert kernel(rows, 1, hidden_size) == "direct" and kernel(rows + 1, 1, hidden_size) == "packed"
+    assert kernel(6, 2, 64) == "direct" and kernel(7, 2, 64) == kernel(5, 3, 64) == "packed"
+    assert kernel(25, 1, 64, dtype="float64") == "direct" and kernel(12, 1, 64, dtype="bfloat16") == "direct"
+    # of float64 twice as many, 192 at most; with narrow vectors twice as many, too
+    assert kernel(192, 1, 2048, dtype="float64") == "direct" and kernel(193, 1, 2048, dtype="float64") == "packed"
+    assert kernel(24, 1, 64, 32) == "direct" and kernel(25, 1, 64, 32) == kernel(97, 1, 512, 32) == "packed"
     # h is as wide as its projection
-    assert direct(100, 1, 1024, proj_size=127) == (False, False)
-    assert direct(100, 1, 1024, proj_size=128) == (True, False)
-    assert direct(1, 0, 16) == (True, True)
-    # short rows of W_ih are torch's
-    assert direct(1, 1, 64, input_size=15) == (True, False)
+    assert kernel(30, 1, 1024, proj_size=128) == "packed" and kernel(25, 1, 1024, proj_size=128) == "direct"
+    assert kernel(1, 0, 16) == kernel(0, 64, 16) == "direct"
+
+
+def test_cpu_w_ih_is_read_where_it_lies() -> None:
+    def direct(rows: int, input_size: int, vector_bytes: int = 32) -> bool:
+        problem = Problem(seq_len=rows, input_size=input_size, hidden_size=1024)
+        return _plan.plan_cpu(problem, CpuFacts(1, vector_bytes)).direct_w_ih
+
+    assert direct(3, 16) and direct(12, 64) and direct(24, 2048)
+    assert not direct(4, 16) and not direct(13, 64) and not direct(25, 2048)
+    assert direct(48, 2048, 64) and not direct(49, 2048, 64) and not direct(13, 64, 64)
+    assert not direct(1, 15)  # short rows are packed
+
+
+def test_cpu_one_step() -> None:
+    # rows that fill six of seven lanes of their vectors
+    for batch, chosen in [(13, "direct"), (14, "one_step"), (16, "one_step"), (17, "direct"), (27, "direct")]:
+        assert kernel(1, batch, 200) == chosen
+    assert kernel(1, 28, 200) == kernel(1, 64, 200) == kernel(1, 5000, 200) == "one_step"
+    assert kernel(1, 8, 200, dtype="float64") == "one_step" and kernel(1, 9, 200, dtype="float64") == "direct"
+    # of narrow vectors, one and a half of them
+    assert kernel(1, 11, 200, 32) == "direct" and kernel(1, 12, 200, 32) == kernel(1, 17, 200, 32) == "one_step"
+    assert kernel(1, 7, 200, 32, dtype="float64") == "direct" and kernel(1, 8, 200, 32, dtype="float64") == "one_step"
+    # what no cache holds is read faster so
+    assert kernel(1, 10, 1024) == "one_step" and kernel(1, 9, 1024) == "direct"
+    # eight rows more than of several steps are read where they lie, and no single step is packed
+    assert kernel(1, 20, 60) == "direct" and kernel(1, 21, 60) == "one_step"
+    assert kernel(2, 25, 200) == "packed"
+    problem = Problem(seq_len=1, batch=64, hidden_size=200)
+    whole = _plan.plan(problem, _plan.cpu_device(CpuFacts(2, 32)))
+    assert whole.cpu.kernel == "one_step" and "a single step" in str(whole)
 
 
 def test_cpu_pairs_of_bfloat16() -> None:
     def direct(seq_len: int, batch: int, hidden_size: int, dtype: str = "bfloat16") -> bool:
         problem = Problem(seq_len=seq_len, batch=batch, hidden_size=hidden_size, dtype=dtype)
-        found = _plan.plan_cpu(problem, CpuFacts(multiplies_pairs=True))
+        found = _plan.plan_cpu(problem, CpuFacts(vector_bytes=64, multiplies_pairs=True))
         if dtype == "bfloat16":  # a single step that is not direct has a kernel of its own
-            assert found.one_step is (seq_len == 1 and not found.direct_w_hh)
-        return found.direct_w_hh
+            assert (found.kernel == "one_step") is (seq_len == 1 and found.kernel != "direct")
+        return found.kernel == "direct"
 
     # up to 4 rows and one for every 32 columns of W_hh, 24 at most; two thirds of those in batches of three at most
     assert direct(1, 6, 64) and not direct(1, 7, 64)
-    assert direct(1, 12, 256) and not direct(1, 13, 256) and not direct(1, 64, 256)
+    assert direct(2, 6, 256) and not direct(13, 1, 256) and not direct(2, 7, 256)
+    # ten at most of a single step, whose other kernel packs nothing
+    assert direct(1, 10, 256) and direct(1, 10, 2048) and not direct(1, 11, 2048) and not direct(1, 64, 256)
     assert direct(6, 4, 2048) and not direct(5, 5, 2048)
     assert direct(8, 1, 256) and not direct(9, 1, 256) and not direct(1000, 1, 2048)
-    assert direct(1000, 1, 2048, dtype="float16") and direct(1, 24, 64, dtype="float32")
+    assert direct(1000, 1, 2048, dtype="float16") and direct(1, 20, 64, dtype="float32")
     device = _plan.cpu_device(CpuFacts(2, 64, multiplies_pairs=True))
     whole = _plan.plan(Problem(seq_len=1, batch=64, hidden_size=200, dtype="bfloat16"), device)
-    assert whole.cpu.one_step and "pairs of bfloat16" in str(whole)
+    assert whole.cpu.kernel == "one_step" and "pairs of bfloat16" in str(whole)
 
 
 @hypothesis.given(

@@ -119,7 +119,10 @@ LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T*
         for (int u = 0; u < U; ++u) {
           const Vec<T> w = load_at(f.w[group] + u * k_size + k);
 #pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) acc[(r * 4 + group) * U + u] += a[r] * w;
+          for (int r = 0; r < R; ++r) {
+            Vec<T>& sum = acc[(r * 4 + group) * U + u];
+            sum = multiply_add(a[r], w, sum);
+          }
         }
     };
     for (int64_t k = 0; k < whole; k += kLanes<T>) add(k, [](const auto* p) { return load(p); });

@@ -28,12 +28,6 @@ using Operand = std::conditional_t<kMultipliesPairs && std::is_same_v<T, float>,
 template <class T>
 using Kept = std::conditional_t<kMultipliesPairs && std::is_same_v<T, float>, BFloat16, T>;
 
-// sum + a w. Of pairs, whose vectors have the type of sums, too: one rounding for each term; denormal numbers are zero.
-template <class T>
-LSTM_FUSED_INLINE Vec<T> multiply_add(T a, Vec<T> w, Vec<T> sum) {
-  return sum + a * w;
-}
-
 // A sum of products, as it stays. Of pairs denormal numbers are zero here, too.
 template <class Y>
 LSTM_FUSED_INLINE void store_sum(Y* y, Vec<Wide<Y>> sum, int lanes) {
@@ -45,6 +39,7 @@ LSTM_FUSED_INLINE void store_sum(BFloat16* y, Vec<float> sum, int lanes) {
   _mm256_mask_storeu_epi16(y, (1u << lanes) - 1, (__m256i)_mm512_cvtneps_pbh(sum));
 }
 
+// Of pairs, whose vectors have the type of sums, too: one rounding for each term; denormal numbers are zero.
 LSTM_FUSED_INLINE Vec<float> multiply_add(Pair a, Vec<float> w, Vec<float> sum) {
   int bits;
   std::memcpy(&bits, &a, sizeof(bits));

@@ -2,6 +2,7 @@
 // packed a block at a time, which stays in the second-level cache while packed panels of b pass by. An element is a sum
 // of running sums whose lengths depend on the sizes of the matrices alone: neither the number of threads, nor their
 // shares, nor where the matrices lie changes a bit of it.
+#include "cpu/few_rows.h"
 #include "cpu/isa/dots.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
@@ -57,12 +58,12 @@ struct Workspace {
   }
 };
 
-// b that lies along the terms, as a weight (out, in) does, is read where it lies for so few rows, if they are not too
+// b that lies along the terms, as a weight (out, in) does, is read where it lies for few rows, if they are not too
 // short: a sum across lanes follows every dot product.
 template <class T>
 bool is_of_few_rows(const ProductParams<T>& p) {
-  constexpr int64_t kFewRows = 24, kShort = 16;
-  return p.b_transposed && !p.a_transposed && p.rows <= kFewRows && p.terms >= kShort;
+  constexpr int64_t kShort = 16;
+  return p.b_transposed && !p.a_transposed && p.rows <= few_rows(p.terms, sizeof(T), kVectorBytes) && p.terms >= kShort;
 }
 
 // Terms of one running sum. The gradient of a weight has as many as there are rows in all steps. torch.nn.LSTM has a

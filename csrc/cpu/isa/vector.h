@@ -72,6 +72,54 @@ using Ints = typename Vector<T>::integers;
 template <class T>
 constexpr int kLanes = kVectorBytes / sizeof(T);
 
+// sum + a w, of vectors or of one number and a vector. Left to itself the compiler fuses the two in one tile and not in
+// another, as the code around them has it, and an element's bits would depend on its neighbours.
+#if defined(__AVX512F__)
+LSTM_FUSED_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> w, Vec<float> sum) {
+  return _mm512_fmadd_ps(a, w, sum);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> w, Vec<double> sum) {
+  return _mm512_fmadd_pd(a, w, sum);
+}
+LSTM_FUSED_INLINE Vec<float> multiply_add(float a, Vec<float> w, Vec<float> sum) {
+  return _mm512_fmadd_ps(_mm512_set1_ps(a), w, sum);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(double a, Vec<double> w, Vec<double> sum) {
+  return _mm512_fmadd_pd(_mm512_set1_pd(a), w, sum);
+}
+#elif defined(__AVX2__)
+LSTM_FUSED_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> w, Vec<float> sum) {
+  return _mm256_fmadd_ps(a, w, sum);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> w, Vec<double> sum) {
+  return _mm256_fmadd_pd(a, w, sum);
+}
+LSTM_FUSED_INLINE Vec<float> multiply_add(float a, Vec<float> w, Vec<float> sum) {
+  return _mm256_fmadd_ps(_mm256_set1_ps(a), w, sum);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(double a, Vec<double> w, Vec<double> sum) {
+  return _mm256_fmadd_pd(_mm256_set1_pd(a), w, sum);
+}
+#elif LSTM_FUSED_NEON
+LSTM_FUSED_INLINE Vec<float> multiply_add(Vec<float> a, Vec<float> w, Vec<float> sum) {
+  return (Vec<float>)vfmaq_f32((float32x4_t)sum, (float32x4_t)w, (float32x4_t)a);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(Vec<double> a, Vec<double> w, Vec<double> sum) {
+  return (Vec<double>)vfmaq_f64((float64x2_t)sum, (float64x2_t)w, (float64x2_t)a);
+}
+LSTM_FUSED_INLINE Vec<float> multiply_add(float a, Vec<float> w, Vec<float> sum) {
+  return (Vec<float>)vfmaq_n_f32((float32x4_t)sum, (float32x4_t)w, a);
+}
+LSTM_FUSED_INLINE Vec<double> multiply_add(double a, Vec<double> w, Vec<double> sum) {
+  return (Vec<double>)vfmaq_n_f64((float64x2_t)sum, (float64x2_t)w, a);
+}
+#else
+template <class A, class V>
+LSTM_FUSED_INLINE V multiply_add(A a, V w, V sum) {
+  return sum + a * w;
+}
+#endif
+
 // Narrow types are computed in float: to load them is to widen them, which is exact.
 struct BFloat16 {
   uint16_t bits;

@@ -1,17 +1,16 @@
-"""The weights of a stream: rounded to how they are stored, in the order in which its kernel reads them."""
+"""The weights of a stream on the CPU: rounded to how they are stored, in the order in which its kernel reads them."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 
 from . import _library, _plan  # noqa: F401 (_library loads the operators)
-from .flat_weights import FlatWeights
+from .stream_module import Layout, layout_of, version_of, weights_of
 
 RUN, VECTOR_BYTES, MULTIPLIES_BYTES = torch.ops.lstm_fused.stream_facts()
 Key = tuple[torch.dtype, torch.dtype | None]
@@ -20,29 +19,6 @@ KINDS: dict[Key, int] = {(torch.float32, None): 0, (torch.float64, None): 0, (to
 KINDS |= {(torch.int8, None): 2, (torch.int8, torch.int8): 3}
 PANEL_VECTORS, BYTES_TOGETHER = 2, 4
 MOST_BYTES = 2**16  # products of bytes whose sum fits an int32
-
-
-class Layout(NamedTuple):
-    """What is packed, and what it is computed in."""
-
-    input_size: int
-    hidden_size: int
-    width: int  # P
-    num_layers: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def lanes(self) -> int:
-        return VECTOR_BYTES // self.dtype.itemsize
-
-    def whole_panels(self, size: int) -> int:
-        return whole(size, PANEL_VECTORS * self.lanes)
-
-    def __str__(self) -> str:
-        projection = f", projection {self.width}" if self.width != self.hidden_size else ""
-        sizes = f"{self.num_layers} x LSTM({self.input_size}, {self.hidden_size}{projection})"
-        return f"{sizes}, {self.dtype} on {self.device}"
 
 
 class Packed:
@@ -81,14 +57,14 @@ class Packed:
 
     def _blocks(self, matrix: Tensor) -> Tensor:
         """(4H, K) as (blocks, 2, K, 2 * lanes)."""
-        hidden, lanes = self.layout.hidden_size, self.layout.lanes
+        hidden, lanes = self.layout.hidden_size, lanes_of(self.layout)
         gates = _padded(matrix.unflatten(0, (4, hidden)), 1, lanes)
         return gates.reshape(2, 2, -1, lanes, matrix.size(1)).permute(2, 0, 4, 1, 3).flatten(-2)
 
     def _columns(self, matrix: Tensor) -> Tensor:
         """(P, K) as (panels, K, 2 * lanes)."""
-        rows = _padded(matrix, 0, PANEL_VECTORS * self.layout.lanes)
-        return rows.reshape(-1, PANEL_VECTORS * self.layout.lanes, matrix.size(1)).transpose(1, 2)
+        panel = PANEL_VECTORS * lanes_of(self.layout)
+        return _padded(matrix, 0, panel).reshape(-1, panel, matrix.size(1)).transpose(1, 2)
 
 
 def quantized(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,21 +93,11 @@ def pack(lstm: RNNBase, dtype: torch.dtype | None, activations: torch.dtype | No
 
 
 def check(lstm: RNNBase, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype that weights are stored as. Raises where there is no stream."""
-    if not isinstance(lstm, RNNBase) or lstm.mode != "LSTM":
-        raise TypeError(f"lstm: expected an lstm_fused.LSTM or torch.nn.LSTM, got {type(lstm).__name__}")
-    if lstm.bidirectional:
-        raise ValueError("lstm: expected one direction; the reverse one of a bidirectional LSTM starts at the end")
-    if lstm.training and lstm.dropout and lstm.num_layers > 1:
-        raise ValueError("lstm: expected eval mode, as a stream drops nothing out; call lstm.eval() before")
-    if cell := getattr(lstm, "cell_options", None):
-        raise ValueError(f"lstm: expected the plain cell, which is all that a stream computes, got {cell}")
+    """The dtype that weights are stored as. Raises where there is no stream on the CPU."""
     layout = layout_of(lstm)
-    if layout.device.type != "cpu":
-        raise NotImplementedError(f"lstm: a Stream is on the CPU, and the module on {layout.device}; call that itself")
     if layout.dtype not in (torch.float32, torch.float64):
         narrow = "; bfloat16 weights: lstm.float() and weights=torch.bfloat16" if layout.dtype.itemsize == 2 else ""
-        raise ValueError(f"lstm: expected float32 or float64 parameters, got {layout.dtype}{narrow}")
+        raise ValueError(f"lstm: expected float32 or float64 parameters on the CPU, got {layout.dtype}{narrow}")
     if dtype in (None, layout.dtype):
         return layout.dtype
     if layout.dtype != torch.float32 or dtype not in (torch.bfloat16, torch.int8):
@@ -157,37 +123,13 @@ def check_activations(lstm: RNNBase, dtype: torch.dtype, activations: torch.dtyp
         raise ValueError(f"activations: torch.int8 takes sizes up to {MOST_BYTES}, got {longest}")
 
 
-def layout_of(lstm: RNNBase) -> Layout:
-    """By its weights, whatever its attributes say."""
-    weights = weights_of(lstm)
-    w_ih, w_hh = weights[:2]
-    dtypes, devices = {weight.dtype for weight in weights}, {weight.device for weight in weights}
-    if len(dtypes) > 1 or len(devices) > 1:
-        places = ", ".join(sorted(map(str, dtypes | devices)))
-        raise ValueError(f"lstm: expected parameters of one dtype on one device, got {places}")
-    return Layout(w_ih.size(1), w_hh.size(0) // 4, w_hh.size(1), lstm.num_layers, w_ih.dtype, w_ih.device)
+def lanes_of(layout: Layout) -> int:
+    """Elements of a vector."""
+    return VECTOR_BYTES // layout.dtype.itemsize
 
 
-def weights_of(lstm: RNNBase) -> list[Tensor]:
-    """What the module computes with now."""
-    if isinstance(lstm, FlatWeights) and lstm._flat_weight_refs:  # a list that somebody has asked for
-        return lstm._handed_weights()
-    return [getattr(lstm, name) for name in lstm._flat_weights_names]
-
-
-Parameters = list[tuple[Any, str, Tensor]]
-
-
-def parameters_of(lstm: nn.Module) -> Parameters:
-    """Where each parameter is looked up, and what is there now; those that others are computed from included."""
-    owners = [module._parameters for module in lstm.modules()]
-    return [(own, name, value) for own in owners for name, value in own.items() if value is not None]
-
-
-def version_of(lstm: nn.Module) -> list[tuple[int, int, int]]:
-    """Another one after a parameter has changed: replaced, moved, or in place."""
-    values = [value for _, _, value in parameters_of(lstm)]
-    return [(id(v), v.data_ptr(), -1 if v.is_inference() else v._version) for v in values]
+def whole_panels(layout: Layout, size: int) -> int:
+    return whole(size, PANEL_VECTORS * lanes_of(layout))
 
 
 def whole(size: int, unit: int) -> int:

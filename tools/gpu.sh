@@ -66,7 +66,7 @@ part machine 30 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.m
 part build 240 "$python" setup.py --quiet build_ext --inplace
 part self-check 60 "$python" -m lstm_fused
 part primitives 90 "$python" -m pytest -q -m gpu tests/gpu/test_cuda_primitives.py
-part calls 90 "$python" -m pytest -q -m gpu -n 4 tests/gpu/test_cuda_calls.py
+part calls 90 "$python" -m pytest -q -m gpu -n 4 tests/gpu/test_cuda_calls.py tests/gpu/test_cuda_stream.py
 part memory 60 "$python" -m pytest -q -m gpu tests/gpu/test_cuda_memory.py
 part accuracy 180 "$python" -m pytest -q -m gpu -n 8 tests/gpu/test_cuda_accuracy.py
 part compile 90 "$python" -m pytest -q -m "gpu and not slow" -n 8 tests/module/test_compile.py tests/module/test_export.py

@@ -7,11 +7,10 @@
 #include <unistd.h>
 #endif
 
-#include <atomic>
 #include <vector>
 
 #include "cpu/stream.h"
-#include "python/dlpack.h"
+#include "python/stream_guard.h"
 
 namespace py = pybind11;
 
@@ -21,30 +20,14 @@ namespace {
 // A short call, of some microseconds, keeps Python's lock: to get it back may take milliseconds where others want it.
 constexpr int64_t kBytesWorthTheLock = 256 * 1024;
 
-// A parameter as it was when the weights were packed. Assignment to a module puts another object into its dict, a
-// change in place counts the version up, and assignment to `data` (Module.to) moves it.
-struct Watched {
-  py::dict parameters;
-  py::str name;
-  py::object tensor;
-  bool has_version;  // made in inference mode it has none
-  int64_t version = 0;
-  const void* data = nullptr;
-};
-
-class StreamStep {
+class StreamStep : public StreamGuard {
  public:
   using Run = void(const Stream&, bool is_double, int64_t seq_len, const void* x, void* y);
 
   StreamStep(const py::type& tensor_type, int64_t run, bool is_double, int64_t batch, int64_t input_size,
              int64_t hidden_size, int64_t proj_width, int weights, const std::vector<std::vector<int64_t>>& layers,
              const std::vector<int64_t>& memory, int64_t bytes_stride, int64_t step_bytes)
-      : tensor_type(tensor_type), run(reinterpret_cast<Run*>(run)), is_double(is_double), step_bytes(step_bytes) {
-    const py::capsule capsule = tensor_type.attr("__dlpack_c_exchange_api__");
-    api = capsule.get_pointer<const dlpack::ExchangeApi>();
-    while (api != nullptr && api->version.major != dlpack::kMajorVersion) api = api->older;
-    if (api == nullptr)
-      throw std::runtime_error("Stream: this torch has another version of DLPack's exchange of tensors");
+      : StreamGuard(tensor_type), run(reinterpret_cast<Run*>(run)), is_double(is_double), step_bytes(step_bytes) {
     const auto pointer = [](int64_t address) { return reinterpret_cast<void*>(address); };
     for (const std::vector<int64_t>& w : layers)
       this->layers.push_back({pointer(w.at(0)), pointer(w.at(1)), pointer(w.at(2)), pointer(w.at(3)), pointer(w.at(4)),
@@ -96,57 +79,7 @@ class StreamStep {
     return result;
   }
 
-  void enter() {
-    if (busy.test_and_set(std::memory_order_acquire))
-      throw std::runtime_error("Stream: another thread is using it; a stream serves one thread at a time");
-  }
-  void leave() { busy.clear(std::memory_order_release); }
-
-  void watch(const std::vector<std::tuple<py::dict, py::str, py::object>>& parameters) {
-    watched.clear();
-    for (const auto& [dict, name, tensor] : parameters) {
-      watched.push_back({dict, name, tensor, !tensor.attr("is_inference")().cast<bool>()});
-      look(watched.back(), &watched.back().version, &watched.back().data);
-    }
-  }
-
-  bool unchanged() const {
-    for (const Watched& one : watched) {
-      int64_t version;
-      const void* data;
-      if (PyDict_GetItemWithError(one.parameters.ptr(), one.name.ptr()) != one.tensor.ptr()) return false;
-      if (!look(one, &version, &data) || version != one.version || data != one.data) return false;
-    }
-    return true;
-  }
-
  private:
-  struct Turn {
-    StreamStep& step;
-    explicit Turn(StreamStep& step) : step(step) { step.enter(); }
-    ~Turn() { step.leave(); }
-  };
-
-  static char* data(const dlpack::Tensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
-
-  // False where it is no memory that could be read.
-  bool look(const Watched& one, int64_t* version, const void** data) const {
-    dlpack::Tensor seen;
-    *version = 0;
-    if (one.has_version) {
-      PyObject* const found = PyObject_GetAttr(one.tensor.ptr(), version_name.ptr());
-      if (found == nullptr) throw py::error_already_set();
-      *version = PyLong_AsLongLong(found);
-      Py_DECREF(found);
-    }
-    if (api->look_at(one.tensor.ptr(), &seen) != 0) {
-      PyErr_Clear();
-      return false;
-    }
-    *data = this->data(seen);
-    return true;
-  }
-
   // Whether it is a contiguous tensor ([T,] B, width) of the stream's type, on the CPU.
   bool look_at(py::handle object, int64_t width, dlpack::Tensor* tensor) const {
     if (reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) != tensor_type.ptr()) return false;
@@ -180,16 +113,11 @@ class StreamStep {
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
   }
 
-  const py::str version_name = "_version";
-  const py::type tensor_type;
   Run* const run;
   const bool is_double;
   const int64_t step_bytes;  // weights, times rows
-  const dlpack::ExchangeApi* api;
   std::vector<StreamLayer> layers;
   Stream stream;
-  std::vector<Watched> watched;
-  std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
 // Asks for large pages for memory that nobody has touched yet: to read megabytes once a step takes less looking up of
@@ -206,17 +134,19 @@ void prefer_large_pages([[maybe_unused]] int64_t address, [[maybe_unused]] int64
 }  // namespace
 
 void bind_stream(py::module_& module) {
-  py::class_<StreamStep>(module, "StreamStep")
+  py::class_<StreamGuard>(module, "StreamGuard")
+      .def(py::init<const py::type&>(), py::arg("tensor_type"))
+      .def("__enter__", &StreamGuard::enter)
+      .def("__exit__", [](StreamGuard& guard, const py::args&) { guard.leave(); })
+      .def("watch", &StreamGuard::watch)
+      .def("unchanged", &StreamGuard::unchanged);
+  py::class_<StreamStep, StreamGuard>(module, "StreamStep")
       .def(py::init<const py::type&, int64_t, bool, int64_t, int64_t, int64_t, int64_t, int,
                     const std::vector<std::vector<int64_t>>&, const std::vector<int64_t>&, int64_t, int64_t>(),
            py::kw_only(), py::arg("tensor_type"), py::arg("run"), py::arg("is_double"), py::arg("batch"),
            py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_width"), py::arg("weights"), py::arg("layers"),
            py::arg("memory"), py::arg("bytes_stride"), py::arg("step_bytes"))
-      .def("__call__", &StreamStep::operator())
-      .def("enter", &StreamStep::enter)
-      .def("leave", &StreamStep::leave)
-      .def("watch", &StreamStep::watch)
-      .def("unchanged", &StreamStep::unchanged);
+      .def("__call__", &StreamStep::operator());
   module.def("prefer_large_pages", &prefer_large_pages, py::arg("address"), py::arg("bytes"));
   module.attr("STREAM_ROWS") = kStreamRows;
 }

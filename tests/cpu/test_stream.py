@@ -10,6 +10,7 @@ import torch
 from cases import Case
 from instruction_sets import each_instruction_set, needs_bytes, run_again
 from numerics import Errors
+from streams import ROWS, cut, make
 from torch import Tensor, nn
 
 import lstm_fused
@@ -34,11 +35,6 @@ CASES = [
     Case(9, 5, 12, 70, num_layers=2, proj_size=37, bias=False),
     Case(5, 15, 9, 130, num_layers=2, proj_size=128),
 ]
-
-
-def make(case: Case, seed: int = 0, **options) -> lstm_fused.LSTM:
-    torch.manual_seed(seed)
-    return lstm_fused.LSTM(**case.options() | options).eval()
 
 
 def stream_of(lstm: nn.LSTM, batch: int, width: torch.dtype | str | None) -> lstm_fused.Stream:
@@ -68,16 +64,6 @@ def references(lstm: lstm_fused.LSTM, dtype: torch.dtype | None) -> tuple[nn.LST
     weights = {n: w if n.startswith("bias") else stored(w, dtype) for n, w in lstm.state_dict().items()}
     exact.load_state_dict(weights)
     return exact, copy.deepcopy(exact).to(lstm.weight_hh_l0.dtype)
-
-
-def cut(stream: lstm_fused.Stream, x: Tensor, lengths: list[int]) -> Tensor:
-    """The stream's outputs for x in chunks of these lengths over and over; 1 is a step without a time dimension."""
-    outputs, begin, n = [], 0, 0
-    while begin < len(x):
-        chunk = x[begin : begin + lengths[n % len(lengths)]]
-        outputs.append(stream(chunk[0]).unsqueeze(0) if len(chunk) == 1 else stream(chunk))
-        begin, n = begin + len(chunk), n + 1
-    return torch.cat(outputs)
 
 
 def check_accuracy(case: Case, dtype: torch.dtype | None) -> None:
@@ -238,19 +224,6 @@ def test_state_is_a_copy_and_assignable():
     other = lstm_fused.Stream(lstm, 3)
     other.state = stream.state
     assert torch.equal(other(x[0]), stream(x[0]))
-
-
-ROWS = [
-    (None, [0, 1, 2, 3]),
-    (torch.tensor([True, False, True, False]), [0, 2]),
-    ([False, False, False, True], [3]),
-    (np.array([False, True, False, False]), [1]),
-    (torch.tensor([3, 1]), [1, 3]),
-    ([2], [2]),
-    (1, [1]),
-    ([], []),
-    (torch.zeros(4, dtype=torch.bool), []),
-]
 
 
 @pytest.mark.parametrize("given", [False, True])

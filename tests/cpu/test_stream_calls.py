@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import pytest
 import torch
 from cases import Case
 from python_lock import lets_python_run
+from streams import CHANGES, cut, make
 from test_cpu import at_once
-from test_stream import BYTES, WIDTHS, cut, make, stream_of
+from test_stream import BYTES, WIDTHS, stream_of
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -105,14 +105,6 @@ def test_changed_weights_are_noticed_once_and_taken_by_refresh():
         stream(x)
 
 
-CHANGES: dict[str, Callable[[nn.LSTM], object]] = {
-    "in place": lambda lstm: lstm.weight_ih_l0.detach().add_(1),
-    "replaced": lambda lstm: setattr(lstm, "weight_ih_l0", nn.Parameter(lstm.weight_ih_l0.detach() + 1)),
-    "moved": lambda lstm: setattr(lstm.weight_ih_l0, "data", lstm.weight_ih_l0.data + 1),
-    "loaded": lambda lstm: lstm.load_state_dict({n: w + 1 for n, w in lstm.state_dict().items()}),
-}
-
-
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("cls", [lstm_fused.LSTM, nn.LSTM])
 def test_every_way_to_change_a_weight_is_noticed(cls: type, change: str):
@@ -160,11 +152,11 @@ def test_a_module_that_has_become_another_one():
 def test_streams_of_a_module_share_its_weights():
     lstm = make(Case(1, 1, 5, 20))
     a, b, c = (lstm_fused.Stream(lstm, batch, dtype) for batch, dtype in ((1, None), (3, None), (1, torch.int8)))
-    assert a._packed is b._packed and a._packed is not c._packed
+    assert a._engine.packed is b._engine.packed and a._engine.packed is not c._engine.packed
     with torch.no_grad():
         lstm.weight_hh_l0.add_(1)
     b.refresh()
-    assert a._packed is not b._packed and a.stale and not b.stale
+    assert a._engine.packed is not b._engine.packed and a.stale and not b.stale
 
 
 # Threads
@@ -198,7 +190,7 @@ def test_one_stream_serves_one_thread_at_a_time():
             [*uses, stream.refresh][n]()
         return str(caught.value)
 
-    with stream._turn():
+    with stream._engine.turn():
         assert all("another thread is using it" in text for text in at_once(5, use))
     assert torch.equal(stream(x[4:]), expected[4:])
 

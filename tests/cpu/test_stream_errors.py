@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import Case
 from instruction_sets import needs_bytes
-from test_stream import make
+from streams import BAD_ROWS, BAD_STATES, BAD_X, make
 from torch import nn
 
 import lstm_fused
@@ -41,7 +41,7 @@ REFUSED = {
     ),
     "int8 by float": (of(activations=torch.int8), ValueError, "activations: expected None, or .* got torch.int8"),
     "int8 by half": (of(weights=torch.int8, activations=torch.half), ValueError, "activations: .* got torch.float16"),
-    "meta": (of(device="meta"), NotImplementedError, "lstm: a Stream is on the CPU, and the module on meta"),
+    "meta": (of(device="meta"), NotImplementedError, "lstm: a Stream is on the CPU or a GPU, and the module on meta"),
 }
 
 
@@ -97,27 +97,6 @@ def test_mixed_parameters_are_refused():
         lstm_fused.Stream(lstm)
 
 
-BAD_X = [
-    ([[0.0] * 5] * 2, None, TypeError, "x: expected a torch.Tensor, got list"),
-    (torch.zeros(2, 5, dtype=torch.float64), None, TypeError, "x: expected torch.float32, got torch.float64"),
-    (torch.zeros(2, 5, device="meta"), None, ValueError, "x: expected a tensor on the CPU, got one on meta"),
-    (torch.zeros(2, 5).to_sparse(), None, TypeError, "x: expected a dense tensor, got torch.sparse_coo"),
-    (torch.zeros(5), None, ValueError, r"x: expected shape \(2, 5\) or \(T, 2, 5\), got \(5,\)"),
-    (torch.zeros(1, 1, 2, 5), None, ValueError, "x: expected shape"),
-    (torch.zeros(3, 5), None, ValueError, r"x: .* got \(3, 5\)"),
-    (torch.zeros(2, 6), None, ValueError, r"x: .* got \(2, 6\)"),
-    (torch.zeros(2, 3, 5), None, ValueError, r"x: .* got \(2, 3, 5\)"),
-    (torch.zeros(0, 2, 5), None, ValueError, "x: expected at least one step"),
-    (torch.zeros(2, 5), torch.zeros(2, 5), ValueError, r"out: expected shape \(2, 20\), got \(2, 5\)"),
-    (torch.zeros(3, 2, 5), torch.zeros(2, 20), ValueError, r"out: expected shape \(3, 2, 20\)"),
-    (torch.zeros(3, 2, 5), torch.zeros(4, 2, 20), ValueError, r"out: expected shape \(3, 2, 20\)"),
-    (torch.zeros(2, 5), torch.zeros(2, 20, dtype=torch.float64), TypeError, "out: expected torch.float32"),
-    (torch.zeros(2, 5), torch.zeros(20, 2).t(), ValueError, "out: expected a contiguous tensor, got strides"),
-    (torch.zeros(2, 5), torch.zeros(2, 20, device="meta"), ValueError, "out: expected a tensor on the CPU"),
-    (torch.zeros(2, 5), [0], TypeError, "out: expected a torch.Tensor, got list"),
-]
-
-
 @pytest.mark.parametrize("n", range(len(BAD_X)))
 def test_bad_arguments_of_a_call(n: int):
     x, out, error, message = BAD_X[n]
@@ -127,32 +106,14 @@ def test_bad_arguments_of_a_call(n: int):
     assert not any(part.any() for part in stream.state)  # nothing ran
 
 
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        (torch.zeros(1, 2, 20), TypeError, r"state: expected \(h, c\) or None, got Tensor"),
-        ((torch.zeros(1, 2, 20),), TypeError, "state: expected"),
-        ((torch.zeros(1, 2, 20), None), TypeError, "state: c: expected a torch.Tensor, got NoneType"),
-        ((torch.zeros(2, 20), torch.zeros(2, 20)), ValueError, r"state: h: expected shape \(1, 2, 20\)"),
-        ((torch.zeros(1, 2, 20), torch.zeros(1, 2, 20).double()), TypeError, "state: c: expected torch.float32"),
-    ],
-)
+@pytest.mark.parametrize(("given", "error", "message"), BAD_STATES)
 def test_bad_states(given: object, error: type[Exception], message: str):
     stream = lstm_fused.Stream(make(Case(1, 2, 5, 20)), 2)
     with pytest.raises(error, match=message):
         stream.state = given
 
 
-@pytest.mark.parametrize(
-    ("rows", "error", "message"),
-    [
-        (2, ValueError, "rows: expected numbers from 0 to 1, got"),
-        ([-1], ValueError, "rows: expected numbers from 0 to 1"),
-        ([True], ValueError, r"rows: expected a mask of shape \(2,\), got \(1,\)"),
-        (torch.ones(1, 2, dtype=torch.bool), ValueError, "rows: expected a mask"),
-        ([0.5], TypeError, "rows: expected a bool mask or whole numbers"),
-    ],
-)
+@pytest.mark.parametrize(("rows", "error", "message"), BAD_ROWS)
 def test_bad_rows(rows: object, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         lstm_fused.Stream(make(Case(1, 2, 5, 20)), 2).reset(rows)

@@ -190,4 +190,4 @@ def _check(layout: stream_module.Layout, weights: torch.dtype | None, activation
         raise ValueError(f"lstm: expected float32, float64, float16 or bfloat16 parameters, got {layout.dtype}")
     for name, dtype, own in (("weights", weights, layout.dtype), ("activations", activations, None)):
         if dtype not in (None, own):
-            raise ValueError(f"{name}: expected None for a module on a GPU, where {layout.dtype} stays it, got {dtype}")
+            raise ValueError(f"{name}: expected None on a GPU, where all stays {layout.dtype}, got {dtype}")

@@ -282,3 +282,14 @@ def test_made_anywhere_used_anywhere():
         use(stream)
         with torch.inference_mode():
             use(stream)
+
+
+def test_cpu_0_is_the_cpu():
+    """To torch they are two devices."""
+    x = torch.randn(2, 5)
+    for of_module, of_x in (("cpu:0", "cpu"), ("cpu", "cpu:0")):
+        lstm = make(Case(1, 2, 5, 20), device=of_module)
+        assert torch.equal(stream_of(lstm, 2, None)(x.to(of_x)), stream_of(lstm, 2, None)(x))
+        out = torch.empty(20, 2).t()
+        with pytest.raises(ValueError, match="out: expected a contiguous tensor"):
+            stream_of(lstm, 2, None)(x.to(of_x), out=out)

@@ -259,7 +259,7 @@ def test_everything_is_given_back() -> None:
 def test_refused() -> None:
     lstm = make(Case(1, 2, 5, 20), device="cuda")
     for dtype in (torch.bfloat16, torch.int8):
-        with pytest.raises(ValueError, match="weights: expected None for a module on a GPU"):
+        with pytest.raises(ValueError, match="weights: expected None on a GPU"):
             lstm_fused.Stream(lstm, 2, dtype)
     stream = lstm_fused.Stream(lstm, 2)
     with pytest.raises(ValueError, match="x: expected a tensor on cuda:0, got one on cpu"):

@@ -136,14 +136,12 @@ class CpuPlan:
     @property
     def num_tasks(self) -> int: ...
     @property
-    def one_step(self) -> bool:
-        """T = 1 and many rows: all weights are read where they lie, once, many rows at a time."""
-    @property
-    def direct_w_hh(self) -> bool:
-        """Read where it lies at every step, rather than packed once per call."""
+    def kernel(self) -> Literal["packed", "direct", "one_step"]:
+        """W_hh is packed once per call; or read where it lies at every step; or T = 1, and all weights are read where
+        they lie, once, many rows at a time."""
     @property
     def direct_w_ih(self) -> bool:
-        """Read where it lies by our own product, rather than x W_ih^T by torch's."""
+        """Read where it lies, rather than packed for x W_ih^T."""
 
 class Plan:
     """Printing it says what runs, what it costs and why every other candidate does not run."""

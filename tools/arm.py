@@ -29,7 +29,8 @@ HOME = ROOT / "build" / "arm"
 SYSTEM, SITE, PACKAGE, PYTHON = HOME / "root", HOME / "site", HOME / "package", HOME / "python"
 EMULATED = HOME / "emulated"  # what only the emulated Python imports
 MACHINE, COMPILER, EMULATOR = "aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64-static"
-# Of Graviton 2 and Altra. With SVE (`max`) torch's own bfloat16 kernels meet an instruction that qemu 7.2 does not know.
+# Of Graviton 2 and Altra. With SVE (`max`) torch's own bfloat16 kernels meet an instruction that qemu 7.2 does not
+# know.
 CPU = "neoverse-n1"
 # Later releases for aarch64 are CUDA builds, which do not load without its libraries.
 TORCH = "2.10.0"
@@ -38,13 +39,16 @@ DEBIAN_PACKAGES = """python3.11-minimal libpython3.11-minimal libpython3.11-stdl
 zlib1g libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0 libcrypt1 libncursesw6 libtinfo6
 libreadline8""".split()
 # What torch and the tests import, of the releases that are here.
-PACKAGES = """numpy hypothesis sortedcontainers pytest pytest-xdist execnet pluggy iniconfig packaging pygments expecttest
-filelock typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
+PACKAGES = """numpy hypothesis sortedcontainers pytest pytest-xdist execnet pluggy iniconfig packaging pygments
+expecttest filelock typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
 # All CPU kernels, and what users call. The other modules' tests (torch.compile, export, ONNX, other tools) are about
 # Python, which is the same on every machine, and slow where it is emulated.
 MODULES = """module autograd cell convert errors infer forward_backward inputs packed extremes
 lengths_reset_cells""".split()
-SELECTION = ["-n", "auto", "-m", "not slow", "tests/cpu", *(f"tests/module/test_{name}.py" for name in MODULES)]
+# Exact sums of scaled values take half of all the time, and memory that an emulator cannot have is not refused cleanly.
+CHOSEN = "(not scaled_values or float32) and not beyond_memory"
+TESTS = ["tests/cpu", *(f"tests/module/test_{name}.py" for name in MODULES)]
+SELECTION = ["-n", "auto", "-m", "not slow", "-k", CHOSEN, *TESTS]
 
 
 def run(*command: str | Path, **options: object) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import Case
+from bench.environment import slug
 from bench.report import Report, Result, from_json, geometric_mean
 from bench.static_page import total
 from bench.tables import markdown_table, microseconds
@@ -88,17 +89,31 @@ def modelled() -> list[str]:
     return markdown_table(["kind", "H, B", "inference", "training", "backward", "the planner's", "measured"], rows)
 
 
-def tables(report: Report) -> dict[str, list[str]]:
-    """The tables of the page by name. report: of a CPU."""
-    where = report.environment
-    machine = f"{where['device']}, {where['cpu_capability']}, torch {where['torch']}, {where['date'][:10]}"
-    size = f"{len(report.results)} cases measured, {len(report.left_out)} left out for their time"
-    return {
-        "machine": [f"{machine}: {size}."],
-        "regimes": regimes(report),
-        "losses": losses(report),
-        "modelled": modelled(),
-    }
+def runs(reports: Iterable[Report]) -> list[str]:
+    """A row for each run and peer: the mean over all of its cases, and the worst one."""
+    rows = []
+    for report in reports:
+        for row in report.summary():
+            if row["group"] == "all":
+                where = [report.environment["device"], report.environment["date"][:10]]
+                rows.append([*where, *(str(row[name]) for name in ("peer", "cases", "geometric mean", "worst"))])
+                rows[-1].append(row["worst case"])
+    return markdown_table(["machine", "date", "peer", "cases", "geometric mean", "worst", "worst case"], rows)
+
+
+def tables(reports: Sequence[Report]) -> dict[str, list[str]]:
+    """The tables of the page by name, three of each CPU. reports: of CPUs, the newest first."""
+    found = {"runs": runs(reports)}
+    for report in most_threads(reports):
+        where, cpu = report.environment, slug(report.environment["cpu"])
+        machine = f"{where['device']}, {where['cpu_capability']}, torch {where['torch']}, {where['date'][:10]}"
+        size = f"{len(report.results)} cases measured, {len(report.left_out)} left out for their time"
+        found |= {
+            f"machine {cpu}": [f"{machine}: {size}."],
+            f"regimes {cpu}": regimes(report),
+            f"losses {cpu}": losses(report),
+        }
+    return found | {"modelled": modelled()}
 
 
 def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
@@ -107,20 +122,28 @@ def filled(page: str, tables: dict[str, Iterable[str]]) -> str:
     def table(place: re.Match[str]) -> str:
         return "\n".join([place[1], *tables[place[2]], "<!-- end -->"])
 
-    return re.sub(r"(<!-- (?!end)(\w+) -->)\n.*?<!-- end -->", table, page, flags=re.S)
+    return re.sub(r"(<!-- (?!end)([\w -]+?) -->)\n.*?<!-- end -->", table, page, flags=re.S)
 
 
-def cpu_report() -> Report:
-    """Of a CPU in bench/results: the newest of those with the most threads."""
+def cpu_reports() -> list[Report]:
+    """Of CPUs, in bench/results: the newest first."""
     others = {path.stem for path in Path(__file__).parent.iterdir()}  # benches of their own: cells-..., stream-...
     timed = [path for path in RESULTS.glob("*.json") if path.name.split("-")[0] not in others]
     reports = [from_json(path.read_text()) for path in timed]
-    of_cpus = (report for report in reports if not report.environment.get("driver"))
-    return max(of_cpus, key=lambda report: (report.environment["threads"], report.environment["date"]))
+    of_cpus = [report for report in reports if not report.environment.get("driver")]
+    return sorted(of_cpus, key=lambda report: report.environment["date"], reverse=True)
+
+
+def most_threads(reports: Iterable[Report]) -> list[Report]:
+    """Of each CPU the one with the most threads."""
+    found: dict[str, Report] = {}
+    for report in sorted(reports, key=lambda report: report.environment["threads"]):
+        found[report.environment["cpu"]] = report
+    return sorted(found.values(), key=lambda report: report.environment["date"], reverse=True)
 
 
 def refresh() -> None:
-    PAGE.write_text(filled(PAGE.read_text(), tables(cpu_report())))
+    PAGE.write_text(filled(PAGE.read_text(), tables(cpu_reports())))
 
 
 if __name__ == "__main__":

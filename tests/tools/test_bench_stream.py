@@ -85,7 +85,7 @@ def test_what_is_written(report: stream.StreamReport, tmp_path: Path) -> None:
 
 def test_the_results_of_streams_are_no_report_of_the_grid() -> None:
     assert any(path.name.startswith("stream") for path in page.RESULTS.glob("*.json"))
-    assert page.cpu_report().results
+    assert all(report.results for report in page.cpu_reports())
 
 
 @needs_bytes

@@ -6,28 +6,44 @@ import re
 import pytest
 
 from bench import page
+from bench.environment import slug
 from bench.report import Report
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
-    return page.cpu_report()
+def reports() -> list[Report]:
+    return page.cpu_reports()
 
 
-def test_the_tables_are_what_was_measured(report: Report):
+@pytest.fixture(scope="module")
+def report(reports: list[Report]) -> Report:
+    return page.most_threads(reports)[0]
+
+
+def test_the_tables_are_what_was_measured(reports: list[Report]):
     """If not: python -m bench.page."""
     text = page.PAGE.read_text()
-    places = re.findall(r"<!-- (?!end)(\w+) -->", text)
-    assert places == list(page.tables(report))
-    assert page.filled(text, page.tables(report)) == text
+    places = re.findall(r"<!-- (?!end)([\w -]+?) -->", text)
+    assert sorted(places) == sorted(page.tables(reports))
+    assert page.filled(text, page.tables(reports)) == text
 
 
-def test_another_measurement_is_another_page(report: Report):
+def test_another_measurement_is_another_page(reports: list[Report], report: Report):
     slower = dataclasses.replace(report.results[0], ours=dataclasses.replace(report.results[0].ours, minimum=1.0))
     changed = dataclasses.replace(report, results=[slower, *report.results[1:]])
-    before, after = page.tables(report), page.tables(changed)
-    assert {name for name in before if before[name] != after[name]} == {"regimes", "losses"}
-    assert len(after["losses"]) >= len(before["losses"])
+    before = page.tables(reports)
+    after = page.tables([changed if other is report else other for other in reports])
+    cpu = slug(report.environment["cpu"])
+    assert {name for name in before if before[name] != after[name]} == {"runs", f"regimes {cpu}", f"losses {cpu}"}
+    assert len(after[f"losses {cpu}"]) >= len(before[f"losses {cpu}"])
+
+
+def test_each_cpu_is_shown_by_its_run_with_the_most_threads(reports: list[Report]):
+    shown = page.most_threads(reports)
+    assert len({report.environment["cpu"] for report in reports}) == len(shown)
+    for report in reports:
+        (of_cpu,) = [other for other in shown if other.environment["cpu"] == report.environment["cpu"]]
+        assert of_cpu.environment["threads"] >= report.environment["threads"]
 
 
 def test_every_case_is_in_one_regime_and_every_loss_is_told(report: Report):

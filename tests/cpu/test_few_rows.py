@@ -90,6 +90,18 @@ def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+def test_a_kernel_that_is_asked_for(monkeypatch) -> None:
+    case = Case(1, 5, 20, 33, lengths=True, reset=0.3, return_cells=True, **STACK)
+    outputs = []
+    for kernel in ("packed", "direct", "one_step"):
+        monkeypatch.setenv("LSTM_FUSED_KERNEL", kernel)
+        assert_accurate(case)
+        outputs.append(fused(draw(case))["output"])
+    assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])  # sums of another order
+    monkeypatch.setenv("LSTM_FUSED_KERNEL", "one_step")  # of one step alone
+    assert_accurate(case.but(seq_len=2))
+
+
 @each_instruction_set
 def test_instruction_sets(isa: str) -> None:
     some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"

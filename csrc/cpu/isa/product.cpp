@@ -30,7 +30,7 @@ int64_t block_terms(const ProductParams<T>& p) {
 // than to multiply by it: for few rows; and for few terms, whose product is mostly the writing of y.
 template <class T>
 bool reads_in_place(const ProductParams<T>& p) {
-  constexpr int64_t kFewTerms = 32;
+  constexpr int64_t kFewTerms = kMultipliesPairs ? 2 : 32;  // pairs are packed, or another set's product
   return !p.b_transposed && (p.rows <= kWideRows || p.terms < kFewTerms);
 }
 

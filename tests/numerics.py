@@ -169,6 +169,9 @@ def draws(case: Case) -> int:
     return max(1, min(300 // max(1, smallest), 40, max(3, 300 // max(1, calls))))
 
 
+MORE = 8  # times as many draws where few break the rule
+
+
 def assert_accurate(
     case: Case,
     run: Callable[[Problem], Results] = fused,
@@ -176,9 +179,23 @@ def assert_accurate(
     times: int | None = None,
     orders: int = 1,
 ) -> None:
-    """Applies the rule to every output and gradient of a case; `orders`: of the input's features, for torch.nn.LSTM."""
+    """Applies the rule to every output and gradient of a case; `orders`: of the input's features, for torch.nn.LSTM.
+
+    The largest error of a few draws is luck on either side: a case with 4.49 eps where 4.43 are allowed, in its four
+    draws, is within them in 32. So more draws decide.
+    """
+    few = times or draws(case)
+    if broken(case, run, make, few, orders):
+        found = broken(case, run, make, MORE * few, orders)
+        assert not found, "\n".join(found)
+
+
+def broken(
+    case: Case, run: Callable[[Problem], Results], make: Callable[[Case, int], Problem], times: int, orders: int
+) -> list[str]:
+    """Every result that breaks the rule, in words."""
     errors: dict[str, tuple[Errors, Errors]] = {}
-    for replica in range(times or draws(case)):
+    for replica in range(times):
         problem = make(case, replica)
         exact, actual = reference(problem.on("cpu")), run(problem)
         plain = [expected(problem, case.dtype), *(in_another_order(problem, seed) for seed in range(1, orders))]
@@ -190,11 +207,14 @@ def assert_accurate(
             ours.add(actual[name], exact[name])
             for results in plain:
                 theirs.add(results[name], exact[name])
+    found = []
     for name, (ours, theirs) in errors.items():
         plain_norms = theirs.norms()
         for norm, error in ours.norms().items():
             bound = 2 * plain_norms[norm] + 0.5
-            assert error <= bound, (
-                f"{case}: {norm} error of {name} is {error:.2f} eps, bound {bound:.2f} eps "
-                f"(torch.nn.LSTM {plain_norms[norm]:.2f} eps)"
-            )
+            if not error <= bound:
+                torch_error = f"torch.nn.LSTM {plain_norms[norm]:.2f} eps"
+                found.append(
+                    f"{case}: {norm} error of {name} is {error:.2f} eps, bound {bound:.2f} eps ({torch_error})"
+                )
+    return found

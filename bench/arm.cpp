@@ -62,7 +62,13 @@ struct Recurrence {
     p.output = output.data();
     p.h_n = h_n.data();
     p.c_n = c_n.data();
-    kernel.run(shape, &p, 1, workspace, {0, s.T}, CpuSplit::kRows, kAlone);
+    kernel.run({.shape = shape,
+                .directions = &p,
+                .num_directions = 1,
+                .workspace = workspace,
+                .steps = {0, s.T},
+                .split = CpuSplit::kRows,
+                .parallel = kAlone});
   }
 
   void backward(float* workspace) {
@@ -76,7 +82,13 @@ struct Recurrence {
     p.grad_gates = grad_gates.data();
     p.grad_h_0 = grad_h_0.data();
     p.grad_c_0 = grad_c_0.data();
-    kKernels.backward(shape, &p, 1, workspace, {0, s.T}, CpuSplit::kRows, kAlone);
+    kKernels.backward({.shape = shape,
+                       .directions = &p,
+                       .num_directions = 1,
+                       .workspace = workspace,
+                       .steps = {0, s.T},
+                       .split = CpuSplit::kRows,
+                       .parallel = kAlone});
   }
 };
 

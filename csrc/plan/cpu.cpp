@@ -44,10 +44,6 @@ Split split_layer(const Problem& problem, const CpuFacts& cpu) {
   return {CpuPlan::kRows, directions * std::max<int64_t>(1, per_direction)};
 }
 
-}  // namespace
-
-namespace {
-
 // A single step of rows that fill vectors has a kernel of its own, which takes a vector of rows at a time. Time of it
 // over that of dot products, one thread of an AMD EPYC, H = 64 to 512, by B: AVX-512, of 16 lanes, 12 1.2, 14 1.1, 16
 // 1.0, 24 1.2, 28 1.0, 32 0.9, 40 1.1; AVX2, of 8, 8 1.1, 10 1.1, 12 1.0, 16 0.8, 20 0.8, 24 0.7, 28 0.9, 32 0.8;

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cpu/few_rows.h"
+#include "few_rows.h"
 #include "plan/planner.h"
 
 namespace lstm_fused {

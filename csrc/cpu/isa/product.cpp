@@ -2,10 +2,10 @@
 // packed a block at a time, which stays in the second-level cache while packed panels of b pass by. An element is a sum
 // of running sums whose lengths depend on the sizes of the matrices alone: neither the number of threads, nor their
 // shares, nor where the matrices lie changes a bit of it.
-#include "cpu/few_rows.h"
 #include "cpu/isa/dots.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
+#include "few_rows.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {

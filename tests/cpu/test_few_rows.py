@@ -32,7 +32,7 @@ STACK = {"num_layers": 2, "bidirectional": True}
 OPTIONS: list[dict] = [
     {"bias": False},
     {"seq_len": 1, "proj_size": 1},
-    STACK | {"proj_size": 61, "batch": 3},
+    STACK | {"seq_len": 2, "batch": 5, "proj_size": 61},
     STACK | {"lengths": True, "reset": 0.3, "return_cells": True},
     STACK | {"lengths": True, "reset": 0.3, "return_cells": True, "proj_size": 60},
     STACK | {"seq_len": 1, "reset": 0.5, "proj_size": 6},
@@ -104,7 +104,7 @@ def test_a_kernel_that_is_asked_for(monkeypatch) -> None:
 
 @each_instruction_set
 def test_instruction_sets(isa: str) -> None:
-    some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T4-B5 or lengths)"
+    some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T2-B5 or lengths)"
     run_again(isa, __file__, some, 12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1))
 
 

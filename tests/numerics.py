@@ -169,7 +169,7 @@ def draws(case: Case) -> int:
     return max(1, min(300 // max(1, smallest), 40, max(3, 300 // max(1, calls))))
 
 
-MORE = 8  # times as many draws where few break the rule
+MORE = 8  # times as many draws where the largest error of few breaks the rule
 
 
 def assert_accurate(
@@ -182,39 +182,46 @@ def assert_accurate(
     """Applies the rule to every output and gradient of a case; `orders`: of the input's features, for torch.nn.LSTM.
 
     The largest error of a few draws is luck on either side: a case with 4.49 eps where 4.43 are allowed, in its four
-    draws, is within them in 32. So more draws decide.
+    draws, is within them in 32. So more draws decide on that, and those before count among them.
     """
-    few = times or draws(case)
-    if broken(case, run, make, few, orders):
-        found = broken(case, run, make, MORE * few, orders)
-        assert not found, "\n".join(found)
-
-
-def broken(
-    case: Case, run: Callable[[Problem], Results], make: Callable[[Case, int], Problem], times: int, orders: int
-) -> list[str]:
-    """Every result that breaks the rule, in words."""
     errors: dict[str, tuple[Errors, Errors]] = {}
-    for replica in range(times):
-        problem = make(case, replica)
-        exact, actual = reference(problem.on("cpu")), run(problem)
-        plain = [expected(problem, case.dtype), *(in_another_order(problem, seed) for seed in range(1, orders))]
-        assert actual.keys() == exact.keys()
-        for name in exact:
-            assert actual[name].dtype == case.dtype, f"{name} is {actual[name].dtype}"
-            assert actual[name].shape == exact[name].shape, f"{name} is {tuple(actual[name].shape)}"
-            ours, theirs = errors.setdefault(name, (Errors(case), Errors(case)))
-            ours.add(actual[name], exact[name])
-            for results in plain:
-                theirs.add(results[name], exact[name])
+    few = times or draws(case)
+    for replica in range(few):
+        add_draw(errors, case, make(case, replica), run, orders)
+    assert not (found := broken(errors, case, "rms")), "\n".join(found)
+    if broken(errors, case, "largest"):
+        for replica in range(few, MORE * few):
+            add_draw(errors, case, make(case, replica), run, orders)
+        assert not (found := broken(errors, case, "largest")), "\n".join(found)
+
+
+def add_draw(
+    errors: dict[str, tuple[Errors, Errors]],
+    case: Case,
+    problem: Problem,
+    run: Callable[[Problem], Results],
+    orders: int,
+) -> None:
+    """Ours and torch.nn.LSTM's errors of one draw, by result."""
+    exact, actual = reference(problem.on("cpu")), run(problem)
+    plain = [expected(problem, case.dtype), *(in_another_order(problem, seed) for seed in range(1, orders))]
+    assert actual.keys() == exact.keys()
+    for name in exact:
+        assert actual[name].dtype == case.dtype, f"{name} is {actual[name].dtype}"
+        assert actual[name].shape == exact[name].shape, f"{name} is {tuple(actual[name].shape)}"
+        ours, theirs = errors.setdefault(name, (Errors(case), Errors(case)))
+        ours.add(actual[name], exact[name])
+        for results in plain:
+            theirs.add(results[name], exact[name])
+
+
+def broken(errors: dict[str, tuple[Errors, Errors]], case: Case, norm: str) -> list[str]:
+    """Every result that breaks the rule in this norm, in words."""
     found = []
     for name, (ours, theirs) in errors.items():
-        plain_norms = theirs.norms()
-        for norm, error in ours.norms().items():
-            bound = 2 * plain_norms[norm] + 0.5
-            if not error <= bound:
-                torch_error = f"torch.nn.LSTM {plain_norms[norm]:.2f} eps"
-                found.append(
-                    f"{case}: {norm} error of {name} is {error:.2f} eps, bound {bound:.2f} eps ({torch_error})"
-                )
+        error, plain = ours.norms().get(norm, 0.0), theirs.norms().get(norm, 0.0)
+        bound = 2 * plain + 0.5
+        if not error <= bound:
+            sizes = f"{error:.2f} eps, bound {bound:.2f} eps (torch.nn.LSTM {plain:.2f} eps)"
+            found.append(f"{case}: {norm} error of {name} is {sizes}")
     return found

@@ -87,6 +87,13 @@ struct HiddenParams {
   T* output;  // rows `begin` to `end`, output_stride apart
 };
 
+// Gates (num_rows, 4H) of pre-activations, in place.
+template <class T>
+struct ActivateParams {
+  int64_t num_rows, hidden_size;
+  T* gates;
+};
+
 // y (width,) = the sum of x (num_rows, width) over its rows, or added to it.
 template <class T>
 struct RowSumParams {
@@ -134,6 +141,7 @@ struct CpuKernels {
   void (*backward)(const CpuBackwardRun<T>&);
   void (*widen)(const WidenParams<T>&, const Parallel&);
   void (*hidden)(const HiddenParams<T>&, const Parallel&);
+  void (*activate_gates)(const ActivateParams<T>&, const Parallel&);
   StreamRun* stream;
   VariantKernels<T> variant;
 };

@@ -9,7 +9,7 @@
 namespace lstm_fused {
 namespace {
 
-// Of regenerate_gates.
+// Of regenerate_pre_activations.
 template <class T>
 void multiply_by_transposed(const CpuKernels<T>& kernels, const Tensor& y, const Tensor& x, const Tensor& w) {
   multiply_matrices<T>(kernels,
@@ -214,7 +214,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
     weights.reserve(directions);
     for (int64_t d = 0; d < directions; ++d) {
       DirectionWeights& w = weights.emplace_back(stack.weights(call.weights, layer, d));
-      // Kernels widen weights as they read them; regenerate_gates needs them wide.
+      // Kernels widen weights as they read them; to regenerate gates wants them wide.
       if (!stack.keeps_gates) w.convert_matrices(type);
       if (needs.weights) gradients.emplace_back(stack, input_size, input, range == stack.seq_len, schedule.parallel);
       const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
@@ -249,10 +249,11 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       if (stack.keeps_gates) continue;
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
-      regenerate_gates(
+      regenerate_pre_activations(
           stack, layer, d, w, x, dense(h_first, type), outputs, call.options, matrix(p.h_prev, rows, width),
           matrix(p.grad_gates, rows, gates_width),
           [&](const Tensor& y, const Tensor& x, const Tensor& w) { multiply_by_transposed(kernels, y, x, w); });
+      kernels.activate_gates({rows, hidden, p.grad_gates}, schedule.parallel);
     }
 
     if (needs_grad_x) {

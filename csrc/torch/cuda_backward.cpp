@@ -8,6 +8,15 @@
 namespace lstm_fused {
 namespace {
 
+void activate_gates(const Tensor& gates, int64_t hidden_size) {
+  const auto activate = [&](const char* function, int64_t first, int64_t count) {
+    call_operator(function, "", part(gates, 1, first * hidden_size, count * hidden_size));
+  };
+  activate("aten::sigmoid_", 0, 2);  // i, f
+  activate("aten::tanh_", 2, 1);     // g
+  activate("aten::sigmoid_", 3, 1);  // o
+}
+
 // What backward of one direction of a layer leaves behind for the large products.
 struct GateGradients {
   Tensor grad_gates;      // (T*B, 4H)
@@ -134,8 +143,10 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       const Tensor gates = stack.keeps_gates ? stack.gates(reserve, layer, d) : g.grad_gates;
       if (!stack.keeps_gates) {
         g.h_prev = empty({rows, stack.proj_width}, input, type);
-        regenerate_gates(stack, layer, d, w, *inputs.back(), h_first, layer_output, call.options, *g.h_prev, gates,
-                         [](const Tensor& y, const Tensor& x, const Tensor& w) { mm_out(y, x, transposed(w)); });
+        regenerate_pre_activations(
+            stack, layer, d, w, *inputs.back(), h_first, layer_output, call.options, *g.h_prev, gates,
+            [](const Tensor& y, const Tensor& x, const Tensor& w) { mm_out(y, x, transposed(w)); });
+        activate_gates(gates, stack.hidden_size);
       }
       const int64_t h_begin = stack.h_begin(layer, d), c_begin = stack.c_begin(layer, d);
       const bool has_grad_output = layer == top && grad_layer_output,

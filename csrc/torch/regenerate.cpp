@@ -65,9 +65,9 @@ void copy_h_prev(const Stack& s, int64_t layer, int64_t direction, const Tensor&
 }
 
 // [x h_prev 1 1] [W_ih W_hh b_ih b_hh]^T is one product and one rounding, with the biases added last.
-void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
-                      const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
-                      const Tensor& h_prev, const Tensor& gates, const Product& product) {
+void regenerate_pre_activations(const Stack& s, int64_t layer, int64_t direction, const DirectionWeights& weights,
+                                const Tensor& x, const Tensor& h_0, const Tensor& layer_output, const Options& options,
+                                const Tensor& h_prev, const Tensor& gates, const Product& product) {
   copy_h_prev(s, layer, direction, h_0, layer_output, options, h_prev);
 
   // Tensor cores want rows of a multiple of 16 bytes: zeros beside the biases, which meet further ones.
@@ -82,13 +82,6 @@ void regenerate_gates(const Stack& s, int64_t layer, int64_t direction, const Di
   Tensor ones = empty({s.num_rows(), 2 * s.has_biases + padding}, x, s.compute_dtype);
   torch::stable::fill_(ones, 1.0);
   product(gates, beside({x, h_prev, ones}), beside(factors));
-
-  const auto activate = [&](const char* function, int64_t first, int64_t count) {
-    call_operator(function, "", part(gates, 1, first * s.hidden_size, count * s.hidden_size));
-  };
-  activate("aten::sigmoid_", 0, 2);  // i, f
-  activate("aten::tanh_", 2, 1);     // g
-  activate("aten::sigmoid_", 3, 1);  // o
 }
 
 }  // namespace lstm_fused

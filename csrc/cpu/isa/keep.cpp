@@ -1,4 +1,5 @@
-// What lies between a stack of a half type and the float that it is computed in, element by element.
+// Element by element: what lies between a stack of a half type and the float that it is computed in, and what is made
+// anew.
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
 #include "cpu/isa/vector_math.h"
@@ -44,11 +45,32 @@ void hidden(const HiddenParams<T>& p, const Parallel& parallel) {
   });
 }
 
+template <class T>
+void activate_gates(const ActivateParams<T>& p, const Parallel& parallel) {
+  using V = Vectors<T, 1>;
+  const int64_t width = p.hidden_size;
+  Team{parallel, 1}.each(p.num_rows, INT64_MAX, [&](int64_t, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t unit = 0; unit < width; unit += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(unit, width), [&](auto lanes) {
+          T* const gates = p.gates + row * kNumGates * width + unit;
+          const auto pre = [&](int gate) { return V(load(gates + gate * width, lanes.value)); };
+          const Gates<V> active = activate<VectorMath<T, 1>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+          store(gates, active.i.at[0], lanes.value);
+          store(gates + width, active.f.at[0], lanes.value);
+          store(gates + 2 * width, active.g.at[0], lanes.value);
+          store(gates + 3 * width, active.o.at[0], lanes.value);
+        });
+  });
+}
+
 #if !LSTM_FUSED_PAIRS
 template void widen(const WidenParams<float>&, const Parallel&);
 template void widen(const WidenParams<double>&, const Parallel&);
 template void hidden(const HiddenParams<float>&, const Parallel&);
 template void hidden(const HiddenParams<double>&, const Parallel&);
+template void activate_gates(const ActivateParams<float>&, const Parallel&);
+template void activate_gates(const ActivateParams<double>&, const Parallel&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -32,6 +32,8 @@ void widen(const WidenParams<T>& params, const Parallel& parallel);
 template <class T>
 void hidden(const HiddenParams<T>& params, const Parallel& parallel);
 template <class T>
+void activate_gates(const ActivateParams<T>& params, const Parallel& parallel);
+template <class T>
 void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const Parallel& parallel);
 template <class T>
 int64_t variant_workspace(const LayerShape& shape);

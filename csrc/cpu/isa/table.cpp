@@ -42,6 +42,7 @@ constexpr CpuKernels<T> kKernels = {
     backward<T>,
     widen<T>,
     hidden<T>,
+    activate_gates<T>,
     stream<T>,
     {variant_workspace<T>, variant_forward<T>, variant_backward_workspace<T>, variant_backward<T>, sum_products<T>}};
 

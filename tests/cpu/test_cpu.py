@@ -25,10 +25,13 @@ from torch import Tensor
 
 import lstm_fused
 
-# Rows for every thread, and one row whose hidden units the threads share.
+# Rows for every thread; one row whose hidden units the threads share; rows a power of two apart, which the kernels keep
+# a copy of, as they are and projected.
 SPLITS = [
     Case(5, 17, 33, 65, num_layers=2, bidirectional=True, lengths=True, reset=0.2, return_cells=True),
     Case(6, 1, 40, 160, proj_size=48),
+    Case(4, 20, 5, 512, bidirectional=True, lengths=True, reset=0.2),
+    Case(3, 9, 4, 528, bidirectional=True, proj_size=512),
 ]
 
 

@@ -14,21 +14,21 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns. To multiply pairs, grad_gates of the last two steps as well, (2, B, 4H), rounded, with rows an
-// odd number of lines apart: those a power of two apart would meet in one set of the cache.
+// in panels of columns; and grad_gates once more, if a step multiplies pairs, or rows that lie apart.
 template <class T>
 struct Workspace {
   int64_t first_packed;  // of W_hh: the first block of columns that is packed
-  int64_t h_panel, w_hr, rounded_row, rounded, size;
+  int64_t h_panel, w_hr, factors, size;
+  SeparateRows<T> factor;
 
   explicit Workspace(const LayerShape& s) {
-    const int64_t line = 64 / sizeof(T), row_size = num_tiles(kNumGates * s.hidden_size, kTerms<Operand<T>>);
+    const int64_t row_size = num_tiles(kNumGates * s.hidden_size, kTerms<Operand<T>>);
     first_packed = reads_in_place(s) ? s.proj_width / kPanelWidth<T> : 0;
     h_panel = panel_size<T>(row_size);
     w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * h_panel;
-    rounded = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
-    rounded_row = (num_tiles(row_size, line) | 1) * line;
-    size = rounded + (kMultipliesPairs ? 2 * s.batch * rounded_row : 0);
+    factors = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
+    if (kMultipliesPairs || SeparateRows<T>::pay(s.batch, row_size)) factor = SeparateRows<T>::of(s.batch, row_size);
+    size = factors + factor.size();
   }
 };
 
@@ -156,14 +156,9 @@ class Backward {
     return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
   }
   // A row of grad_gates as the next step multiplies it.
-  BFloat16* rounded_gates(int64_t t, int64_t b) const {
-    return reinterpret_cast<BFloat16*>(workspace + layout.rounded + (t % 2 * s.batch + b) * layout.rounded_row);
-  }
-  const E* factor(int64_t t, int64_t b) const {
-    if constexpr (kMultipliesPairs)
-      return reinterpret_cast<const E*>(rounded_gates(t, b));
-    else
-      return grad_gates(t, b);
+  bool has_factors() const { return layout.factor.size() > 0; }
+  E* factor(int64_t t, int64_t b) const {
+    return reinterpret_cast<E*>(has_factors() ? workspace + layout.factors + layout.factor.at(t, b) : grad_gates(t, b));
   }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
@@ -310,8 +305,7 @@ class Backward {
       store(out + unit + 3 * width, grad.pre.o.at[0], lanes);
     };
     keep(grad_gates(t, b));
-    if constexpr (kMultipliesPairs)
-      if (multiplies()) keep(rounded_gates(t, b));
+    if (has_factors() && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(t, b)));
     store(carried, grad.c_prev.at[0], lanes);
     if (s.has_projection) store(hidden(t, b) + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
   }

@@ -14,11 +14,13 @@ constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates 
 // Pairs, in an instruction set that has them, are multiplied with W_hh and W_ih, but not with W_hr.
 //
 // Per direction: a row of zeros (the state at a reset), b_ih + b_hh (block, gate, lane), packed W_hh and, with x, W_ih,
-// panel by panel, and with a projection packed W_hr and o tanh(c).
+// panel by panel, with a projection packed W_hr and o tanh(c), and h once more, if a step multiplies rows that lie
+// apart.
 template <class T>
 struct Workspace {
   using E = Operand<T>;
-  int64_t bias, input_panel, gates_panel, gates, w_hr, hidden, size;
+  int64_t bias, input_panel, gates_panel, gates, w_hr, hidden, states, size;
+  SeparateRows<T> state;
 
   Workspace(const LayerShape& s, int64_t input_size) {
     const int64_t line = 64 / sizeof(T);
@@ -28,7 +30,10 @@ struct Workspace {
     gates = bias + num_tiles(s.hidden_size, kLanes<T>) * kNumGates * kLanes<T>;
     w_hr = gates + num_tiles(s.hidden_size, kLanes<T>) * kPanelsPerBlock * gates_panel;
     hidden = w_hr + (s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) * panel_size<T>(s.hidden_size) : 0);
-    size = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
+    states = hidden + (s.has_projection ? num_tiles(s.batch * s.hidden_size, line) * line : 0);
+    if (SeparateRows<T>::pay(s.batch, num_tiles(s.output_stride, kTerms<E>)))
+      state = SeparateRows<T>::of(s.batch, num_tiles(s.proj_width, kTerms<E>));
+    size = states + state.size();
   }
 };
 
@@ -38,7 +43,11 @@ class Forward {
 
  public:
   Forward(const LayerShape& shape, const CpuForwardParams<T>& params, T* workspace)
-      : s(shape), p(params), layer{shape, params, workspace}, layout(shape, params.input_size), workspace(workspace) {}
+      : s(shape),
+        p(params),
+        layout(shape, params.input_size),
+        layer{shape, params, workspace, layout.state, workspace + layout.states},
+        workspace(workspace) {}
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
@@ -186,15 +195,15 @@ class Forward {
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
         with_lanes<T>(valid_lanes<T>(begin, s.proj_width), [&](auto lanes) {
-          store(layer.output(chunk.t, chunk.row[first + r]) + begin, acc.at[r][v], lanes.value);
+          layer.store_h(chunk.t, chunk.row[first + r], begin, acc.at[r][v], lanes.value);
         });
       }
   }
 
   const LayerShape& s;
   const CpuForwardParams<T>& p;
-  const Recurrence<T> layer;
   const Workspace<T> layout;
+  const Recurrence<T> layer;
   T* const workspace;
 };
 

@@ -25,6 +25,8 @@ struct Recurrence {
   const LayerShape& s;
   const CpuForwardParams<T>& p;
   T* const zeros;
+  const SeparateRows<T> state = {};  // of `states`, if a step multiplies those rather than rows of output
+  T* const states = nullptr;
   const Clock clock{s, p.reverse};
 
   bool projects_input() const { return p.x != nullptr || p.rounded.x != nullptr; }
@@ -44,6 +46,10 @@ struct Recurrence {
       return p.output + (t % 2 * s.batch + b) * s.proj_width;
     else
       return p.output + row_of(s, t, b) * s.output_stride;
+  }
+  // h as the next step multiplies it.
+  Kept<T>* factor(int64_t t, int64_t b) const {
+    return state.size() > 0 ? reinterpret_cast<Kept<T>*>(states + state.at(t, b)) : output(t, b);
   }
   T* cells(int64_t t, int64_t b) const { return p.cells + (s.cells_time != 0 ? row_of(s, t, b) : b) * s.cells_stride; }
 
@@ -151,7 +157,7 @@ struct Recurrence {
       if (s.has_projection)
         store(hidden + b * width + begin(n), h.at[n], lanes);
       else
-        store(output(rows.t, b) + begin(n), h.at[n], lanes);
+        store_h(rows.t, b, begin(n), h.at[n], lanes);
       [[maybe_unused]] Kept<T>* kept;
       if constexpr (kMultipliesPairs) {
         const int64_t place = row_of(s, rows.t, b);
@@ -167,6 +173,11 @@ struct Recurrence {
       store(kept + 2 * width, active.g.at[n], lanes);
       store(kept + 3 * width, active.o.at[n], lanes);
     }
+  }
+
+  LSTM_FUSED_INLINE void store_h(int64_t t, int64_t b, int64_t begin, Vec<T> h, int lanes) const {
+    store(output(t, b) + begin, h, lanes);
+    if (state.size() > 0) store(factor(t, b) + begin, h, lanes);
   }
 
   void finish(int64_t b) const {
@@ -213,13 +224,13 @@ struct Recurrence {
       };
       if (projects_input()) rows.x[n] = at(p.rounded.x, row_of(s, rows.t, b) * p.input_size);
       rows.h_prev[n] = before == Before::kInitial ? at(p.rounded.h_0, b * s.proj_width)
-                       : before == Before::kStep  ? at(output(previous, b), 0)
+                       : before == Before::kStep  ? at(factor(previous, b), 0)
                                                   : at(zeros, 0);
     } else {
       if (projects_input())
         rows.x[n] = p.x + (row_of(s, rows.t, b) - (rounds() ? row_of(s, p.gates_time, 0) : 0)) * p.input_size;
       rows.h_prev[n] = before == Before::kInitial ? p.h_0 + b * s.proj_width
-                       : before == Before::kStep  ? output(previous, b)
+                       : before == Before::kStep  ? factor(previous, b)
                                                   : zeros;
     }
   }

@@ -33,6 +33,23 @@ inline int64_t row_of(const LayerShape& s, int64_t t, int64_t b) {
   return (s.row_begin != nullptr ? s.row_begin[t] : t * s.batch) + b;
 }
 
+// Rows of the batch as the next step multiplies them, of two steps, (2, B, size), an odd number of lines apart. Rows
+// that lie one behind the other and are whole multiples of 64 lines meet in one set of the first-level cache, which has
+// place for eight.
+template <class T>
+struct SeparateRows {
+  static constexpr int64_t kLine = 64 / sizeof(T);
+  int64_t batch = 0, distance = 0;  // no rows
+
+  static SeparateRows of(int64_t batch, int64_t size) { return {batch, (num_tiles(size, kLine) | 1) * kLine}; }
+  static bool pay(int64_t batch, int64_t distance_without) {
+    return distance_without % (64 * kLine) == 0 && num_tiles(batch, num_tiles(batch, kTileRows)) > 8;
+  }
+
+  int64_t size() const { return 2 * batch * distance; }
+  int64_t at(int64_t t, int64_t b) const { return (t % 2 * batch + b) * distance; }
+};
+
 // f with a pointer to the elements at w, which for T = float may be of a half type: a weight, or const-less, a result.
 template <class T, class Void, class F>
 LSTM_FUSED_INLINE void with_type(Void* w, DType type, F&& f) {

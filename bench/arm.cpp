@@ -110,17 +110,14 @@ Call product(int64_t rows, int64_t columns, int64_t terms, bool gradient) {
   float* const y = workspace(rows * columns);
   ProductParams<float> p{};
   p.rows = rows;
-  p.columns = columns;
   p.terms = terms;
   p.a_transposed = gradient;
   p.b_transposed = !gradient;
-  p.b_type = DType::kFloat32;
-  p.y = y;
-  p.y_type = DType::kFloat32;
+  p.factors[0] = {columns, nullptr, DType::kFloat32, y, DType::kFloat32};
   float* const scratch = workspace(kKernels.product_workspace(p, 1));
   return [=]() mutable {
     p.a = a.data();
-    p.b = b.data();
+    p.factors[0].b = b.data();
     kKernels.product(p, scratch, kAlone);
   };
 }

@@ -115,19 +115,27 @@ struct CpuForward {
 // Most terms of a product that is rounded to a half type as it is formed: sums of more are added up in y.
 constexpr int64_t kRoundedTerms = 512;
 
-// y = a b, y (rows, columns).
-template <class T>
-struct ProductParams {
-  int64_t rows, columns, terms;
-  const T* a;                 // (rows, terms)
-  bool a_transposed = false;  // or (terms, rows)
-  const void* b;              // (terms, columns), of T or, where T is float, of a half type
-  bool b_transposed = false;  // or (columns, terms)
+// What a is multiplied by, and where the product comes.
+struct ProductFactor {
+  int64_t columns;
+  const void* b;  // (terms, columns), of T or, where T is float, of a half type
   DType b_type;
-  void* y;  // of T or, of kRoundedTerms terms or fewer that it does not add to, of a half type
+  void* y;  // (rows, columns), of T or, of kRoundedTerms terms or fewer that it does not add to, of a half type
   DType y_type;
   bool adds = false;  // y += a b
-  int64_t batch = 1;  // of the terms of a gradient: those of one step
+};
+
+// y = a b, of one b or two, which share the packing of a.
+template <class T>
+struct ProductParams {
+  int64_t rows, terms;
+  const T* a;                 // (rows, terms)
+  bool a_transposed = false;  // or (terms, rows)
+  ProductFactor factors[2];   // the second one with y = null is none
+  bool b_transposed = false;  // each b is (columns, terms)
+  int64_t batch = 1;          // of the terms of a gradient: those of one step
+
+  int num_factors() const { return factors[1].y != nullptr ? 2 : 1; }
 };
 
 template <class T>

@@ -45,17 +45,26 @@ inline Parallel torch_threads() {
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
 }
 
-// y = a b on as many of torch's threads as it is worth. The workspace is allocated as `like` is.
+// A product on as many of torch's threads as it is worth. The workspace is allocated as `like` is.
 template <class T>
 void multiply_matrices(const CpuKernels<T>& kernels, const ProductParams<T>& p, const Tensor& like) {
   constexpr double kFlopWorthAThread = 5e5;  // 5 to 20 us on one core
-  const double flop = 2.0 * static_cast<double>(p.rows * p.columns) * static_cast<double>(p.terms);
+  int64_t columns = 0;
+  for (int n = 0; n < p.num_factors(); ++n) columns += p.factors[n].columns;
+  const double flop = 2.0 * static_cast<double>(p.rows * columns) * static_cast<double>(p.terms);
   Parallel parallel = torch_threads();
   parallel.num_threads = std::min(parallel.num_threads, 1 + static_cast<int64_t>(flop / kFlopWorthAThread));
   OptionalTensor workspace;
   if (const int64_t size = kernels.product_workspace(p, parallel.num_threads))
     workspace = empty({size}, like, kScalarType<T>);
   kernels.product(p, workspace ? data<T>(*workspace) : nullptr, parallel);
+}
+
+// Of weights whose products with rows of the factors have the gradient `grad` (rows, width).
+template <class T>
+ProductParams<T> weight_gradients(int64_t rows, const T* grad, int64_t width, int64_t batch, const ProductFactor& first,
+                                  const ProductFactor& second) {
+  return {.rows = width, .terms = rows, .a = grad, .a_transposed = true, .factors = {first, second}, .batch = batch};
 }
 
 // How the planner wants a layer run, and between how many of torch's threads.

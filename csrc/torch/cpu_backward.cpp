@@ -12,16 +12,13 @@ namespace {
 // Of regenerate_pre_activations.
 template <class T>
 void multiply_by_transposed(const CpuKernels<T>& kernels, const Tensor& y, const Tensor& x, const Tensor& w) {
+  const DType type = kernel_type(kScalarType<T>);
   multiply_matrices<T>(kernels,
                        {.rows = x.size(0),
-                        .columns = w.size(0),
                         .terms = x.size(1),
                         .a = const_data<T>(x),
-                        .b = const_data<void>(w),
-                        .b_transposed = true,
-                        .b_type = kernel_type(kScalarType<T>),
-                        .y = data<void>(y),
-                        .y_type = kernel_type(kScalarType<T>)},
+                        .factors = {{w.size(0), const_data<void>(w), type, data<void>(y), type}},
+                        .b_transposed = true},
                        x);
 }
 
@@ -53,12 +50,10 @@ class WeightGradients {
 
   // The gradients of a range of `rows` rows, and what they are multiplied with.
   void add(int64_t rows, const T* grad_gates, const T* x, const T* h_prev, const T* grad_h, const T* hidden) {
-    product(rows, grad_gates, x, w_ih_);
-    product(rows, grad_gates, h_prev, w_hh_);
-    if (bias_)
-      cpu_kernels<T>(stack_).sum_rows({rows, kNumGates * stack_.hidden_size, grad_gates, data<T>(*bias_), adds_},
-                                      parallel_);
-    if (w_hr_) product(rows, grad_h, hidden, *w_hr_);
+    const int64_t gates = kNumGates * stack_.hidden_size;
+    product(rows, grad_gates, gates, factor(x, w_ih_), factor(h_prev, w_hh_));
+    if (bias_) cpu_kernels<T>(stack_).sum_rows({rows, gates, grad_gates, data<T>(*bias_), adds_}, parallel_);
+    if (w_hr_) product(rows, grad_h, stack_.proj_width, factor(hidden, *w_hr_));
     adds_ = true;
   }
 
@@ -77,20 +72,14 @@ class WeightGradients {
   }
 
  private:
-  void product(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
-    multiply_matrices<T>(cpu_kernels<T>(stack_),
-                         {.rows = result.size(0),
-                          .columns = result.size(1),
-                          .terms = rows,
-                          .a = grad,
-                          .a_transposed = true,
-                          .b = factor,
-                          .b_type = kernel_type(kScalarType<T>),
-                          .y = data<void>(result),
-                          .y_type = kernel_type(type_),
-                          .adds = adds_,
-                          .batch = stack_.batch},
-                         result);
+  ProductFactor factor(const T* rows, const Tensor& result) const {
+    return {result.size(1), rows, kernel_type(kScalarType<T>), data<void>(result), kernel_type(type_), adds_};
+  }
+
+  void product(int64_t rows, const T* grad, int64_t width, const ProductFactor& first,
+               const ProductFactor& second = {}) const {
+    multiply_matrices<T>(cpu_kernels<T>(stack_), weight_gradients<T>(rows, grad, width, stack_.batch, first, second),
+                         w_ih_);
   }
 
   const Stack& stack_;
@@ -281,26 +270,22 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
           return results == nullptr ? nullptr : results + (first - base) * size;
         };
         T* const grad_gates = of_range(p.grad_gates, gates_width);
-        const auto multiply_gates_by = [&](const Tensor& weight, int64_t columns, T* y, bool adds) {
-          multiply_matrices<T>(kernels,
-                               {.rows = count,
-                                .columns = columns,
-                                .terms = gates_width,
-                                .a = grad_gates,
-                                .b = const_data<void>(weight),
-                                .b_type = p.weight_type,
-                                .y = y,
-                                .y_type = wide_type,
-                                .adds = adds},
-                               input);
-        };
-        if (one_step && grad_h_0)
-          multiply_gates_by(weights[d].w_hh, width, data<T>(*grad_h_0) + stack.h_begin(layer, d), false);
         if (needs.weights)
           gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
+        ProductFactor factors[2] = {};
+        int wanted = 0;
         if (needs_grad_x)
-          multiply_gates_by(weights[d].w_ih, input_size, data<T>(*grad_x) + first * input_size, directions == 2);
+          factors[wanted++] = {input_size,    const_data<void>(weights[d].w_ih),
+                               p.weight_type, data<T>(*grad_x) + first * input_size,
+                               wide_type,     directions == 2};
+        if (one_step && grad_h_0)
+          factors[wanted++] = {width, const_data<void>(weights[d].w_hh), p.weight_type,
+                               data<T>(*grad_h_0) + stack.h_begin(layer, d), wide_type};
+        if (wanted > 0)
+          multiply_matrices<T>(
+              kernels, {.rows = count, .terms = gates_width, .a = grad_gates, .factors = {factors[0], factors[1]}},
+              input);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.
         const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);

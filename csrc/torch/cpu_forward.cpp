@@ -161,14 +161,10 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
       T* const first_gates = p.gates + (first - stack.first_row(p.gates_time)) * gates_width;
       multiply_matrices<T>(kernels,
                            {.rows = count,
-                            .columns = gates_width,
                             .terms = input_size,
                             .a = first_x,
-                            .b = p.w_ih,
-                            .b_transposed = true,
-                            .b_type = p.weight_type,
-                            .y = first_gates,
-                            .y_type = kernel_type(type)},
+                            .factors = {{gates_width, p.w_ih, p.weight_type, first_gates, kernel_type(type)}},
+                            .b_transposed = true},
                            x);
     };
     for (int64_t begin = 0; begin < stack.seq_len; begin += range) {

@@ -23,10 +23,15 @@ class WeightGradients {
   // Of `rows` rows from `first` on. What `p` holds of a range begins at `first`.
   void add(int64_t first, int64_t rows, const VariantBackwardParams<T>& p, const T* x) {
     const int64_t gates = layer_.gates_width(), hidden = layer_.hidden_size;
-    matrix(rows, p.grad_ih, x, w_ih_);
-    matrix(rows, p.grad_hh, p.kept.factor + first * layer_.proj_width, w_hh_);
+    const ProductFactor of_x = factor(x, w_ih_), of_h = factor(p.kept.factor + first * layer_.proj_width, w_hh_);
+    if (p.grad_ih == p.grad_hh) {
+      product(rows, p.grad_ih, gates, of_x, of_h);
+    } else {
+      product(rows, p.grad_ih, gates, of_x);
+      product(rows, p.grad_hh, gates, of_h);
+    }
     if (bias_) kernels_.sum_rows({rows, gates, p.grad_sums, data<T>(*bias_), adds_}, parallel_);
-    if (w_hr_) matrix(rows, p.grad_h, p.hidden, *w_hr_);
+    if (w_hr_) product(rows, p.grad_h, layer_.proj_width, factor(p.hidden, *w_hr_));
     const auto products = [&](const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t width, T* y,
                               T limit = 0) {
       kernels_.variant.sum_products({.num_rows = rows,
@@ -77,20 +82,14 @@ class WeightGradients {
     return copy;
   }
 
-  void matrix(int64_t rows, const T* grad, const T* factor, const Tensor& result) const {
-    multiply_matrices<T>(kernels_,
-                         {.rows = result.size(0),
-                          .columns = result.size(1),
-                          .terms = rows,
-                          .a = grad,
-                          .a_transposed = true,
-                          .b = factor,
-                          .b_type = kernel_type(layer_.dtype),
-                          .y = data<void>(result),
-                          .y_type = kernel_type(layer_.dtype),
-                          .adds = adds_,
-                          .batch = layer_.batch},
-                         result);
+  ProductFactor factor(const T* rows, const Tensor& result) const {
+    const DType type = kernel_type(layer_.dtype);
+    return {result.size(1), rows, type, data<void>(result), type, adds_};
+  }
+
+  void product(int64_t rows, const T* grad, int64_t width, const ProductFactor& first,
+               const ProductFactor& second = {}) const {
+    multiply_matrices<T>(kernels_, weight_gradients<T>(rows, grad, width, layer_.batch, first, second), w_ih_);
   }
 
   const VariantLayer& layer_;
@@ -190,15 +189,13 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
     const int64_t first = params.first_time * batch, rows = (end - begin) * batch;
     if (gradients) gradients->add(first, rows, params, const_data<T>(own_x) + first * layer.input_size);
     if (!needs_input) continue;
+    const DType type = kernel_type(layer.dtype);
     multiply_matrices<T>(kernels,
                          {.rows = rows,
-                          .columns = layer.input_size,
                           .terms = gates,
                           .a = params.grad_ih,
-                          .b = const_data<void>(layer.weights.w_ih),
-                          .b_type = kernel_type(layer.dtype),
-                          .y = data<T>(results.x) + first * layer.input_size,
-                          .y_type = kernel_type(layer.dtype)},
+                          .factors = {{layer.input_size, const_data<void>(layer.weights.w_ih), type,
+                                       data<T>(results.x) + first * layer.input_size, type}}},
                          x);
   }
   if (gradients) results.weights = gradients->all();

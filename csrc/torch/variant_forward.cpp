@@ -65,19 +65,17 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                                     .c_n = data<T>(results.c_n)};
   Parallel parallel = torch_threads();
   const CpuSplit split = variant_split(layer, parallel);
+  const DType type = kernel_type(layer.dtype);
   for (int64_t begin = 0; begin < layer.seq_len; begin += range) {
     const int64_t end = std::min(begin + range, layer.seq_len), time = layer.reverse ? layer.seq_len - end : begin;
     if (!training) params.kept.gates_time = time;
     multiply_matrices<T>(kernels,
                          {.rows = (end - begin) * batch,
-                          .columns = gates,
                           .terms = layer.input_size,
                           .a = const_data<T>(x) + time * batch * layer.input_size,
-                          .b = const_data<void>(layer.weights.w_ih),
-                          .b_transposed = true,
-                          .b_type = kernel_type(layer.dtype),
-                          .y = params.kept.input_sums + (time - params.kept.gates_time) * batch * gates,
-                          .y_type = kernel_type(layer.dtype)},
+                          .factors = {{gates, const_data<void>(layer.weights.w_ih), type,
+                                       params.kept.input_sums + (time - params.kept.gates_time) * batch * gates, type}},
+                          .b_transposed = true},
                          x);
     kernels.variant.forward({.shape = shape,
                              .directions = &params,

@@ -39,22 +39,34 @@ int64_t block_rows(const ProductParams<T>& p) {
   return reads_in_place(p) ? kWideRows : kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
 }
 
+template <class T>
+int64_t num_panels(const ProductFactor& factor) {
+  return num_tiles(factor.columns, kPanelWidth<T>);
+}
+
+// Of all b.
+template <class T>
+int64_t num_panels(const ProductParams<T>& p) {
+  int64_t panels = 0;
+  for (int n = 0; n < p.num_factors(); ++n) panels += num_panels<T>(p.factors[n]);
+  return panels;
+}
+
 // A thread's: packed rows of a, then packed panels of b. The first block of a packs the panels, as it needs them, for
 // all; where it is the only one, they need the place of one.
 template <class T>
 struct Workspace {
   bool keeps_panels;
-  int64_t columns;  // of b that pass by a block together
+  int64_t panels_together;  // those that pass by a block
   int64_t panels, size;
 
   explicit Workspace(const ProductParams<T>& p)
       : keeps_panels(!reads_in_place(p) && p.rows > block_rows(p)),
-        columns(keeps_panels ? kBlockPanels * kPanelWidth<T> : p.columns) {
+        panels_together(keeps_panels ? min(kBlockPanels, num_panels(p)) : num_panels(p)) {
     const int64_t line = 64 / sizeof(T), elements = num_elements<T>(block_terms(p));
     panels = num_tiles(min(block_rows(p), p.rows) * elements + kLanes<T>, line) *
              line;  // with what the last row leaves over
-    const int64_t kept = keeps_panels ? min(kBlockPanels, num_tiles(p.columns, kPanelWidth<T>)) : 1;
-    size = panels + panel_size<T>(elements) * kept;
+    size = panels + panel_size<T>(elements) * (keeps_panels ? panels_together : 1);
   }
 };
 
@@ -77,13 +89,30 @@ int64_t chain_of(const ProductParams<T>& p) {
 }
 
 // Of a single term, as the gradient of a weight in one step of one row has it: no more than the writing of y.
-template <class T, class Y>
-void outer_product_row(const ProductParams<T>& p, int64_t row, Y* y) {
-  const T* const b = static_cast<const T*>(p.b);
-  const T a = p.a[row];
-  for (int64_t n = 0; n < p.columns; n += kLanes<T>)
-    with_lanes<T>(valid_lanes<T>(n, p.columns),
-                  [&](auto lanes) { store(y + n, a * load(b + n, lanes.value), lanes.value); });
+template <class T>
+void outer_product(const ProductParams<T>& p, const ProductFactor& f, const Parallel& parallel) {
+  Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+    with_type<T>(f.y, f.y_type, [&](auto* y) {
+      const T* const b = static_cast<const T*>(f.b);
+      for (int64_t row = begin; row < end; ++row)
+        for (int64_t n = 0; n < f.columns; n += kLanes<T>)
+          with_lanes<T>(valid_lanes<T>(n, f.columns), [&](auto lanes) {
+            store(y + row * f.columns + n, p.a[row] * load(b + n, lanes.value), lanes.value);
+          });
+    });
+  });
+}
+
+template <class T>
+void product_of_few_rows(const ProductParams<T>& p, const ProductFactor& f, const Parallel& parallel) {
+  constexpr int kColumns = 4 * kDotUnits<1>;
+  Team{parallel, 1}.each(num_tiles(f.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+    with_type<T>(f.b, f.b_type, [&](const auto* b) {
+      columns_of_product<T>(
+          p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
+          min(f.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(f.y) + row * f.columns; });
+    });
+  });
 }
 
 template <class T>
@@ -98,17 +127,16 @@ class Product {
 
   // Rows [m_begin, m_end) and the columns of panels [begin, end).
   void run(int64_t m_begin, int64_t m_end, int64_t begin, int64_t end) const {
-    const int64_t n_end = min(p.columns, end * kPanelWidth<T>);
     Block block = {};
     for (; block.term == 0 || block.term < p.terms; block.term += block_terms(p)) {
       block.terms = min(block_terms(p), p.terms - block.term);
-      for (block.column = begin * kPanelWidth<T>; block.column < n_end; block.column += layout.columns) {
-        const int64_t last = min(n_end, block.column + layout.columns);
+      for (block.panel = begin; block.panel < end; block.panel += layout.panels_together) {
+        const int64_t last = min(end, block.panel + layout.panels_together);
         for (block.row = m_begin; block.row < m_end; block.row += block_rows(p)) {
           block.rows = min(block_rows(p), m_end - block.row);
           block.packs_panels = !layout.keeps_panels || block.row == m_begin;
           pack_rows(block);
-          for (int64_t n = block.column; n < last;) n += columns(block, n, last);
+          for_panels(block, last);
         }
       }
     }
@@ -116,9 +144,22 @@ class Product {
 
  private:
   struct Block {
-    int64_t row, rows, column, term, terms;
+    int64_t row, rows, panel, term, terms;
     bool packs_panels;
   };
+
+  // A block's rows by the panels up to `end`: those of one b, then those of the next.
+  void for_panels(const Block& block, int64_t end) const {
+    int64_t first = 0;  // of b's panels
+    for (int f = 0; f < p.num_factors(); ++f) {
+      const ProductFactor& factor = p.factors[f];
+      const int64_t panels = num_panels<T>(factor);
+      const int64_t n_end = min(factor.columns, (end - first) * kPanelWidth<T>);
+      for (int64_t n = (block.panel > first ? block.panel - first : 0) * kPanelWidth<T>; n < n_end;)
+        n += columns(block, factor, n, n_end, first + n / kPanelWidth<T>);
+      first += panels;
+    }
+  }
 
   // Tile by tile, a tile's rows side by side.
   void pack_rows(const Block& block) const {
@@ -141,84 +182,88 @@ class Product {
   }
   E* packed_tile(const Block& block, int64_t first) const { return packed_rows + first * num_elements<T>(block.terms); }
 
-  // A block's rows by the columns from n on, of a panel or several; how many they were.
-  int64_t columns(const Block& block, int64_t n, int64_t n_end) const {
+  // A block's rows by the columns of b from n on, of the panel-th panel and perhaps some more; how many they were.
+  int64_t columns(const Block& block, const ProductFactor& f, int64_t n, int64_t n_end, int64_t index) const {
     if constexpr (kTerms<E> == 1)
       if (reads_in_place(p)) {
-        if (n + kWideVectors * kLanes<T> <= n_end) return columns_in_place<kWideVectors>(block, n);
-        if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, n);
+        if (n + kWideVectors * kLanes<T> <= n_end) return columns_in_place<kWideVectors>(block, f, n);
+        if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, f, n);
       }
-    const int64_t column = layout.keeps_panels ? n - block.column : 0;
-    E* const panel = packed_rows + layout.panels + column * num_elements<T>(block.terms);
-    if (block.packs_panels) pack_panel(block, n, panel);
+    const int64_t place = layout.keeps_panels ? index - block.panel : 0;
+    E* const panel = packed_rows + layout.panels + panel_size<T>(place * num_elements<T>(block.terms));
+    if (block.packs_panels) pack_panel(block, f, n, panel);
     for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      tile<rows.value, kTileVectors>(block, first, n, static_cast<const E*>(panel), kPanelWidth<T>);
+      tile<rows.value, kTileVectors>(block, f, first, n, static_cast<const E*>(panel), kPanelWidth<T>);
     });
     return kPanelWidth<T>;
   }
 
   template <int V>
-  int64_t columns_in_place(const Block& block, int64_t n) const {
-    with_type<T>(p.b, p.b_type, [&](const auto* b) {
-      with_rows<kWideRows>(
-          block.rows, [&](auto rows) { tile<rows.value, V>(block, 0, n, b + block.term * p.columns + n, p.columns); });
+  int64_t columns_in_place(const Block& block, const ProductFactor& f, int64_t n) const {
+    with_type<T>(f.b, f.b_type, [&](const auto* b) {
+      with_rows<kWideRows>(block.rows, [&](auto rows) {
+        tile<rows.value, V>(block, f, 0, n, b + block.term * f.columns + n, f.columns);
+      });
     });
     return V * kLanes<T>;
   }
 
-  void pack_panel(const Block& block, int64_t n, E* panel) const {
-    with_type<T>(p.b, p.b_type, [&](const auto* b) {
-      if (!p.b_transposed) return pack_columns(b + block.term * p.columns, block.terms, p.columns, n, panel);
+  void pack_panel(const Block& block, const ProductFactor& f, int64_t n, E* panel) const {
+    with_type<T>(f.b, f.b_type, [&](const auto* b) {
+      if (!p.b_transposed) return pack_columns(b + block.term * f.columns, block.terms, f.columns, n, panel);
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = n + v * kLanes<T>;
         pack_transposed<E, 1>([&](int lane) { return b + (column + lane) * p.terms + block.term; }, block.terms,
-                              valid_lanes<T>(column, p.columns), panel + v * kLanes<T>, kPanelWidth<T>);
+                              valid_lanes<T>(column, f.columns), panel + v * kLanes<T>, kPanelWidth<T>);
       }
     });
   }
 
   template <int R, int V, class P>
-  __attribute__((noinline)) void tile(const Block& block, int64_t first, int64_t n, const P* panel,
-                                      int64_t stride) const {
-    with_type<T>(p.y, p.y_type, [&](auto* y) { fetch<R, V>(y + (block.row + first) * p.columns + n); });
+  __attribute__((noinline)) void tile(const Block& block, const ProductFactor& f, int64_t first, int64_t n,
+                                      const P* panel, int64_t stride) const {
+    const int64_t row = block.row + first;
+    with_type<T>(f.y, f.y_type, [&](auto* y) { fetch<R, V>(y + row * f.columns + n, f.columns); });
     const E* const a = packed_tile(block, first);
     const Accumulators<T, R, V> acc = multiply_elements<E, R, V>(RowsSideBySide<E, R>{a}, block.terms, panel, stride,
                                                                  kTileVectors * kLanes<T>, chain_of(p));
-    with_type<T>(p.y, p.y_type, [&](auto* y) { put(block, acc, n, y + (block.row + first) * p.columns + n); });
+    put<V>(acc.at, f, row, R, n, block.term > 0 || f.adds);
   }
 
   // y is fetched while its elements are summed up.
   template <int R, int V, class Y>
-  LSTM_FUSED_INLINE void fetch(const Y* y) const {
+  static LSTM_FUSED_INLINE void fetch(const Y* y, int64_t columns) {
     constexpr int kLine = 64 / sizeof(Y);
     for (int r = 0; r < R; ++r)
-      for (int n = 0; n < V * kLanes<T>; n += kLine) __builtin_prefetch(y + r * p.columns + n, 1);
+      for (int n = 0; n < V * kLanes<T>; n += kLine) __builtin_prefetch(y + r * columns + n, 1);
   }
 
-  // The tile of y, whose first column is `n`.
-  template <int R, int V, class Y>
-  LSTM_FUSED_INLINE void put(const Block& block, const Accumulators<T, R, V>& acc, int64_t n, Y* y) const {
-    const int64_t columns = p.columns;  // here, so that no store could change it
-    const auto put = [&](int r, int v, auto lanes, auto adds) {
-      Y* const out = y + r * columns + v * kLanes<T>;
-      store_sum(out, adds.value ? load(out, lanes.value) + acc.at[r][v] : acc.at[r][v], lanes.value);
-    };
-    const auto put_all = [&](auto adds) {
-      if (n + V * kLanes<T> <= columns) {
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
+  // The tile of y, whose first column is `n`. One function for tiles of all heights: in each of them it would be most
+  // of the library.
+  template <int V>
+  static __attribute__((noinline)) void put(const Vec<T> (*sums)[V], const ProductFactor& f, int64_t row, int rows,
+                                            int64_t n, bool adds) {
+    with_type<T>(f.y, f.y_type, [&](auto* y) {
+      const int64_t columns = f.columns;  // here, so that no store could change it
+      const auto put_row = [&](int r, auto adds, auto lanes_of) {
 #pragma GCC unroll 8
-          for (int v = 0; v < V; ++v) put(r, v, Constant<kLanes<T>>{}, adds);
-      } else {
-        for (int r = 0; r < R; ++r)
-          for (int v = 0; v < V; ++v)
-            with_lanes<T>(valid_lanes<T>(n + v * kLanes<T>, columns), [&](auto lanes) { put(r, v, lanes, adds); });
-      }
-    };
-    if (block.term > 0 || p.adds)
-      put_all(Constant<1>{});
-    else
-      put_all(Constant<0>{});
+        for (int v = 0; v < V; ++v) {
+          auto* const out = y + (row + r) * columns + n + v * kLanes<T>;
+          with_lanes<T>(lanes_of(v), [&](auto lanes) {
+            store_sum(out, adds.value ? load(out, lanes.value) + sums[r][v] : sums[r][v], lanes.value);
+          });
+        }
+      };
+      const auto put_all = [&](auto adds) {
+        if (n + V * kLanes<T> <= columns)
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; ++r) put_row(r, adds, [](int) { return kLanes<T>; });
+        else
+          for (int r = 0; r < rows; ++r)
+            put_row(r, adds, [&](int v) { return valid_lanes<T>(n + v * kLanes<T>, columns); });
+      };
+      adds ? put_all(Constant<1>{}) : put_all(Constant<0>{});
+    });
   }
 
   const ProductParams<T>& p;
@@ -245,26 +290,14 @@ template <class T>
 void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) {
   if constexpr (kMultipliesPairs)
     if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product(p, workspace, parallel);
-  const int64_t threads = parallel.num_threads, panels = num_tiles(p.columns, kPanelWidth<T>);
-  if (!kMultipliesPairs && is_of_few_rows(p)) {
-    constexpr int kColumns = 4 * kDotUnits<1>;
-    return Team{parallel, 1}.each(num_tiles(p.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-      with_type<T>(p.b, p.b_type, [&](const auto* b) {
-        columns_of_product<T>(
-            p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
-            min(p.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(p.y) + row * p.columns; });
-      });
-    });
-  }
-  const bool is_half = p.b_type == DType::kFloat16 || p.b_type == DType::kBFloat16;
-  if (p.terms == 1 && !p.adds && !is_half)
-    return Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-      with_type<T>(p.y, p.y_type, [&](auto* y) {
-        for (int64_t row = begin; row < end; ++row) outer_product_row(p, row, y + row * p.columns);
-      });
-    });
+  const auto each_factor = [&](auto run) {
+    for (int n = 0; n < p.num_factors(); ++n) run(p, p.factors[n], parallel);
+  };
+  if (!kMultipliesPairs && is_of_few_rows(p)) return each_factor(product_of_few_rows<T>);
+  const bool is_half = p.factors[0].b_type == DType::kFloat16 || p.factors[0].b_type == DType::kBFloat16;
+  if (p.terms == 1 && !p.factors[0].adds && !is_half) return each_factor(outer_product<T>);
   // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.
-  const int64_t tiles = num_tiles(p.rows, kTileRows);
+  const int64_t threads = parallel.num_threads, panels = num_panels(p), tiles = num_tiles(p.rows, kTileRows);
   const bool by_columns = num_tiles(panels, threads) * tiles <= num_tiles(tiles, threads) * panels;
   const int64_t total = by_columns ? panels : p.rows, step = by_columns ? 1 : kTileRows;
   const int64_t share = num_tiles(num_tiles(total, step), threads) * step;

@@ -85,30 +85,26 @@ struct ForwardParams {
   DType weight_type = DType::kFloat32;  // CPU only
 };
 
-// W and weight_type as above.
-template <class T, class Acc = T, class W = T>
+template <class T, class Acc = T>
 struct BackwardParams {
   bool reverse;
-  const W* w_hh;         // (4H, P)
-  const W* w_hr;         // (P, H), null without projection
+  const T* w_hh;         // (4H, P)
+  const T* w_hr;         // (P, H), null without projection
   const T* h_0;          // (B, P)
   const T* c_0;          // (B, H)
   const T* gates;        // (T, B, 4H), activated, from forward
   const Acc* cells;      // (T, B, H), from forward
-  const T* output;       // (T, B, P), from forward; CPU only
   const T* grad_output;  // (T, B, P), null for zero
   const T* grad_cells;   // (T, B, H) with cells_stride of its own: see grad_cells_stride; null for zero
   int64_t grad_cells_stride;
   const T* grad_h_n;  // (B, P), null for zero
   const T* grad_c_n;  // (B, H), null for zero
   T* grad_gates;      // (T, B, 4H), out: gradient of the pre-activations, zero past a row's length
-  T* h_prev;          // (T, B, P), out, CPU only: the h that each step started from, the left factor of grad W_hh
   T* hidden;          // (T, B, H), out with projection: o * tanh(c), the left factor of grad W_hr
   T* grad_h;          // (T, B, P), out with projection: whole gradient of h, the other factor of grad W_hr
   T* grad_h_0;        // (B, P), out
   T* grad_c_0;        // (B, H), out
 
-  // CUDA only.
   Acc* grad_c = nullptr;      // (B, H), scratch of `step`: the gradient of c, carried from step to step
   const T* w_hh_t = nullptr;  // (P, 4H), of `step`: W_hh transposed
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
@@ -117,8 +113,6 @@ struct BackwardParams {
   // Read by a layer below that runs at the same time.
   const T* w_ih = nullptr;        // (4H, H)
   const T* input_mask = nullptr;  // (T, B, H), the factor on this layer's input, null for one
-
-  DType weight_type = DType::kFloat32;  // CPU only
 };
 
 }  // namespace lstm_fused

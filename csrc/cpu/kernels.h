@@ -32,8 +32,9 @@ struct CpuForwardParams : ForwardParams<T, T, void> {
 template <class T>
 using CpuForwardRun = CpuRun<T, CpuForwardParams<T>>;
 
-// As BackwardParams, but of a range of steps: the four results (T', B, ...) begin at first_time. They have the step
-// that was the last of the range before, too, of which grad_gates are read.
+// As BackwardParams, but of a range of steps: grad_gates, h_prev (T', B, P), the h that each step started from, hidden
+// and grad_h begin at first_time. They have the step that was the last of the range before, too, of which grad_gates
+// are read.
 template <class T>
 struct CpuBackwardParams {
   bool reverse;
@@ -45,7 +46,7 @@ struct CpuBackwardParams {
   const void* gates;
   DType gates_type;
   const void* cells;
-  const void* output;  // null: h is o tanh(c), as forward computed it
+  const void* output;  // (T, B, P), null: h is o tanh(c), as forward computed it
   DType kept_type;     // of states, cells, output and their gradients, but for grad_output
   const void* grad_output;
   DType grad_output_type;

@@ -153,9 +153,10 @@ def _recorded_batch(packed: PackedSequence, hx: State | None, reset: MaybeTensor
         return hx[0].size(1)
     if reset is not None:
         return reset.size(0 if batch_first else 1)
-    if packed.sorted_indices is not None:
-        return packed.sorted_indices.size(0)
-    batch = packed.batch_sizes[0]
+    _, batch_sizes, sorted_indices, _ = packed  # Dynamo of torch 2.12 does not find them by name
+    if sorted_indices is not None:
+        return sorted_indices.size(0)
+    batch = batch_sizes[0]
     # To torch.jit.trace all sizes are tensors. To torch.export, int() of one would be one number for good.
     return batch if torch.jit.is_tracing() else batch.item()
 

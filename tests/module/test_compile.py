@@ -38,7 +38,8 @@ class Model(nn.Module):
         if isinstance(tokens, PackedSequence):
             embedded = PackedSequence(self.embedding(tokens.data), *tokens[1:])
             output, hx, *cells = self.lstm(embedded, hx, **extras)
-            return PackedSequence(self.head(output.data), *output[1:]), *hx, *cells
+            data, *layout = output  # Dynamo of torch 2.12 finds no field of it by name
+            return PackedSequence(self.head(data), *layout), *hx, *cells
         output, hx, *cells = self.lstm(self.embedding(tokens), hx, **extras)
         return self.head(output), *hx, *cells
 

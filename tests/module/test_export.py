@@ -42,8 +42,8 @@ class Packed(nn.Module):
         self.lstm = lstm_fused.LSTM(5, 7, bidirectional=True)
 
     def forward(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        output, states = self.lstm(PackedSequence(*tensors))
-        return output.data, *states
+        (data, *_), states = self.lstm(PackedSequence(*tensors))  # Dynamo of torch 2.12 finds no field by name
+        return data, *states
 
 
 def inputs(steps: int, batch: int, device: str) -> tuple[Tensor, ...]:

@@ -155,8 +155,8 @@ class Backward {
   E* h_panel(int64_t block) const {
     return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
   }
-  // A row of grad_gates as the next step multiplies it.
   bool has_factors() const { return layout.factor.size() > 0; }
+  // A row of grad_gates as the next step multiplies it.
   E* factor(int64_t t, int64_t b) const {
     return reinterpret_cast<E*>(has_factors() ? workspace + layout.factors + layout.factor.at(t, b) : grad_gates(t, b));
   }

@@ -31,11 +31,12 @@ int64_t block_terms(const ProductParams<T>& p) {
 template <class T>
 bool reads_in_place(const ProductParams<T>& p) {
   constexpr int64_t kFewTerms = kMultipliesPairs ? 2 : 32;  // pairs are packed, or another set's product
-  return !p.b_transposed && (p.rows <= kWideRows || p.terms < kFewTerms);
+  return !p.b_transposed && (p.rows <= kTileRows || p.terms < kFewTerms);
 }
 
 template <class T>
 int64_t block_rows(const ProductParams<T>& p) {
+  if (p.rows <= kTileRows && !p.b_transposed) return kTileRows;
   return reads_in_place(p) ? kWideRows : kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
 }
 
@@ -184,11 +185,12 @@ class Product {
 
   // A block's rows by the columns of b from n on, of the panel-th panel and perhaps some more; how many they were.
   int64_t columns(const Block& block, const ProductFactor& f, int64_t n, int64_t n_end, int64_t index) const {
-    if constexpr (kTerms<E> == 1)
-      if (reads_in_place(p)) {
-        if (n + kWideVectors * kLanes<T> <= n_end) return columns_in_place<kWideVectors>(block, f, n);
-        if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, f, n);
-      }
+    if (reads_in_place(p)) {
+      if constexpr (kTerms<E> == 1)
+        if (block.rows <= kWideRows && n + kWideVectors * kLanes<T> <= n_end)
+          return columns_in_place<kWideVectors>(block, f, n);
+      if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, f, n);
+    }
     const int64_t place = layout.keeps_panels ? index - block.panel : 0;
     E* const panel = packed_rows + layout.panels + panel_size<T>(place * num_elements<T>(block.terms));
     if (block.packs_panels) pack_panel(block, f, n, panel);
@@ -201,8 +203,8 @@ class Product {
   template <int V>
   int64_t columns_in_place(const Block& block, const ProductFactor& f, int64_t n) const {
     with_type<T>(f.b, f.b_type, [&](const auto* b) {
-      with_rows<kWideRows>(block.rows, [&](auto rows) {
-        tile<rows.value, V>(block, f, 0, n, b + block.term * f.columns + n, f.columns);
+      with_rows<V == kTileVectors ? kTileRows : kWideRows>(block.rows, [&](auto rows) {
+        tile<rows.value, V>(block, f, 0, n, b + block.term * f.columns + n, kTerms<E> * f.columns);
       });
     });
     return V * kLanes<T>;
@@ -274,7 +276,7 @@ class Product {
 // Where pairs would not pay, it is a product of a set without them.
 template <class T>
 bool is_of_pairs(const ProductParams<T>& p) {
-  return kMultipliesPairs && !is_of_few_rows(p) && !reads_in_place(p);
+  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || (p.rows > kWideRows && p.terms > 1));
 }
 
 }  // namespace

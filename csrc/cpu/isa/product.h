@@ -80,6 +80,16 @@ struct OneByOne {
   LSTM_FUSED_INLINE auto several(int r, int64_t k) const { return rows.one(r, k); }
 };
 
+// A vector of a panel; where that is part of a matrix and elements are pairs, of two of its rows, whose distance is half
+// of `stride`.
+template <class E, class W>
+LSTM_FUSED_INLINE auto load_element(const W* place, int64_t stride) {
+  if constexpr (kTerms<E> == 1 || std::is_same_v<W, E>)
+    return load(place);
+  else
+    return pairs_of(place, stride > 0 ? place + stride / 2 : nullptr, kLanes<E>);
+}
+
 // A panel that is part of a matrix, whose type it has, has the distance between its rows. More vectors than a panel's
 // are those of the panels that follow, `next_panel` apart. A running sum has `chain` elements. Fetching ahead is for
 // what comes from afar, or where the rows give it time. Where an element of A is a pair, k counts pairs, and of an odd
@@ -100,8 +110,12 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
     const auto weights = [&](int j, int v) __attribute__((always_inline)) {
-      if (fetches_ahead && v % kFetchedVectors == 0) __builtin_prefetch(place(v) + (j + kPrefetchRows) * panel_stride);
-      return load(place(v) + j * panel_stride);
+      if (fetches_ahead && v % kFetchedVectors == 0) {
+        const W* const ahead = place(v) + (j + kPrefetchRows * kTerms<E>) * panel_stride;
+        __builtin_prefetch(ahead);
+        if constexpr (kTerms<E> > 1 && !std::is_same_v<W, E>) __builtin_prefetch(ahead + panel_stride / 2);
+      }
+      return load_element<E>(place(v) + j * panel_stride, panel_stride);
     };
     // The next terms, as many as `rows` gives together: with one, vectors of W stay in registers while the rows pass
     // by, with several those of the rows.
@@ -146,7 +160,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     if (terms % kTerms<E> != 0)
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v)
-          result.at[r][v] = multiply_add(E{a.one(r, k).first, {}}, load(place(v)), result.at[r][v]);
+          result.at[r][v] = multiply_add(E{a.one(r, k).first, {}}, load_element<E>(place(v), 0), result.at[r][v]);
   return result;
 }
 

@@ -26,8 +26,8 @@ int64_t block_terms(const ProductParams<T>& p) {
   return blocks > 1 ? num_tiles(num_tiles(p.terms, blocks), kChain) * kChain : blocks == 1 ? p.terms : 1;
 }
 
-// b is read where it lies by a few rows at a time, and several panels of it at once, where to pack it would take longer
-// than to multiply by it: for few rows; and for few terms, whose product is mostly the writing of y.
+// b is read where it lies where to pack it would take longer than to multiply by it: for the rows of one tile, several
+// panels at once if they are few; and for few terms, whose product is mostly the writing of y.
 template <class T>
 bool reads_in_place(const ProductParams<T>& p) {
   constexpr int64_t kFewTerms = kMultipliesPairs ? 2 : 32;  // pairs are packed, or another set's product
@@ -36,8 +36,8 @@ bool reads_in_place(const ProductParams<T>& p) {
 
 template <class T>
 int64_t block_rows(const ProductParams<T>& p) {
-  if (p.rows <= kTileRows && !p.b_transposed) return kTileRows;
-  return reads_in_place(p) ? kWideRows : kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
+  if (reads_in_place(p)) return p.rows <= kTileRows ? kTileRows : kWideRows;
+  return kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
 }
 
 template <class T>

@@ -80,26 +80,33 @@ struct OneByOne {
   LSTM_FUSED_INLINE auto several(int r, int64_t k) const { return rows.one(r, k); }
 };
 
-// A vector of a panel; where that is part of a matrix and elements are pairs, of two of its rows, whose distance is half
-// of `stride`.
+// A vector of a panel, or, where that is part of a matrix and elements are pairs, of the pairs of two of its rows,
+// `distance` apart; 0: the second one is zero.
 template <class E, class W>
-LSTM_FUSED_INLINE auto load_element(const W* place, int64_t stride) {
+LSTM_FUSED_INLINE auto load_element(const W* place, int64_t distance) {
   if constexpr (kTerms<E> == 1 || std::is_same_v<W, E>)
     return load(place);
   else
-    return pairs_of(place, stride > 0 ? place + stride / 2 : nullptr, kLanes<E>);
+    return pairs_of(place, distance > 0 ? place + distance : nullptr, kLanes<E>);
 }
 
-// A panel that is part of a matrix, whose type it has, has the distance between its rows. More vectors than a panel's
-// are those of the panels that follow, `next_panel` apart. A running sum has `chain` elements. Fetching ahead is for
-// what comes from afar, or where the rows give it time. Where an element of A is a pair, k counts pairs, and of an odd
-// last one the second term, zero in the panel, is not read.
+template <class E, class W>
+LSTM_FUSED_INLINE void fetch_element(const W* place, int64_t distance) {
+  __builtin_prefetch(place);
+  if constexpr (kTerms<E> > 1 && !std::is_same_v<W, E>) __builtin_prefetch(place + distance);
+}
+
+// A panel that is part of a matrix, whose type it has, has the distance between its rows, or between pairs of them.
+// More vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain`
+// elements. Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a
+// pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
 template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class A, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int64_t terms, const W* panel,
                                                                 int64_t panel_stride, int64_t next_panel,
                                                                 int64_t chain) {
   using T = Wide<E>;
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<E>; };
+  constexpr int kAhead = kPrefetchRows * (std::is_same_v<W, E> ? 1 : kTerms<E>);
   const int64_t k_size = terms / kTerms<E>;
   Accumulators<T, R, V> result;
   int64_t k = 0;
@@ -110,12 +117,9 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
     const auto weights = [&](int j, int v) __attribute__((always_inline)) {
-      if (fetches_ahead && v % kFetchedVectors == 0) {
-        const W* const ahead = place(v) + (j + kPrefetchRows * kTerms<E>) * panel_stride;
-        __builtin_prefetch(ahead);
-        if constexpr (kTerms<E> > 1 && !std::is_same_v<W, E>) __builtin_prefetch(ahead + panel_stride / 2);
-      }
-      return load_element<E>(place(v) + j * panel_stride, panel_stride);
+      if (fetches_ahead && v % kFetchedVectors == 0)
+        fetch_element<E>(place(v) + (j + kAhead) * panel_stride, panel_stride / kTerms<E>);
+      return load_element<E>(place(v) + j * panel_stride, panel_stride / kTerms<E>);
     };
     // The next terms, as many as `rows` gives together: with one, vectors of W stay in registers while the rows pass
     // by, with several those of the rows.

@@ -210,11 +210,12 @@ class Backward {
     for (int r = 0; r < R; ++r) rows[r] = rows[r] != nullptr ? rows[r] : stand_in;
     const int64_t block = column / kPanelWidth<T>, k_size = stand_in != nullptr ? kNumGates * s.hidden_size : 0;
     Accumulators<T, R, V> acc;
-    if (kMultipliesPairs || block >= layout.first_packed)
+    if (block >= layout.first_packed)
       acc = multiply<E, R, V>(rows, k_size, h_panel(block));
-    else if constexpr (!kMultipliesPairs)
-      with_type<T>(p.w_hh, p.weight_type,
-                   [&](const auto* w) { acc = multiply<T, R, V>(rows, k_size, w + column, s.proj_width); });
+    else
+      with_type<T>(p.w_hh, p.weight_type, [&](const auto* w) {
+        acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width);
+      });
 
     for (int r = 0; r < R; ++r) states(chunk, first + r, column, min(s.proj_width, column + V * kLanes<T>), acc.at[r]);
   }
@@ -321,15 +322,11 @@ class Backward {
 
 template <class T>
 int64_t backward_workspace(const LayerShape& shape) {
-  if constexpr (kMultipliesPairs)
-    if (reads_in_place(shape)) return avx512::kInstructionSet.float32.backward_workspace(shape);
   return Workspace<T>(shape).size;
 }
 
 template <class T>
 void backward(const CpuBackwardRun<T>& run) {
-  if constexpr (kMultipliesPairs)
-    if (reads_in_place(run.shape)) return avx512::kInstructionSet.float32.backward(run);
   run_layer<Backward<T>>(run, backward_workspace<T>(run.shape));
 }
 

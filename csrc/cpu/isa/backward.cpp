@@ -213,9 +213,8 @@ class Backward {
     if (block >= layout.first_packed)
       acc = multiply<E, R, V>(rows, k_size, h_panel(block));
     else
-      with_type<T>(p.w_hh, p.weight_type, [&](const auto* w) {
-        acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width);
-      });
+      with_type<T>(p.w_hh, p.weight_type,
+                   [&](const auto* w) { acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width); });
 
     for (int r = 0; r < R; ++r) states(chunk, first + r, column, min(s.proj_width, column + V * kLanes<T>), acc.at[r]);
   }

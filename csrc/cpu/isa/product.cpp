@@ -186,9 +186,8 @@ class Product {
   // A block's rows by the columns of b from n on, of the panel-th panel and perhaps some more; how many they were.
   int64_t columns(const Block& block, const ProductFactor& f, int64_t n, int64_t n_end, int64_t index) const {
     if (reads_in_place(p)) {
-      if constexpr (kTerms<E> == 1)
-        if (block.rows <= kWideRows && n + kWideVectors * kLanes<T> <= n_end)
-          return columns_in_place<kWideVectors>(block, f, n);
+      if (block.rows <= kWideRows && n + kWideVectors * kLanes<T> <= n_end)
+        return columns_in_place<kWideVectors>(block, f, n);
       if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, f, n);
     }
     const int64_t place = layout.keeps_panels ? index - block.panel : 0;
@@ -273,10 +272,10 @@ class Product {
   E* const packed_rows;
 };
 
-// Where pairs would not pay, it is a product of a set without them.
+// Where pairs would not pay, or there are none, it is a product of a set without them.
 template <class T>
 bool is_of_pairs(const ProductParams<T>& p) {
-  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || (p.rows > kWideRows && p.terms > 1));
+  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || p.terms > 1);
 }
 
 }  // namespace

@@ -174,6 +174,33 @@ LSTM_FUSED_DEVICE uint64_t load_relaxed(const uint64_t* p) {
   asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory");
   return value;
 }
+// Several words side by side: each of them as if it came by itself.
+// What lies kOffset bytes behind p, or zeros, where that is not one of `left` bytes from p on. No branch.
+template <int kOffset>
+LSTM_FUSED_DEVICE Words<4> load_relaxed_within(int left, const char* p) {
+  Words<4> words = {};
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.gt.s32 p, %5, %6;\n"
+      "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4+%6];\n"
+      "}"
+      : "+r"(words.word[0]), "+r"(words.word[1]), "+r"(words.word[2]), "+r"(words.word[3])
+      : "l"(p), "r"(left), "n"(kOffset)
+      : "memory");
+  return words;
+}
+LSTM_FUSED_DEVICE Words<2> load_relaxed(const Words<2>* p) {
+  Words<2> words;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(words.word[0]), "=r"(words.word[1])
+               : "l"(p)
+               : "memory");
+  return words;
+}
+LSTM_FUSED_DEVICE Words<4> load_relaxed(const Words<4>* p) {
+  return load_relaxed_within<0>(1, reinterpret_cast<const char*>(p));
+}
 LSTM_FUSED_DEVICE uint32_t load_acquire(const uint32_t* p) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
@@ -190,6 +217,39 @@ LSTM_FUSED_DEVICE void store_relaxed(uint32_t* p, uint32_t value) {
 LSTM_FUSED_DEVICE void store_relaxed(uint64_t* p, uint64_t value) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");
 }
+// Only where it is `wanted`; no branch.
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<1>* p, const Words<1>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %2, 0;\n"
+      "@p st.relaxed.gpu.global.u32 [%0], %1;\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<2>* p, const Words<2>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "@p st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(words.word[1]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<4>* p, const Words<4>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %5, 0;\n"
+      "@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(words.word[1]), "r"(words.word[2]), "r"(words.word[3]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+// What the thread has stored so far is seen by whoever loads what it stores later, and then comes to a fence, too.
+LSTM_FUSED_DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 LSTM_FUSED_DEVICE void store_release(uint32_t* p, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 }

@@ -34,6 +34,11 @@ void check_no_mbarrier(int64_t offset, int64_t bytes, Site site) {
   }
 }
 
+void check_aligned(const void* p, int words, Site site) {
+  if (reinterpret_cast<uintptr_t>(p) % (words * sizeof(uint32_t)))
+    fault(std::to_string(words) + " words of global memory: misaligned", site);
+}
+
 // An approximate instruction: off by as much as it may be, differently for each result but always the same.
 float with_error(float x) {
   constexpr float kError = 1.0f / (1 << 22);
@@ -132,7 +137,21 @@ uint64_t load_acquire(const void* p, int64_t bytes, Site site) {
 }
 void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
   machine->maybe_preempt();
+  if (is_lost(site)) return;
   machine->global().store_relaxed(p, value, bytes, site);
+}
+void load_relaxed_words(const void* p, uint32_t* words, int count, Site site) {
+  check_aligned(p, count, site);
+  for (int n = 0; n < count; ++n)
+    words[n] = static_cast<uint32_t>(load_relaxed(static_cast<const uint32_t*>(p) + n, sizeof *words, site));
+}
+void store_relaxed_words(void* p, const uint32_t* words, int count, Site site) {
+  check_aligned(p, count, site);
+  for (int n = 0; n < count; ++n) store_relaxed(static_cast<uint32_t*>(p) + n, words[n], sizeof *words, site);
+}
+void fence_gpu(Site site) {
+  machine->maybe_preempt();
+  if (!is_skipped(site)) machine->global().publish();
 }
 void store_release(void* p, uint64_t value, int64_t bytes, Site site) {
   machine->maybe_preempt();

@@ -33,6 +33,10 @@ void store_global(void* p, const void* value, int64_t bytes, Site site);
 uint64_t load_relaxed(const void* p, int64_t bytes, Site site);
 uint64_t load_acquire(const void* p, int64_t bytes, Site site);
 void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site);
+// Words of 4 bytes side by side, one after the other.
+void load_relaxed_words(const void* p, uint32_t* words, int count, Site site);
+void store_relaxed_words(void* p, const uint32_t* words, int count, Site site);
+void fence_gpu(Site site);
 void store_release(void* p, uint64_t value, int64_t bytes, Site site);
 uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site);
 

@@ -1,8 +1,11 @@
 #include "global_memory.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
+#include "device.h"
 #include "machine.h"
 
 namespace sim {
@@ -41,8 +44,11 @@ void GlobalMemory::store(void* p, const void* value, int64_t bytes, Site site) {
 
 uint64_t GlobalMemory::load_relaxed(const void* p, int64_t bytes, Site site) {
   note_read(histories(p, bytes, "reads", site), bytes, 0, stamp_here(site, true), place_of(p), site);
-  for (auto store = unseen_.rbegin(); store != unseen_.rend(); ++store) {
-    if (store->address == p && static_cast<int>(store->stamp.thread) == self->number) return store->value;
+  if (const auto found = unseen_.find(p); found != unseen_.end()) {
+    const Stores& stores = found->second;
+    for (auto store = stores.rbegin(); store != stores.rend(); ++store)
+      if (static_cast<int>(store->stamp.thread) == self->number) return store->value;
+    if (is_late(p)) looked_for_.insert(static_cast<char*>(const_cast<void*>(p)));
   }
   return read_word(p, bytes);
 }
@@ -57,7 +63,9 @@ uint64_t GlobalMemory::load_acquire(const void* p, int64_t bytes, Site site) {
 void GlobalMemory::store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
   const Stamp mine = stamp_here(site, true);
   note_write(histories(p, bytes, "writes", site), bytes, 0, mine, place_of(p), site);
-  unseen_.push_back({static_cast<char*>(p), value, bytes, mine});
+  unseen_[p].push_back({value, bytes, mine});
+  if (is_late(p)) return machine->changed();  // whoever waits for it is to look for it again
+  soon_.push_back(static_cast<char*>(p));
   if (machine->has_pace() || machine->random().one_in(2)) show(num_unseen() - 1);
 }
 
@@ -87,29 +95,52 @@ uint64_t GlobalMemory::add(void* p, uint64_t value, int64_t bytes, bool release,
 }
 
 void GlobalMemory::publish() {
-  for (size_t i = 0; i < unseen_.size();) {
-    if (ordered(unseen_[i].stamp)) {
-      make_visible(i);
-    } else {
-      ++i;
-    }
+  const auto known = [](const Store& store) { return ordered(store.stamp); };
+  std::vector<char*> shown;  // an address for each of its stores that is known
+  for (const auto& [p, stores] : unseen_)
+    shown.insert(shown.end(), std::count_if(stores.begin(), stores.end(), known),
+                 static_cast<char*>(const_cast<void*>(p)));
+  for (char* p : shown) {
+    // Everyone sees the stores to one address in the same order.
+    const auto found = unseen_.find(p);
+    if (found == unseen_.end() || std::none_of(found->second.begin(), found->second.end(), known)) continue;
+    make_visible(p, found->second);
   }
+  if (shown.empty()) return;
+  soon_.clear();
+  for (const auto& [p, stores] : unseen_)
+    if (!is_late(p)) soon_.insert(soon_.end(), stores.size(), static_cast<char*>(const_cast<void*>(p)));
 }
 
 void GlobalMemory::show(uint32_t which) {
-  // Everyone sees the stores to one address in the same order, a thread's own order.
-  for (size_t i = 0;; ++i) {
-    if (unseen_[i].address == unseen_[which].address && unseen_[i].stamp.thread == unseen_[which].stamp.thread) {
-      return make_visible(i);
-    }
-  }
+  char* const p = soon_[which];
+  soon_[which] = soon_.back();
+  soon_.pop_back();
+  make_visible(p, unseen_.at(p));
 }
 
-void GlobalMemory::make_visible(size_t index) {
-  const Store store = unseen_[index];
-  unseen_.erase(unseen_.begin() + static_cast<std::ptrdiff_t>(index));
-  std::memcpy(store.address, &store.value, store.bytes);
-  released_.erase(store.address);  // who acquires this value learns nothing
+bool GlobalMemory::show_late() {
+  const bool any = !looked_for_.empty();
+  for (char* p : std::exchange(looked_for_, {})) {
+    const auto found = unseen_.find(p);
+    if (found != unseen_.end()) make_visible(p, found->second);
+  }
+  return any;
+}
+
+// One in 32, others in every launch; none where those who wait poll, so that somebody can always move.
+bool GlobalMemory::is_late(const void* p) const {
+  if (machine->has_pace() || waits_are_watched()) return false;
+  const uint64_t mixed = (reinterpret_cast<uintptr_t>(p) / 4 + late_) * 0x9e3779b97f4a7c15;
+  return mixed >> 59 == 0;
+}
+
+void GlobalMemory::make_visible(char* p, Stores& stores) {
+  const Store store = stores.front();
+  stores.pop_front();
+  if (stores.empty()) unseen_.erase(p);
+  std::memcpy(p, &store.value, store.bytes);
+  released_.erase(p);  // who acquires this value learns nothing
   machine->changed();
 }
 

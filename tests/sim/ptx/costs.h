@@ -42,6 +42,7 @@ enum class Work : uint8_t {
   kGlobalLoad,
   kGlobalStore,
   kRelease,
+  kFence,
   kCopy,
   kCopyGroup,
   kCopyWait,
@@ -52,7 +53,7 @@ enum class Work : uint8_t {
   kBranch,
   kSleep,
 };
-constexpr int kNumWorks = 29;
+constexpr int kNumWorks = 30;
 
 struct Cost {
   const char* what;

@@ -84,17 +84,25 @@ void wait_for_copies(Lane& lane, const Instruction& i) { sim::wait_for_copies(la
 
 // ---- global memory
 
-bool is_single(const Lane& lane, const Instruction& i) {
-  if (i.access.count == 1) return true;
-  fault(lane, i, "a vector of words that others may write");
+// Words that others may write: one of 4 or 8 bytes, or several of 4.
+int num_words(const Lane& lane, const Instruction& i) {
+  if (i.access.count == 1 || i.access.bytes == sizeof(uint32_t)) return i.access.count;
+  fault(lane, i, "a vector of others than words that others may write");
 }
 
 void load_global(Lane& lane, const Instruction& i) {
   const char* const from = lane.pointer(i, i.access.count);
-  Value value;
+  Value value{};
   if (i.access.order == Order::kWeak) {
     sim::load_global(from, value.bytes, size(i), i.site);
-  } else if (is_single(lane, i)) {
+  } else if (num_words(lane, i) > 1) {
+    lane.version = machine->version();
+    uint32_t words[4];
+    sim::load_relaxed_words(from, words, i.access.count, i.site);
+    // A wait that is to do nothing takes what is there for what it waits for.
+    for (uint32_t& word : words) word -= i.wait.file && is_skipped(i.wait) && word == ~0u;
+    std::memcpy(value.bytes, words, size(i));
+  } else {
     lane.version = machine->version();
     uint64_t word;
     if (i.wait.file && is_skipped(i.wait)) {
@@ -114,12 +122,18 @@ void store_global(Lane& lane, const Instruction& i) {
   char* const to = lane.pointer(i, 0);
   const Value value = gather(lane, i, 1);
   if (i.access.order == Order::kWeak) return sim::store_global(to, value.bytes, size(i), i.site);
-  is_single(lane, i);
+  if (const int count = num_words(lane, i); count > 1) {
+    uint32_t words[4];
+    std::memcpy(words, value.bytes, size(i));
+    return sim::store_relaxed_words(to, words, count, i.site);
+  }
   uint64_t word = 0;
   std::memcpy(&word, value.bytes, size(i));
   i.access.order == Order::kRelease ? sim::store_release(to, word, size(i), i.site)
                                     : sim::store_relaxed(to, word, size(i), i.site);
 }
+
+void fence(Lane&, const Instruction& i) { sim::fence_gpu(i.site); }
 
 void atomic_add(Lane& lane, const Instruction& i) {
   const uint64_t before =
@@ -202,6 +216,7 @@ void add_memory(Opcodes& table) {
     opcode.forms[0].may_be_nothing = true;
     table["atom.add.release.gpu.global.u" + std::to_string(bits)] = opcode;
   }
+  table["fence.acq_rel.gpu"] = {fence, {}};
   table["cp.async.cg.shared.global"] = {copy_async, {address(32), address(64), value(32)}};
   table["cp.async.commit_group"] = {close_copies, {}};
   table["cp.async.wait_group"] = {wait_for_copies, {value(32)}};

@@ -111,21 +111,16 @@ def line_of(file_name: str, text: str) -> int:
     return line
 
 
-@pytest.mark.parametrize(
-    ("file_name", "text"),
-    [("group_exchange.cuh", "spin_wait("), ("group_exchange.cuh", "fence_gpu()")],
-)
-def test_what_blocks_of_a_group_see_of_each_other(simulator: Simulator, file_name: str, text: str) -> None:
-    """Without the wait, words that nobody has sent are multiplied; without the fence, those of a round before."""
-    problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))  # more steps than there are buffers
+@pytest.mark.parametrize("text", ["spin_wait(", "fence_gpu()", "store_relaxed_if(!"], ids=["wait", "fence", "clearing"])
+def test_what_blocks_of_a_group_see_of_each_other(simulator: Simulator, text: str) -> None:
+    """Without the wait, words that nobody has sent are multiplied; without fence or clearing, those of a round before."""
+    problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))  # more steps than there are slots
+    place = "group_exchange.cuh", line_of("group_exchange.cuh", text)
     with simulator.running("group"), torch.no_grad():
         wanted = fused(problem)["output"]
     for seed in range(3):
-        with (
-            simulator.without_barrier(file_name, line_of(file_name, text)),
-            simulator.running("group", seed=seed),
-            torch.no_grad(),
-        ):
+        without = simulator.without_messages if "store" in text else simulator.without_barrier
+        with without(*place), simulator.running("group", seed=seed), torch.no_grad():
             assert not torch.equal(fused(problem)["output"], wanted)
 
 

@@ -126,42 +126,23 @@ void store_global(void* p, const void* value, int64_t bytes, Site site) {
   machine->maybe_preempt();
   machine->global().store(p, value, bytes, site);
 }
-uint64_t load_relaxed(const void* p, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  return machine->global().load_relaxed(p, bytes, site);
-}
-uint64_t load_acquire(const void* p, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  return is_skipped(site) ? machine->global().load_relaxed(p, bytes, site)
-                          : machine->global().load_acquire(p, bytes, site);
-}
-void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  if (is_lost(site)) return;
-  machine->global().store_relaxed(p, value, bytes, site);
-}
-void load_relaxed_words(const void* p, uint32_t* words, int count, Site site) {
+void load_relaxed(const void* p, uint32_t* words, int count, Site site) {
   check_aligned(p, count, site);
-  for (int n = 0; n < count; ++n)
-    words[n] = static_cast<uint32_t>(load_relaxed(static_cast<const uint32_t*>(p) + n, sizeof *words, site));
+  for (int n = 0; n < count; ++n) {
+    machine->maybe_preempt();
+    words[n] = machine->global().load_relaxed(static_cast<const uint32_t*>(p) + n, site);
+  }
 }
-void store_relaxed_words(void* p, const uint32_t* words, int count, Site site) {
+void store_relaxed(void* p, const uint32_t* words, int count, Site site) {
   check_aligned(p, count, site);
-  for (int n = 0; n < count; ++n) store_relaxed(static_cast<uint32_t*>(p) + n, words[n], sizeof *words, site);
+  for (int n = 0; n < count; ++n) {
+    machine->maybe_preempt();
+    if (!is_lost(site)) machine->global().store_relaxed(static_cast<uint32_t*>(p) + n, words[n], site);
+  }
 }
 void fence_gpu(Site site) {
   machine->maybe_preempt();
-  if (!is_skipped(site)) machine->global().publish();
-}
-void store_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  is_skipped(site) ? machine->global().store_relaxed(p, value, bytes, site)
-                   : machine->global().store_release(p, value, bytes, site);
-}
-uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  if (is_lost(site)) return 0;
-  return machine->global().add(p, value, bytes, !is_skipped(site), site);
+  if (!is_skipped(site)) machine->global().fence();
 }
 
 void skip_barrier(const char* file_name, int line) { skipped = {file_name, line}; }

@@ -60,23 +60,26 @@ PLANTS = {
     "fence forgotten": (CLUSTER, '"fence.mbarrier_init.release.cluster;"', '""'),
     "parity exchanged": (CLUSTER, '"r"(parity) : "memory"', '"r"(parity ^ 1) : "memory"'),
     "arrival that expects nothing": (CLUSTER, '"r"(bytes) : "memory"', '"r"(0) : "memory"'),
-    "release that is none": (CLUSTER, "st.release.gpu.global.u32", "st.relaxed.gpu.global.u32"),
-    "acquire that is none": (CLUSTER, "ld.acquire.gpu.global.u64", "ld.relaxed.gpu.global.u64"),
-    "64 bits stored as 32": (
+    "fence that is none": (CLUSTER, '"fence.acq_rel.gpu;"', '""'),
+    "vector of which one word is stored": (
         CLUSTER,
-        '"st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value)',
-        '"st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(static_cast<uint32_t>(value))',
+        '"@p st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};',
+        '"@p st.relaxed.gpu.global.u32 [%0], %1;',
     ),
-    "acquire that is done once": (
+    "words of a vector in another order": (
         CLUSTER,
-        'asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory")',
-        'asm("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p))',
+        '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};',
+        '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %3, %2, %4};',
     ),
-    "flag that is loaded once": (
+    "store where none is wanted": (CLUSTER, "@p st.relaxed.gpu.global.u32", "st.relaxed.gpu.global.u32"),
+    "load one byte early": (CLUSTER, "setp.gt.s32 p, %5, %6;", "setp.ge.s32 p, %5, %6;"),
+    "offset forgotten": (CLUSTER, "[%4+%6]", "[%4]"),
+    "words that are loaded once": (
         CLUSTER,
-        'asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory")',
-        'asm("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p))',
+        """asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p) : "memory")""",
+        """asm("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p))""",
     ),
+    "words that are loaded plainly": (CLUSTER, "ld.relaxed.gpu.global.v2.u32", "ld.global.v2.u32"),
 }
 
 

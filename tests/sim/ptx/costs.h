@@ -41,7 +41,6 @@ enum class Work : uint8_t {
   kSharedStore,
   kGlobalLoad,
   kGlobalStore,
-  kRelease,
   kFence,
   kCopy,
   kCopyGroup,
@@ -53,7 +52,7 @@ enum class Work : uint8_t {
   kBranch,
   kSleep,
 };
-constexpr int kNumWorks = 30;
+constexpr int kNumWorks = 29;
 
 struct Cost {
   const char* what;

@@ -149,8 +149,8 @@ LSTM_FUSED_DEVICE void store_remote_async(RemoteShared<V> p, V value, RemoteShar
 
 // ---- global memory that blocks of one launch exchange data through
 
-// An ordinary access: what another thread wrote may be read only when a release behind the store and an acquire before
-// the load lie between them. V has 1 to 16 bytes, a power of two.
+// An ordinary access: what another thread of the block wrote may be read behind a barrier, what another block wrote
+// never. V has 1 to 16 bytes, a power of two.
 template <class V>
 LSTM_FUSED_DEVICE V load_global(const V* p) {
   static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
@@ -162,8 +162,8 @@ LSTM_FUSED_DEVICE void store_global(V* p, V value) {
   *p = value;
 }
 
-// Words between all threads of the GPU: relaxed, so that each arrives whole, sooner or later, and says nothing about any
-// other, its neighbours of a vector included.
+// Words between all threads of the GPU, relaxed: each arrives whole, sooner or later, and says nothing about any other,
+// nor about its neighbours of a vector.
 LSTM_FUSED_DEVICE Words<1> load_relaxed(const Words<1>* p) {
   Words<1> words;
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p) : "memory");

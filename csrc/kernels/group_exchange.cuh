@@ -176,9 +176,8 @@ LSTM_FUSED_DEVICE void await(Vector16* vectors, Load&& load) {
 
 // What the blocks of a group have from each other: a V of each cell, of all units of a tile of rows. At step n of a
 // tile they read what was sent at step n - 1 (before the first, by begin), and send into the next of kGroupSlots
-// buffers. Who sends has read what all sent at the step before, and they had read then what lies one buffer further
-// back: the sender's part of that is cleared. Whoever reads there again has seen it cleared, as order() stands between
-// the clearing and something that was read before.
+// slots. Who sends has read what all sent at the step before, and they had read then what lies one slot further back:
+// the sender's part of that is cleared. Whoever reads there again has seen it cleared, by the fences of take_turns.
 template <class V, int kRows, class Arguments>
 class Exchange {
  public:
@@ -243,7 +242,8 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
   look(turn);
   if (turns.has_cell(turn.tile)) prepare(turn);
   // Of the steps from one that clears to the one that reads there again, so many may pass before the clearing thread
-  // comes to a fence, so many before the reader does, and the reader has looked one step ahead.
+  // comes to a fence, so many before the reader has one behind what was sent after that, and the reader looks a step
+  // ahead. Both fences are of the threads that clear, send and read.
   constexpr uint32_t kOrderedSteps = static_cast<uint32_t>(kGroupSlots) / 4;
   static_assert(2 * kOrderedSteps + 2 <= kGroupSlots);
   while (true) {

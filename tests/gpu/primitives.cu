@@ -254,8 +254,8 @@ LSTM_FUSED_KERNEL(kWarpSize, 1) arrive_kernel(LSTM_FUSED_PARAMS Words p) {
 
 // ---- blocks through global memory: eight of them, all at once on the machine
 
-// In each round a block sends n words, none of them zero, through one of the slots of `ring`, all zero at first. Who has
-// read a round knows that all had read the one before, and clears what it sent in that.
+// In each round a block sends n words, none of them zero, through one of the slots of `ring`, all zero at first. Who
+// has read a round knows that all had read the one before, and clears what it sent in that.
 template <int n>
 LSTM_FUSED_DEVICE void hand_round(uint32_t* ring, const uint32_t* in, uint32_t* out) {
   constexpr int kBlocks = 8, kSlots = 8, kRounds = 3 * kSlots;

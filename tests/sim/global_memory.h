@@ -1,8 +1,8 @@
 // Global memory that blocks of one launch exchange data through.
 //
-// A relaxed store is seen by others at a random later time, or when a fence that it is ordered before is passed. Of some
-// words it is late: it is seen then, or when nobody can move and somebody has looked for it. Ordinary accesses take
-// effect at once, but two of them by different blocks race, and one of them with a relaxed one.
+// A relaxed store is seen by others at a random later time, or when a fence that it is ordered before is passed. Of
+// some words it is late: it is seen then, or when nobody can move and somebody has looked for it. Ordinary accesses
+// take effect at once, but two of them by different blocks race, and one of them with a relaxed one.
 #pragma once
 
 #include <array>

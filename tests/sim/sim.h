@@ -19,8 +19,8 @@ void set_seed(uint64_t seed);
 // cluster is refused, and a larger grid of blocks that have to run together.
 void set_max_resident_blocks(int blocks);
 
-// Plants a fault: the barrier, the wait or the fence that stands at this line of a file of this name does nothing. An empty
-// name: none.
+// Plants a fault: the barrier, the wait or the fence that stands at this line of a file of this name does nothing. An
+// empty name: none.
 void skip_barrier(const char* file_name, int line);
 // Plants another: what a block with the index x = 1 sends from this line, by store_relaxed_if or store_remote_async,
 // never arrives.

@@ -1,5 +1,5 @@
-// Faults between blocks that meet in global memory. In every step each thread sends two words to the threads of the same
-// index in all blocks, and gives the sum of what it got.
+// Faults between blocks that meet in global memory. In every step each thread sends two words to the threads of the
+// same index in all blocks, and gives the sum of what it got.
 #include "case.h"
 #include "kernels/cluster_primitives.cuh"
 
@@ -38,7 +38,9 @@ LSTM_FUSED_KERNEL(64, 1) words(LSTM_FUSED_PARAMS Params p) {
     const int pair = (slot * kNumBlocks + of) * num_threads() + thread_index();
     return reinterpret_cast<Words<2>*>(p.words + 2 * pair + (p.fault == Fault::kMisaligned));
   };
-  const auto datum = [&](int step, int of) { return p.data + (step * kNumBlocks + of) * num_threads() + thread_index(); };
+  const auto datum = [&](int step, int of) {
+    return p.data + (step * kNumBlocks + of) * num_threads() + thread_index();
+  };
   const auto send = [&](int step) {
     const Words<2> pair = {{static_cast<uint32_t>(step), static_cast<uint32_t>(thread_index())}};
     if (p.fault == Fault::kDataBehindWords) store_global(datum(step, block), pair.word[0]);

@@ -113,7 +113,7 @@ def line_of(file_name: str, text: str) -> int:
 
 @pytest.mark.parametrize("text", ["spin_wait(", "fence_gpu()", "store_relaxed_if(!"], ids=["wait", "fence", "clearing"])
 def test_what_blocks_of_a_group_see_of_each_other(simulator: Simulator, text: str) -> None:
-    """Without the wait, words that nobody has sent are multiplied; without fence or clearing, those of a round before."""
+    """Without the wait, words that nobody has sent are multiplied; without the others, those of a round before."""
     problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))  # more steps than there are slots
     place = "group_exchange.cuh", line_of("group_exchange.cuh", text)
     with simulator.running("group"), torch.no_grad():

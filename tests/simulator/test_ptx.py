@@ -334,7 +334,7 @@ DONE:
 def test_what_another_block_wrote_is_relaxed_on_both_sides(
     program: Path, tmp_path: Path, right: str, wrong: str
 ) -> None:
-    """Whatever instruction reads or writes it: not the primitives' alone. And it says nothing of what lies beside it."""
+    """Whatever instruction reads or writes it, not the primitives' alone. Nothing is said of what lies beside it."""
     reads = PASSED_ON.replace("THERE:\n", "THERE:\nld.global.u32 %r3, [%rd0+4];\n") if "+4" in wrong else PASSED_ON
     fine = run(program, write(tmp_path, reads), blocks=2)
     assert fine == [f"ok 7 0 7{' 0' * 61}"] * 5

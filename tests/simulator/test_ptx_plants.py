@@ -1,5 +1,5 @@
-"""Faults planted in the primitives' own instructions, which the twin cannot have, and in the exchange of a `group`: each
-is caught as PTX."""
+"""Faults planted in the primitives' own instructions, which the twin cannot have, and in the exchange of a `group`:
+each is caught as PTX."""
 
 from __future__ import annotations
 

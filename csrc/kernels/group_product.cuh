@@ -16,8 +16,12 @@ class GroupWeights {
   static constexpr int kHeld = kInRegisters<A, kStacked, kLines == kGroupLines<true>>;
   // A lane's vectors of a chunk: on tensor cores one, elsewhere of all rows.
   static constexpr int kOfChunk = A::kTensorCore ? 1 : static_cast<int>(kTileRows);
-  // Those that are sent for before they are needed; half of them are awaited at once.
-  static constexpr int kAhead = !A::kTensorCore ? 1 : kLines > 2 ? (kStacked ? 1 : 2) : kHeld == 12 ? 6 : 4;
+  // Those that are sent for before they are needed, as many as registers are left for; half of them are awaited at
+  // once.
+  static constexpr int kAhead = kLines > 2        ? (kStacked && A::kTensorCore ? 1 : 2)
+                                : !A::kTensorCore ? kOfChunk
+                                : kHeld == 12     ? 6
+                                                  : 4;
   static constexpr int kAtOnce = kAhead < kOfChunk ? 1 : kAhead / kOfChunk;  // chunks
   static_assert(kHeld % kAtOnce == 0);
 

@@ -18,10 +18,7 @@ class GroupWeights {
   static constexpr int kOfChunk = A::kTensorCore ? 1 : static_cast<int>(kTileRows);
   // Those that are sent for before they are needed, as many as registers are left for; half of them are awaited at
   // once.
-  static constexpr int kAhead = kLines > 2        ? (kStacked && A::kTensorCore ? 1 : 2)
-                                : !A::kTensorCore ? kOfChunk
-                                : kHeld == 12     ? 6
-                                                  : 4;
+  static constexpr int kAhead = kLines > 2 ? (kStacked ? 1 : 2) : !A::kTensorCore ? kOfChunk : kHeld == 12 ? 6 : 4;
   static constexpr int kAtOnce = kAhead < kOfChunk ? 1 : kAhead / kOfChunk;  // chunks
   static_assert(kHeld % kAtOnce == 0);
 

@@ -31,7 +31,7 @@ def barriers() -> list[tuple[str, int, str]]:
         (layers, *barrier)
         for barrier in barriers()
         if not barrier[0].startswith("variant_")  # test_cuda_variants.py
-        for layers in {"group_stack.cuh": [2], "group.cuh": [1, 2], "group_exchange.cuh": [1, 2]}.get(barrier[0], [1])
+        for layers in {"group.cuh": [1, 2], "group_exchange.cuh": [1, 2]}.get(barrier[0], [1])
     ],
 )
 def test_no_barrier_may_be_missing(simulator: Simulator, num_layers: int, file_name: str, line: int, text: str) -> None:

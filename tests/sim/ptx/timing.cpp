@@ -161,7 +161,7 @@ bool Timing::issue(TimedWarp& warp) {
   if (keeps_order(i)) {
     const Cost& cost = costs[static_cast<int>(i.work)];
     seen_ = slot;
-    warp.order = cost.holds_up && warp.next.active ? plus(slot, cost.part, cost.latency) : slot;
+    warp.order = cost.holds_up ? plus(slot, cost.part, cost.latency) : slot;
   }
   account(warp, slot);
   warp.next.instruction = nullptr;

@@ -97,9 +97,10 @@ class BackwardCells {
         if (is_active(u, n)) grad_c[u][n] = starts[n] ? Acc{0} : grad.c_prev;
       }
   }
-  // What flows on to the step before, of an active cell.
+  // What flows on to the step before, of an active cell. Rounded whether it does or not: a branch around that is dearer.
   LSTM_FUSED_DEVICE GateFactors<T> factors(int u, int n) const {
-    return starts[n] ? GateFactors<T>{} : as_factors(kept[u][n]);
+    const GateFactors<T> all = as_factors(kept[u][n]);
+    return starts[n] ? GateFactors<T>{} : all;
   }
   // And to the layer below, of any.
   LSTM_FUSED_DEVICE GateFactors<T> factors_below(int u, int n) const {

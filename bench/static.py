@@ -52,7 +52,7 @@ SHAPES = {
 }
 INFERENCE_ALONE = [("group", 512, 64), ("group", 1024, 16)]
 CLASSES = ["mma", "shared", "global", "special", "barriers", "other"]  # waits depend on the schedule
-LENGTHS = 3, 5  # time steps: a step is half of the difference
+LENGTHS = 3, 7  # time steps: a step is a quarter of the difference, as every fourth of a group has a fence
 INPUT_SIZE = 32
 WARP = 32
 

@@ -75,12 +75,11 @@ struct ForwardParams {
   const W* w_ih = nullptr;  // (4H, I)
   int64_t input_size = 0;   // I; 0 without x
 
-  // CUDA only, of `group`: group_exchange_bytes of tiles.h, and group_arrival_words, zero.
+  // CUDA only, of `group`: group_exchange_bytes of tiles.h, all kGroupMissing.
   char* exchange = nullptr;
-  uint32_t* arrivals = nullptr;
   // Of layers that run at the same time, all but the last: h on its way to the layer above.
-  char* above = nullptr;          // group_above_bytes
-  const T* above_mask = nullptr;  // (T, B, H), the factor on it, null for one
+  char* onward = nullptr;          // group_onward_bytes, all kGroupMissing
+  const T* onward_mask = nullptr;  // (T, B, H), the factor on it, null for one
 
   DType weight_type = DType::kFloat32;  // CPU only
 };
@@ -109,7 +108,7 @@ struct BackwardParams {
   const T* w_hh_t = nullptr;  // (P, 4H), of `step`: W_hh transposed
   const T* w_hr_t = nullptr;  // (H, P), of `step` with a projection: W_hr transposed
   char* exchange = nullptr;   // of `group`, as forward
-  uint32_t* arrivals = nullptr;
+  char* onward = nullptr;     // grad_gates on their way to the layer below
   // Read by a layer below that runs at the same time.
   const T* w_ih = nullptr;        // (4H, H)
   const T* input_mask = nullptr;  // (T, B, H), the factor on this layer's input, null for one

@@ -221,10 +221,11 @@ constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size) 
          (variant.stacked && variant.backward ? 2 : 1) * sums + kGroupMostTiles * 4;
 }
 
-// Global memory of one direction. For each turn's rows: h or grad_gates of all blocks, twice, and 8 bytes of each cell
-// for groups that take several turns in a step; and a count of arrivals in a line of its own, zero at first.
+// Global memory of one direction. For each turn's rows: h or grad_gates of all blocks, of so many steps one after the
+// other, all kGroupMissing at first, and 8 bytes of each cell for groups that take several turns in a step.
+constexpr int64_t kGroupSlots = 16;
+constexpr uint32_t kGroupMissing = 0xffffffff;  // a word that nobody has sent yet
 constexpr int64_t kGroupCarriedBytes = 8;
-constexpr int64_t kGroupArrivalWords = 32;
 constexpr int64_t group_row_bytes(DType dtype, int64_t hidden_size, bool backward) {
   return group_blocks(hidden_size) * kGroupUnits * element_bytes(dtype) * (backward ? 4 : 1);
 }
@@ -232,14 +233,13 @@ constexpr int64_t group_turns(int64_t rows_per_group, int64_t batch, int64_t tur
   return ceil_div(batch, rows_per_group) * ceil_div(rows_per_group, turn_rows);
 }
 constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t rows, bool backward) {
-  return rows * (2 * group_row_bytes(dtype, hidden_size, backward) +
+  return rows * (kGroupSlots * group_row_bytes(dtype, hidden_size, backward) +
                  group_blocks(hidden_size) * kGroupUnits * kGroupCarriedBytes);
 }
-// h of every step and row for a layer above that runs at the same time.
-constexpr int64_t group_above_bytes(DType dtype, int64_t hidden_size, int64_t rows) {
-  return rows * group_row_bytes(dtype, hidden_size, false);
+// h, or grad_gates, of every step and row for the next layer of the launch, all kGroupMissing at first.
+constexpr int64_t group_onward_bytes(DType dtype, int64_t hidden_size, int64_t rows, bool backward) {
+  return rows * group_row_bytes(dtype, hidden_size, backward);
 }
-constexpr int64_t group_arrival_words(int64_t turns) { return turns * kGroupArrivalWords; }
 
 // ---- step. A block multiplies the four rows of W_hh of kTileUnits hidden units by as many rows of the batch as its
 // registers have accumulators for.

@@ -97,11 +97,14 @@ class BackwardCells {
         if (is_active(u, n)) grad_c[u][n] = starts[n] ? Acc{0} : grad.c_prev;
       }
   }
-  // What flows on to the step before, of an active cell.
+  // What flows on to the step before, of an active cell. Rounded whether it does or not: a branch around that is dearer.
   LSTM_FUSED_DEVICE GateFactors<T> factors(int u, int n) const {
-    const Gates<T>& grad = kept[u][n];
-    const GateFactors<T> all{{as_factor<A>(grad.i), as_factor<A>(grad.f), as_factor<A>(grad.g), as_factor<A>(grad.o)}};
+    const GateFactors<T> all = as_factors(kept[u][n]);
     return starts[n] ? GateFactors<T>{} : all;
+  }
+  // And to the layer below, of any.
+  LSTM_FUSED_DEVICE GateFactors<T> factors_below(int u, int n) const {
+    return is_active(u, n) ? as_factors(kept[u][n]) : GateFactors<T>{};
   }
 
   LSTM_FUSED_DEVICE void advance() {
@@ -119,21 +122,14 @@ class BackwardCells {
       for (int u = 0; u < kUnits; ++u)
         if (is_active(t - direction, u, n)) put(u, n, -direction, kept[u][n]);
   }
-  // Of the step at hand, where it is not active.
-  LSTM_FUSED_DEVICE void skip(int u, int n) const {
-    if (has_unit(u) && row(n) < s.batch) put(u, n, 0, Gates<T>{});
-  }
-
-  // After the first step, what is left flows to h_0 and c_0. grad_gates of steps that are not active become zero, but
-  // for `skipped` first ones.
-  LSTM_FUSED_DEVICE void finish(int u, int n, Acc recurrent, int64_t skipped = 0) const {
+  // After the first step, what is left flows to h_0 and c_0. grad_gates of steps that are not active become zero.
+  LSTM_FUSED_DEVICE void finish(int u, int n, Acc recurrent) const {
     if (!has_unit(u) || row(n) >= s.batch) return;
     const int64_t state = row(n) * s.hidden_size + unit(u);
     const bool empty = length[n] == 0;
     p.grad_h_0[state] = !empty ? round_to<T>(recurrent) : p.grad_h_n != nullptr ? p.grad_h_n[state] : T{};
     p.grad_c_0[state] = !empty ? round_to<T>(grad_c[u][n]) : p.grad_c_n != nullptr ? p.grad_c_n[state] : T{};
-    const int64_t first = length[n] > skipped ? length[n] : skipped;
-    for (int64_t past = first; past < s.seq_len; ++past) put(u, n, static_cast<int>(past - t), Gates<T>{});
+    for (int64_t past = length[n]; past < s.seq_len; ++past) put(u, n, static_cast<int>(past - t), Gates<T>{});
   }
 
  private:
@@ -157,6 +153,9 @@ class BackwardCells {
     T grad_output;
   };
 
+  static LSTM_FUSED_DEVICE GateFactors<T> as_factors(const Gates<T>& x) {
+    return {{as_factor<A>(x.i), as_factor<A>(x.f), as_factor<A>(x.g), as_factor<A>(x.o)}};
+  }
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool has_unit(int u) const { return unit(u) < s.hidden_size; }
   LSTM_FUSED_DEVICE bool is_active(int time, int u, int n) const {

@@ -191,7 +191,7 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
   cells.move_to(first_row + column, num_steps, 0);
   cells.load();
   Vector16 weights[kChunks][kUnits];  // columns of W_hh
-  load_columns(Columns<A, RowOrder::kUnits>(p.w_hh, s.hidden_size), first_unit, 0, kChunks, weights);
+  load_columns(Columns<A>(p.w_hh, s.hidden_size), first_unit, 0, kChunks, weights);
 
   RowTiles<A, kChunks> tiles;
   Accumulator<T> sums[kUnits][kColumns];

@@ -124,8 +124,7 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
   cells.load();
   const Part part(team.part, kSplit, s.hidden_size * sizeof(GateFactors<T>));
   Vector16 weights[kPartChunks][kUnits];  // columns of W_hh
-  load_columns(Columns<A, RowOrder::kUnits>(p.w_hh, s.hidden_size), first_unit, part.first * kChunkElements<A>,
-               part.count, weights);
+  load_columns(Columns<A>(p.w_hh, s.hidden_size), first_unit, part.first * kChunkElements<A>, part.count, weights);
   cluster_arrive();
   cluster_wait();
   if (first_unit >= width) return;  // as in forward

@@ -149,8 +149,8 @@ LSTM_FUSED_DEVICE void store_remote_async(RemoteShared<V> p, V value, RemoteShar
 
 // ---- global memory that blocks of one launch exchange data through
 
-// An ordinary access: what another thread wrote may be read only when a release behind the store and an acquire before
-// the load lie between them. V has 1 to 16 bytes, a power of two.
+// An ordinary access: what another thread of the block wrote may be read behind a barrier, what another block wrote
+// never. V has 1 to 16 bytes, a power of two.
 template <class V>
 LSTM_FUSED_DEVICE V load_global(const V* p) {
   static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
@@ -162,52 +162,72 @@ LSTM_FUSED_DEVICE void store_global(V* p, V value) {
   *p = value;
 }
 
-// Of uint32_t and uint64_t, between all threads of the GPU. Relaxed: the value arrives whole, sooner or later, and says
-// nothing about any other. A release shows what the thread did and knows; who acquires the value knows it too.
-LSTM_FUSED_DEVICE uint32_t load_relaxed(const uint32_t* p) {
-  uint32_t value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
-  return value;
+// Words between all threads of the GPU, relaxed: each arrives whole, sooner or later, and says nothing about any other,
+// nor about its neighbours of a vector.
+LSTM_FUSED_DEVICE Words<1> load_relaxed(const Words<1>* p) {
+  Words<1> words;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p) : "memory");
+  return words;
 }
-LSTM_FUSED_DEVICE uint64_t load_relaxed(const uint64_t* p) {
-  uint64_t value;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory");
-  return value;
+LSTM_FUSED_DEVICE Words<2> load_relaxed(const Words<2>* p) {
+  Words<2> words;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(words.word[0]), "=r"(words.word[1])
+               : "l"(p)
+               : "memory");
+  return words;
 }
-LSTM_FUSED_DEVICE uint32_t load_acquire(const uint32_t* p) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
-  return value;
+// What lies kOffset bytes behind p, or zeros, where that is not one of `left` bytes from p on. No branch.
+template <int kOffset>
+LSTM_FUSED_DEVICE Words<4> load_relaxed_within(int left, const char* p) {
+  Words<4> words = {};
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.gt.s32 p, %5, %6;\n"
+      "@p ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4+%6];\n"
+      "}"
+      : "+r"(words.word[0]), "+r"(words.word[1]), "+r"(words.word[2]), "+r"(words.word[3])
+      : "l"(p), "r"(left), "n"(kOffset)
+      : "memory");
+  return words;
 }
-LSTM_FUSED_DEVICE uint64_t load_acquire(const uint64_t* p) {
-  uint64_t value;
-  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory");
-  return value;
+LSTM_FUSED_DEVICE Words<4> load_relaxed(const Words<4>* p) {
+  return load_relaxed_within<0>(1, reinterpret_cast<const char*>(p));
 }
-LSTM_FUSED_DEVICE void store_relaxed(uint32_t* p, uint32_t value) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+// Only where it is `wanted`; no branch.
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<1>* p, const Words<1>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %2, 0;\n"
+      "@p st.relaxed.gpu.global.u32 [%0], %1;\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
 }
-LSTM_FUSED_DEVICE void store_relaxed(uint64_t* p, uint64_t value) {
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<2>* p, const Words<2>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "@p st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(words.word[1]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
 }
-LSTM_FUSED_DEVICE void store_release(uint32_t* p, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+LSTM_FUSED_DEVICE void store_relaxed_if(bool wanted, Words<4>* p, const Words<4>& words) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.u32 p, %5, 0;\n"
+      "@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};\n"
+      "}" ::"l"(p),
+      "r"(words.word[0]), "r"(words.word[1]), "r"(words.word[2]), "r"(words.word[3]), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
 }
-LSTM_FUSED_DEVICE void store_release(uint64_t* p, uint64_t value) {
-  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");
-}
-
-// Adds in one piece, for counting arrivals; the value before. Acquiring it acquires all that was added so far.
-LSTM_FUSED_DEVICE uint32_t atomic_add_release(uint32_t* p, uint32_t value) {
-  uint32_t before;
-  asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;" : "=r"(before) : "l"(p), "r"(value) : "memory");
-  return before;
-}
-LSTM_FUSED_DEVICE uint64_t atomic_add_release(uint64_t* p, uint64_t value) {
-  uint64_t before;
-  asm volatile("atom.add.release.gpu.global.u64 %0, [%1], %2;" : "=l"(before) : "l"(p), "l"(value) : "memory");
-  return before;
-}
+// What the thread has stored so far is seen by whoever loads what it stores later, and then comes to a fence, too.
+LSTM_FUSED_DEVICE void fence_gpu() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 
 // Until predicate() holds; it looks at memory through the functions above alone.
 template <class Predicate>

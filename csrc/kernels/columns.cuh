@@ -1,15 +1,12 @@
 // Columns of W_hh or W_ih as factors of backward's product: the matrices lie by rows, so a lane's elements lie far
-// apart.
+// apart. k counts their 4H rows unit by unit, gate by gate.
 #pragma once
 
 #include "kernels/product.cuh"
 
 namespace lstm_fused {
 
-// In which order k counts the 4H rows of W_hh or W_ih: unit by unit, gate by gate, or as they lie.
-enum class RowOrder { kUnits, kAsTheyLie };
-
-template <class A, RowOrder kOrder>
+template <class A>
 class Columns {
  public:
   using T = Element<A>;
@@ -57,8 +54,7 @@ class Columns {
  private:
   // -1: there is none.
   LSTM_FUSED_DEVICE int row_of(int k) const {
-    if (k >= kNumGates * width) return -1;
-    return kOrder == RowOrder::kUnits ? k % kNumGates * width + k / kNumGates : k;
+    return k < kNumGates * width ? k % kNumGates * width + k / kNumGates : -1;
   }
   // Lanes whose groups differ in `bit` exchange the upper word of the one without it and the lower one of the other.
   static LSTM_FUSED_DEVICE void exchange(uint32_t& lower, uint32_t& upper, int bit, int group) {
@@ -72,7 +68,7 @@ class Columns {
     T x[kLaneElements<A>];
 #pragma unroll
     for (int e = 0; e < kLaneElements<A>; ++e) {
-      const int at = k + e, row = kOrder == RowOrder::kUnits ? at % kNumGates * width + at / kNumGates : at;
+      const int at = k + e, row = at % kNumGates * width + at / kNumGates;
       x[e] = at < kNumGates * width && unit < width ? as_factor<A>(matrix[int64_t{row} * width + unit]) : T{};
     }
     return pack_factors<A>(x);
@@ -84,8 +80,8 @@ class Columns {
 };
 
 // `count` chunks of lines, and zeros behind: line l's columns are the 8 from first + 8 l on.
-template <class A, RowOrder kOrder, int kChunks, int kLines>
-LSTM_FUSED_DEVICE void load_columns(const Columns<A, kOrder>& columns, int first, int k, int count,
+template <class A, int kChunks, int kLines>
+LSTM_FUSED_DEVICE void load_columns(const Columns<A>& columns, int first, int k, int count,
                                     Vector16 (&weights)[kChunks][kLines]) {
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk)

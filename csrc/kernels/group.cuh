@@ -39,7 +39,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
   const int first_unit = exchange.first_unit();
 
   const GroupWeights<A, kLines, kStacked> weights(memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
-                                                  RowSource<A, kStacked>(p.w_hh, s.hidden_size, first_unit));
+                                                  RowSource<A>(p.w_hh, s.hidden_size, first_unit));
   Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
@@ -47,7 +47,6 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
   const auto move_to = [&](const Turn& turn) {
     cells.move_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
   };
-  const auto go_behind = [&](const Turn& turn) { cells.go_to(turns.num_steps(turn.tile), turn.step + 1); };
   const auto keep = [&](int tile) {
     if (many) store_global(exchange.template keep<Carried>(tile), cells.carried(0));
   };
@@ -69,15 +68,18 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
     if (A::kTensorCore) cells.load(stack.is_first());
     stack.prepare(turn);
   };
-  GroupProducts<A, kLines, kStacked> products;
-  const auto begin = [&](const Turn& turn) {
-    for (auto& product : products) product = {};
-    stack.multiply(turn, products);
-  };
+  typename GroupWeights<A, kLines, kStacked>::Looks looks;
+  const auto look = [&](const Turn& turn) { weights.look(exchange.rows(turn), looks); };
   const auto multiply = [&](const Turn& turn) {
-    const bool wide = turns.is_wide(turn.tile);
-    weights.multiply(exchange.rows(turn), wide, products);
-    sums.put(products, wide);
+    GroupRows rows = exchange.rows(turn);
+#pragma unroll 1
+    for (int tile = 0; tile < turns.num_eights(turn.tile); ++tile) {
+      if (tile > 0) weights.look(rows = rows.from(static_cast<int>(kTileRows)), looks);
+      GroupProduct<A, kLines> product;
+      stack.multiply(turn, product);
+      weights.multiply(rows, looks, product);
+      sums.put(product, tile);
+    }
   };
   const auto is_last = [&](const Turn& turn) { return turn.step + 1 == turns.num_steps(turn.tile); };
   const auto compute = [&](const Turn& turn) {
@@ -87,16 +89,16 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
     }
     const auto total = sums.total();
     cells.step({{total.of[0], total.of[1], total.of[2], total.of[3]}});
-    if (!is_last(turn)) exchange.send(turn, cells.factor(0));
+    exchange.send(turn, cells.factor(0), !is_last(turn));
     stack.send(turn, cells.hidden(0));
   };
   const auto leave = [&](const Turn& turn) {
-    go_behind(turn);
+    cells.go_to(turns.num_steps(turn.tile), turn.step + 1);
     cells.store();
     if (is_last(turn)) return cells.finish();
     keep(turn.tile);
   };
-  take_turns(turns, exchange, stack, prepare, begin, multiply, compute, leave);
+  take_turns(turns, exchange, prepare, look, multiply, compute, leave);
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
@@ -120,7 +122,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked>
   const auto is_last = [&](const Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
 
   const GroupWeights<A, kLines, kStacked> weights(memory + kGroupMostTiles * sizeof(int), arguments.part_chunks,
-                                                  ColumnSource<A, RowOrder::kUnits>(p.w_hh, s.hidden_size, first_unit));
+                                                  ColumnSource<A>(p.w_hh, s.hidden_size, first_unit));
   Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
@@ -143,36 +145,36 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked>
     if (A::kTensorCore && !is_last(turn)) cells.load();  // as forward
     stack.prepare(turn);
   };
-  const auto begin = [&](const Turn& turn) { stack.multiply(turn); };
+  typename GroupWeights<A, kLines, kStacked>::Looks looks;
+  const auto look = [&](const Turn& turn) { weights.look(exchange.rows(turn), looks); };
   const auto multiply = [&](const Turn& turn) {
-    const bool wide = turns.is_wide(turn.tile);
-    GroupProducts<A, kLines, kStacked> products;
-    weights.multiply(exchange.rows(turn), wide, products);
-    sums.put(products, wide);
-  };
-  const auto store = [&](const Turn& turn) {
-    cells.go_to(turns.num_steps(turn.tile), turn.step + 1);
-    cells.store();
+    stack.multiply(turn);
+    GroupRows rows = exchange.rows(turn);
+#pragma unroll 1
+    for (int tile = 0; tile < turns.num_eights(turn.tile); ++tile) {
+      if (tile > 0) weights.look(rows = rows.from(static_cast<int>(kTileRows)), looks);
+      GroupProduct<A, kLines> product;
+      weights.multiply(rows, looks, product);
+      sums.put(product, tile);
+    }
   };
   const auto compute = [&](const Turn& turn) {
-    const float total = sums.total().of[0];
     if (!A::kTensorCore) cells.go_to(turns.num_steps(turn.tile), turn.step);  // no address lives through the product
-    if (is_last(turn)) return cells.finish(0, 0, total, kStacked ? turns.num_steps(turn.tile) : 0);
+    if (is_last(turn)) return cells.finish(0, 0, sums.total().of[0]);
     if (!A::kTensorCore) cells.load();
+    const float total = sums.total().of[0];
     cells.step({{stack.with_above(turn, total)}});
     // A row that is not yet or no longer there: its gradient waits.
-    const bool active = cells.is_active(0, 0);
-    exchange.send(turn, active ? cells.factors(0, 0) : exchange.mine(turn));
-    if (!kStacked) return;
-    if (!active) cells.skip(0, 0);  // a layer below reads grad_gates of this turn
-    store(turn);
+    exchange.send(turn, cells.is_active(0, 0) ? cells.factors(0, 0) : exchange.mine(turn), true);
+    stack.send(turn, cells.factors_below(0, 0));
   };
   const auto leave = [&](const Turn& turn) {
     if (is_last(turn)) return;
-    if (!kStacked) store(turn);
+    cells.go_to(turns.num_steps(turn.tile), turn.step + 1);
+    cells.store();
     if (many) store_global(exchange.template keep<float>(turn.tile), cells.carried(0, 0));
   };
-  take_turns(turns, exchange, stack, prepare, begin, multiply, compute, leave);
+  take_turns(turns, exchange, prepare, look, multiply, compute, leave);
 }
 
 // ---- launchers

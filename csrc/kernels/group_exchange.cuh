@@ -2,6 +2,9 @@
 // global memory, and a block's part of W_hh. docs/kernels.md has the essay.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "kernels/arguments.h"
 #include "kernels/backward_cells.cuh"
 #include "kernels/cluster_primitives.cuh"
@@ -27,8 +30,7 @@ constexpr int kInRegisters = static_cast<int>(group_chunks_held({dtype_of<A>, A:
 
 template <class A, bool kStacked>
 constexpr int kTurnRows = static_cast<int>(group_turn_rows(dtype_of<A>, kStacked));
-// The first threads of a block have a cell each, as many as there are in a turn; one of the last waits for others.
-LSTM_FUSED_DEVICE bool waits_for_others() { return thread_index() == kThreads - 1; }
+// The first threads of a block, whole warps, have a cell each, as many as there are in a turn.
 LSTM_FUSED_DEVICE int cell_unit() { return thread_index() % static_cast<int>(kGroupUnits); }
 LSTM_FUSED_DEVICE int cell_row() { return thread_index() / static_cast<int>(kGroupUnits); }
 static_assert(kGroupUnits * group_turn_rows(DType::kFloat16, false) <= kThreads);
@@ -64,11 +66,11 @@ class Turns {
     const int left = num_rows - tile * rows_per_tile;
     return left < rows_per_tile ? left : rows_per_tile;
   }
-  // Whether it has more than 8 rows.
-  LSTM_FUSED_DEVICE bool is_wide(int tile) const { return rows_of(tile) > static_cast<int>(kTileRows); }
+  // Its tiles of 8 rows, of which products are formed one by one.
+  LSTM_FUSED_DEVICE int num_eights(int tile) const { return rows_of(tile) > static_cast<int>(kTileRows) ? 2 : 1; }
   // Whether the calling thread has one of its cells.
   LSTM_FUSED_DEVICE bool has_cell(int tile) const {
-    return thread_index() < (is_wide(tile) ? 2 : 1) * static_cast<int>(kTileRows * kGroupUnits);
+    return thread_index() < num_eights(tile) * static_cast<int>(kTileRows * kGroupUnits);
   }
   LSTM_FUSED_DEVICE uint32_t num_steps(int tile) const { return load_shared(steps + tile); }
   LSTM_FUSED_DEVICE Turn first() {
@@ -76,6 +78,10 @@ class Turns {
     return next({-1, 0});
   }
   LSTM_FUSED_DEVICE Turn next(Turn turn) const {
+    if (num_tiles == 1 && turn.tile == 0) {  // one addition, where every cycle counts
+      ++turn.step;
+      return turn;
+    }
     do {
       if (++turn.tile == num_tiles) {
         turn.tile = 0;
@@ -94,125 +100,165 @@ class Turns {
   uint32_t most = 0;
 };
 
+// ---- words that say themselves whether they are there. kGroupMissing stands in memory until a word is sent, and no
+// word that is sent is that. They are of 32 bits, for each of those arrives whole; of 16 bits two cells share one.
+
+template <class V>
+using WordsOf = Words<sizeof(V) < sizeof(uint32_t) ? 1 : static_cast<int>(sizeof(V) / sizeof(uint32_t))>;
+template <class V>
+constexpr bool kSharesWord = sizeof(V) < sizeof(uint32_t);
+
+// To a place of the calling lane's own, beside those of its neighbours, by whole warps; `exists`: of the two lanes that
+// share a word alike.
+template <class V>
+LSTM_FUSED_DEVICE void send_to(V* place, const V& value, bool exists = true) {
+  WordsOf<V> words = {};
+  std::memcpy(&words, &value, sizeof(value));
+  if constexpr (kSharesWord<V>) words.word[0] |= shuffle_xor(words.word[0], 1) << 16;
+  // All bits set are NaN, and any other NaN does as well.
+#pragma unroll
+  for (uint32_t& word : words.word) word = word < kGroupMissing ? word : kGroupMissing - 1;
+  store_relaxed_if(exists && !(kSharesWord<V> && lane_index() % 2 == 1), reinterpret_cast<WordsOf<V>*>(place), words);
+}
+template <class V>
+LSTM_FUSED_DEVICE void clear(V* place) {
+  WordsOf<V> words;
+#pragma unroll
+  for (uint32_t& word : words.word) word = kGroupMissing;
+  store_relaxed_if(!(kSharesWord<V> && lane_index() % 2 == 1), reinterpret_cast<WordsOf<V>*>(place), words);
+}
+
 // Rows of a tile in global memory, one behind the other; those from `count` on are zero.
 struct GroupRows {
   const char* first;
   int bytes;  // of each
   int count;
-
-  // The 16 bytes of row n at byte `at`.
-  LSTM_FUSED_DEVICE bool has(int n, int at) const { return at < bytes && n < count; }
-  LSTM_FUSED_DEVICE Vector16 load(int n, int at) const {
-    return load_global(reinterpret_cast<const Vector16*>(first + n * bytes + at));
-  }
-  // What has been loaded, as the product wants it.
-  LSTM_FUSED_DEVICE Vector16 factors(const Vector16& loaded) const { return loaded; }
+  LSTM_FUSED_DEVICE GroupRows from(int row) const { return {first + row * bytes, bytes, count - row}; }
 };
 
-// Whether as many have arrived at a tile of a group.
-LSTM_FUSED_DEVICE bool have_arrived(const uint32_t* arrivals, int tile, uint32_t all) {
-  const uint32_t arrived = load_acquire(arrivals + tile * kGroupArrivalWords);
-  return static_cast<int32_t>(arrived - all) >= 0;  // the count may wrap around
+LSTM_FUSED_DEVICE bool is_whole(const Vector16& v) {
+  uint32_t most = 0;
+#pragma unroll
+  for (const uint32_t word : v.word) most = word > most ? word : most;
+  return most != kGroupMissing;
+}
+template <int n>
+struct Number {
+  static constexpr int value = n;
+};
+template <int... n, class F>
+LSTM_FUSED_DEVICE void unrolled_over(std::integer_sequence<int, n...>, F&& f) {
+  (f(Number<n>()), ...);
+}
+// Calls f with the numbers from 0 to kCount as types, so that what they choose is chosen by constants.
+template <int kCount, class F>
+LSTM_FUSED_DEVICE void unrolled(F&& f) {
+  unrolled_over(std::make_integer_sequence<int, kCount>(), f);
+}
+
+// By a warp: until what its lanes have loaded is whole. load(i) loads vector i again.
+template <int kCount, class Load>
+LSTM_FUSED_DEVICE void await(Vector16* vectors, Load&& load) {
+  const auto are_whole = [&] {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) all &= is_whole(vectors[i]);
+    return !any_lane(!all);
+  };
+  if (are_whole()) return;
+  spin_wait([&] {
+    unrolled<kCount>([&](auto i) {
+      if (!is_whole(vectors[i.value])) vectors[i.value] = load(i);
+    });
+    return are_whole();
+  });
 }
 
 // What the blocks of a group have from each other: a V of each cell, of all units of a tile of rows. At step n of a
-// tile they read what was sent at step n - 1 (before the first, by begin), and send into the other of two buffers. Who
-// sends has waited for all to arrive at the step, so all have read the buffer that is now written.
+// tile they read what was sent at step n - 1 (before the first, by begin), and send into the next of kGroupSlots
+// slots. Who sends has read what all sent at the step before, and they had read then what lies one slot further back:
+// the sender's part of that is cleared. Whoever reads there again has seen it cleared, by the fences of take_turns.
 template <class V, int kRows, class Arguments>
 class Exchange {
  public:
   LSTM_FUSED_DEVICE explicit Exchange(const Arguments& arguments)
       : arguments(arguments),
-        num_blocks(arguments.num_blocks),
-        row_bytes(num_blocks * static_cast<int>(kGroupUnits * sizeof(V))),
-        buffers(own().exchange + first_tile() * 2 * kRows * row_bytes) {}
+        row_bytes(arguments.num_blocks * static_cast<uint32_t>(kGroupUnits * sizeof(V))),
+        buffers(own().exchange + first_tile() * kSlots * kRows * row_bytes) {}
 
   LSTM_FUSED_DEVICE int first_unit() const { return block_index().x * static_cast<int>(kGroupUnits); }
   // What this turn multiplies.
   LSTM_FUSED_DEVICE GroupRows rows(const Turns::Turn& turn) const {
-    return {buffer(turn.tile, turn.step), row_bytes, kRows};
+    return {buffers + row(turn.tile, turn.step) * row_bytes, static_cast<int>(row_bytes), kRows};
   }
 
   // Of the calling thread's cell: what this turn reads, and what the tile's next one will.
-  LSTM_FUSED_DEVICE V mine(const Turns::Turn& turn) const { return load_global(cell(turn.tile, turn.step)); }
-  LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, V value) const {
-    store_global(cell(turn.tile, turn.step + 1), value);
+  LSTM_FUSED_DEVICE V mine(const Turns::Turn& turn) const {
+    V value;
+    const WordsOf<V> words = load_relaxed(reinterpret_cast<const WordsOf<V>*>(cell(turn.tile, turn.step)));
+    std::memcpy(&value, &words, sizeof(value));
+    return value;
   }
-  LSTM_FUSED_DEVICE void begin(int tile, V value) const { store_global(cell(tile, 0), value); }
-
-  // By one thread, behind a barrier of the block: its turn with this tile is over, or its begin().
-  LSTM_FUSED_DEVICE void arrive(int tile) const { atomic_add_release(arrivals() + tile * kGroupArrivalWords, 1); }
-  // By one thread, before a barrier of the block: until all have arrived at this turn.
-  LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
-    spin_wait([&] { return have_arrived(arrivals(), turn.tile, (turn.step + 1) * num_blocks); });
+  LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, const V& value, bool wanted) const {
+    send_to(cell(turn.tile, turn.step + 1), value, wanted);
+    clear(cell(turn.tile, turn.step - 1));
   }
-
+  LSTM_FUSED_DEVICE void begin(int tile, const V& value) const { send_to(cell(tile, 0), value); }
   // Where the calling thread keeps something of its cell while the group takes other tiles.
   template <class K>
   LSTM_FUSED_DEVICE K* keep(int tile) const {
     static_assert(sizeof(K) <= kGroupCarriedBytes);
-    char* const kept = own().exchange + int64_t{arguments.num_tiles} * 2 * kRows * row_bytes;
-    const int64_t block = (first_tile() + tile) * num_blocks + block_index().x;
+    char* const kept = own().exchange + int64_t{arguments.num_tiles} * kSlots * kRows * row_bytes;
+    const int64_t block = (first_tile() + tile) * arguments.num_blocks + block_index().x;
     return reinterpret_cast<K*>(kept + (block * kGroupUnits * kRows + thread_index()) * kGroupCarriedBytes);
   }
 
  private:
+  static constexpr uint32_t kSlots = static_cast<uint32_t>(kGroupSlots);
   LSTM_FUSED_DEVICE const auto& own() const { return arguments.layer.direction[block_index().z]; }
   LSTM_FUSED_DEVICE int64_t first_tile() const { return int64_t{block_index().y} * arguments.tiles_per_group; }
-  LSTM_FUSED_DEVICE uint32_t* arrivals() const { return own().arrivals + first_tile() * kGroupArrivalWords; }
-  LSTM_FUSED_DEVICE char* buffer(int tile, uint32_t step) const {
-    return buffers + int64_t{2 * tile + static_cast<int>(step & 1)} * kRows * row_bytes;
-  }
+  // 32 bits are enough for the buffers of a group.
+  LSTM_FUSED_DEVICE uint32_t row(int tile, uint32_t step) const { return (tile * kSlots + step % kSlots) * kRows; }
   LSTM_FUSED_DEVICE V* cell(int tile, uint32_t step) const {
-    return reinterpret_cast<V*>(buffer(tile, step) + cell_row() * row_bytes) + first_unit() + cell_unit();
+    const uint32_t in_row = (first_unit() + cell_unit()) * static_cast<uint32_t>(sizeof(V));
+    return reinterpret_cast<V*>(buffers + ((row(tile, step) + cell_row()) * row_bytes + in_row));
   }
   const Arguments& arguments;
-  const int num_blocks, row_bytes;
+  const uint32_t row_bytes;
   char* const buffers;
 };
 
 // Takes all turns of a kernel:
 //   prepare(turn)   sends for what the cells need, by the threads that have one
-//   begin(turn)     multiplies what needs the layer ahead alone
-//   multiply(turn)  the block's product, its sums into shared memory
+//   look(turn)      looks at what others may have sent
+//   multiply(turn)  the block's products, once it is all there; their sums into shared memory
 //   cells(turn)     of those sums, and sends what others wait for
 //   leave(turn)     stores what nobody waits for
-// Where the next turn is another tile's, the wait for it is over before this one's arrival is on its way: what that
-// tile's blocks did lies a round of turns back. So is the wait for the layer ahead, which waits for nobody here.
-template <class Exchange, class Stack, class Prepare, class Begin, class Multiply, class Cells, class Leave>
-LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, const Stack& stack, Prepare&& prepare,
-                                  Begin&& begin, Multiply&& multiply, Cells&& cells, Leave&& leave) {
+template <class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
+LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepare&& prepare, Look&& look,
+                                  Multiply&& multiply, Cells&& cells, Leave&& leave) {
   Turns::Turn turn = turns.first();
-  block_barrier();
-  if (thread_index() == 0)
-    for (int tile = 0; tile < turns.num_tiles; ++tile) exchange.arrive(tile);
   if (!turns.exists(turn)) return;
+  look(turn);
   if (turns.has_cell(turn.tile)) prepare(turn);
-  if (waits_for_others()) {
-    stack.wait(turn);
-    exchange.wait(turn);
-  }
-  block_barrier();
-  begin(turn);
+  // Of the steps from one that clears to the one that reads there again, so many may pass before the clearing thread
+  // comes to a fence, so many before the reader has one behind what was sent after that, and the reader looks a step
+  // ahead. Both fences are of the threads that clear, send and read.
+  constexpr uint32_t kOrderedSteps = static_cast<uint32_t>(kGroupSlots) / 4;
+  static_assert(2 * kOrderedSteps + 2 <= kGroupSlots);
   while (true) {
     multiply(turn);
-    const Turns::Turn next = turns.next(turn);
-    const bool goes_on = turns.exists(next), waits_early = goes_on && next.tile != turn.tile;
     block_barrier();
     if (turns.has_cell(turn.tile)) cells(turn);
-    if (goes_on && waits_for_others()) stack.wait(next);
-    if (waits_early && waits_for_others()) exchange.wait(next);
-    block_barrier();
-    if (thread_index() == 0) exchange.arrive(turn.tile);
+    const Turns::Turn next = turns.next(turn);
+    const bool goes_on = turns.exists(next);
+    block_barrier();  // the sums have been read; nor is it worth a look before this block has sent
     if (turns.has_cell(turn.tile)) leave(turn);
     if (!goes_on) return;
+    look(next);
+    if (next.step != turn.step && turn.step % kOrderedSteps == kOrderedSteps - 1) fence_gpu();
     if (turns.has_cell(next.tile)) prepare(next);
-    begin(next);
     turn = next;
-    if (!waits_early) {
-      if (waits_for_others()) exchange.wait(turn);
-      block_barrier();
-    }
   }
 }
 

@@ -5,20 +5,24 @@
 
 namespace lstm_fused {
 
-// Of a turn's two tiles of 8 rows. Backward, where a lane has few sums and long chains of them, they share the chunks
-// of a turn of one tile, or are two chains each.
-template <class A, bool kStacked>
-constexpr int kTurnTiles = kTurnRows<A, kStacked> / static_cast<int>(kTileRows);
-template <class A, int kLines, bool kStacked>
-using GroupProducts =
-    Product<A, kLines, (kLines == 2 && kTurnTiles<A, kStacked> == 1 ? 2 : 1)>[kTurnTiles<A, kStacked>];
+// Backward a lane has few sums and long chains of them: two chains.
+template <class A, int kLines>
+using GroupProduct = Product<A, kLines, kLines == 2 ? 2 : 1>;
 
 // kLines lines of a block's part of a matrix, rows or columns, for each lane, and of them the warp's part of K: the
 // first kHeld chunks in registers, the others in shared memory.
 template <class A, int kLines, bool kStacked>
 class GroupWeights {
+  static constexpr int kHeld = kInRegisters<A, kStacked, kLines == kGroupLines<true>>;
+  // A lane's vectors of a chunk: on tensor cores one, elsewhere of all rows.
+  static constexpr int kOfChunk = A::kTensorCore ? 1 : static_cast<int>(kTileRows);
+  // Those that are sent for before they are needed, as many as registers are left for; half of them are awaited at
+  // once.
+  static constexpr int kAhead = kLines > 2 ? (kStacked ? 1 : 2) : !A::kTensorCore ? kOfChunk : kHeld == 12 ? 6 : 4;
+  static constexpr int kAtOnce = kAhead < kOfChunk ? 1 : kAhead / kOfChunk;  // chunks
+  static_assert(kHeld % kAtOnce == 0);
+
  public:
-  using Products = GroupProducts<A, kLines, kStacked>;
   // source.load(line, k): the 16 bytes at k of the chunk's part, the lane's own; source.transpose() follows. Each lane
   // reads its own weights alone.
   template <class Source>
@@ -57,72 +61,72 @@ class GroupWeights {
     return shared + others * static_cast<int>(kGroupWarps) * kLines * kWarpSize * kLaneBytes;
   }
 
-  // Adds the products with `rows`, of two tiles of 8 where `wide`: GroupRows, or others that load as these do.
-  template <class Rows>
-  LSTM_FUSED_DEVICE void multiply(const Rows& rows, bool wide, Products& products) const {
-    if constexpr (kTurnRows<A, kStacked> == kTileRows)
-      multiply<1>(rows, products);
-    else if (wide)
-      multiply<2>(rows, products);
-    else
-      multiply<1>(rows, products);
+  struct Looks {
+    Vector16 at[kAhead];
+  };
+  // At the first factors of a tile, as far as they are there: multiply() follows.
+  LSTM_FUSED_DEVICE void look(const GroupRows& rows, Looks& looks) const {
+    const Part part(*this, rows);
+    unrolled<kAhead>([&](auto n) { looks.at[n.value] = part.template load<n.value>(0); });
+  }
+  // Adds the product with a tile's rows, once they are there.
+  LSTM_FUSED_DEVICE void multiply(const GroupRows& rows, Looks& looks, GroupProduct<A, kLines>& product) const {
+    const Part part(*this, rows);
+    unrolled<kHeld>([&](auto chunk) {
+      if (chunk.value < part_chunks)
+        add<chunk.value>(part, 0, held[chunk.value], chunk.value + kAtOnce < kHeld || part_chunks > kHeld, looks,
+                         product);
+    });
+    for (int first = kHeld; first < part_chunks; first += kAtOnce)
+      unrolled<kAtOnce>([&](auto chunk) {
+        if (first + chunk.value >= part_chunks) return;
+        Vector16 weights[kLines];
+        load(first + chunk.value, weights);
+        add<chunk.value>(part, first, weights, true, looks, product);
+      });
   }
 
  private:
-  template <int kTiles, class Rows>
-  LSTM_FUSED_DEVICE void multiply(const Rows& rows, Products& products) const {
-    constexpr int kRows = static_cast<int>(kTileRows);
-    const auto factor = [&](int n, int chunk) {
-      const int at = first_k(chunk) * static_cast<int>(sizeof(Element<A>));
-      return chunk < part_chunks && rows.has(n, at) ? rows.load(n, at) : Vector16{};
-    };
-    if constexpr (A::kTensorCore) {
-      // Factors come from L2: kBatch chunks at once, while those before are multiplied.
-      constexpr int kShares = kLines == 2 ? kTurnTiles<A, kStacked> : 1;
-      constexpr int kBatch = kTiles > 1 || (kStacked && kLines > 2) ? 1 : kLines > 2 ? 2 : 4;
-      static_assert(kHeld % kBatch == 0);
-      Vector16 factors[kBatch][kTiles], coming[kBatch][kTiles] = {};
-      const auto fetch = [&](int first) {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-#pragma unroll
-          for (int tile = 0; tile < kTiles; ++tile) {
-            factors[i][tile] = coming[i][tile];
-            coming[i][tile] = factor(tile * kRows + lane_group(), first + i);
-          }
-      };
-      const auto add = [&](const Vector16(&weights)[kLines], int i, int chunk) {
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile)
-          products[kTiles > 1 ? tile : chunk % kShares].add(
-              weights, [&](int) { return rows.factors(factors[i][tile]); }, chunk);
-      };
-      fetch(0);
-#pragma unroll
-      for (int first = 0; first < kHeld; first += kBatch) {
-        fetch(first + kBatch);
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) add(held[first + i], i, first + i);
-      }
-      for (int first = kHeld; first < part_chunks; first += kBatch) {
-        fetch(first + kBatch);
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i)
-          if (first + i < part_chunks) {
-            Vector16 weights[kLines];
-            load(first + i, weights);
-            add(weights, i, i);
-          }
-      }
-    } else {
-#pragma unroll
-      for (int chunk = 0; chunk < kHeld; ++chunk) products[0].add(held[chunk], [&](int n) { return factor(n, chunk); });
-      for (int chunk = kHeld; chunk < part_chunks; ++chunk) {
-        Vector16 weights[kLines];
-        load(chunk, weights);
-        products[0].add(weights, [&](int n) { return factor(n, chunk); });
-      }
+  // The lane's vectors of the warp's part of some rows, in the order in which they are multiplied.
+  class Part {
+   public:
+    LSTM_FUSED_DEVICE Part(const GroupWeights& weights, const GroupRows& rows) : rows(rows) {
+      const auto byte_of = [](int k) { return k * static_cast<int>(sizeof(Element<A>)); };
+      const int at = byte_of(weights.first_k(0)), end = byte_of(weights.chunk_k(weights.part_chunks));
+      const int row = A::kTensorCore ? lane_group() : 0;
+      first = rows.first + row * rows.bytes + at;
+      left = row < rows.count ? (end < rows.bytes ? end : rows.bytes) - at : 0;
     }
+    // The nth from a chunk on, as far as it is there.
+    template <int n>
+    LSTM_FUSED_DEVICE Vector16 load(int chunk) const {
+      constexpr int kBytes = static_cast<int>(kChunkBytes), kRow = n % kOfChunk;
+      return load_relaxed_within<n / kOfChunk * kBytes>(kRow < rows.count ? left - chunk * kBytes : 0,
+                                                        first + kRow * rows.bytes + chunk * kBytes);
+    }
+
+   private:
+    const GroupRows& rows;
+    const char* first;
+    int left;  // bytes of a row
+  };
+  // Chunk from + kChunk, and sends for as much of what is behind those that are on their way, if there is more.
+  template <int kChunk>
+  LSTM_FUSED_DEVICE void add(const Part& part, int from, const Vector16 (&weights)[kLines], bool more, Looks& looks,
+                             GroupProduct<A, kLines>& product) const {
+    constexpr int kAwaited = kAhead > 1 ? kAhead / 2 : 1;
+    unrolled<kOfChunk>([&](auto of_chunk) {
+      constexpr int n = kChunk * kOfChunk + of_chunk.value;
+      Vector16& place = looks.at[n % kAhead];
+      if constexpr (n % kAwaited == 0)
+        await<kAwaited>(&place, [&](auto i) { return part.template load<n + i.value>(from); });
+      const Vector16 taken = place;
+      if (of_chunk.value + kAhead < kOfChunk || more) place = part.template load<n + kAhead>(from);
+      if constexpr (A::kTensorCore)
+        product.add(weights, [&](int) { return taken; }, kChunk);
+      else
+        product.add_column(of_chunk.value, weights, taken);
+    });
   }
 
   LSTM_FUSED_DEVICE void load(int chunk, Vector16 (&weights)[kLines]) const {
@@ -135,7 +139,6 @@ class GroupWeights {
     const int vector = ((chunk - kHeld) * static_cast<int>(kGroupWarps) + warp_index()) * kLines + line;
     return reinterpret_cast<Vector16*>(shared) + vector * kWarpSize + lane_index();
   }
-  static constexpr int kHeld = kInRegisters<A, kStacked, kLines == kGroupLines<true>>;
   const int part_chunks;
   char* const shared;
   Vector16 held[kHeld][kLines];
@@ -148,16 +151,20 @@ class GroupSums {
   static constexpr int kBytes = static_cast<int>(group_sum_bytes(kRows, kGates == 1));
   char* const memory;
 
-  // Of a turn's tiles of 8 rows, the second one where it is `wide`.
-  template <class Product, int kTiles>
-  LSTM_FUSED_DEVICE void put(Product (&products)[kTiles], bool wide) const {
-    if constexpr (kTiles > 1) {
-      if (wide)
-        put_tile(products[1], 1);
-      else if (kGates == 1)
-        products[0].add(products[1]);
-    }
-    put_tile(products[0], 0);
+  // Of one of a turn's tiles. The lane's lines are its units gate by gate, in its two columns.
+  template <class Product>
+  LSTM_FUSED_DEVICE void put(Product& product, int tile) const {
+    product.finish();
+#pragma unroll
+    for (int unit = 0; unit < static_cast<int>(kGroupUnits) / kGroups; ++unit)
+#pragma unroll
+      for (int n = 0; n < kColumns; ++n) {
+        Sums sums;
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) sums.of[gate] = product.at(unit * kGates + gate, n);
+        const int row = tile * static_cast<int>(kTileRows) + lane_pair() * kColumns + n;
+        store_shared(at(warp_index(), row, unit * kGroups + lane_group()), sums);
+      }
   }
   // Of the calling thread's cell.
   struct alignas(kGates * sizeof(float)) Sums {
@@ -177,21 +184,6 @@ class GroupSums {
  private:
   static constexpr int kStride = static_cast<int>(group_sum_stride(kGates == 1));
 
-  // The lane's lines are its units gate by gate, in its two columns.
-  template <class Product>
-  LSTM_FUSED_DEVICE void put_tile(Product& product, int tile) const {
-    product.finish();
-#pragma unroll
-    for (int unit = 0; unit < static_cast<int>(kGroupUnits) / kGroups; ++unit)
-#pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        Sums sums;
-#pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) sums.of[gate] = product.at(unit * kGates + gate, n);
-        const int row = tile * static_cast<int>(kTileRows) + lane_pair() * kColumns + n;
-        store_shared(at(warp_index(), row, unit * kGroups + lane_group()), sums);
-      }
-  }
   LSTM_FUSED_DEVICE Sums* at(int warp, int row, int unit) const {
     return reinterpret_cast<Sums*>(memory) + (warp * kRows + row) * kStride + unit;
   }

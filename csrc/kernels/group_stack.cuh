@@ -9,7 +9,7 @@ namespace lstm_fused {
 
 // What GroupWeights are made of. Forward: of W_ih or W_hh, (4H, H), a lane has the rows i, f, g, o of one unit, then of
 // the unit 8 further on.
-template <class A, bool kStacked>
+template <class A>
 class RowSource {
  public:
   LSTM_FUSED_DEVICE RowSource(const Element<A>* matrix, int64_t width, int first_unit)
@@ -21,7 +21,7 @@ class RowSource {
     const int gate = line % kNumGates, unit = first_unit + line / kNumGates * kGroups + lane_group();
     if (unit >= width) return {};
     const Element<A>* const row = matrix + (int64_t{gate} * width + unit) * width;
-    return load_factors<A, !kStacked>(row, k + lane_pair() * kLaneElements<A>, width, aligned);
+    return load_factors<A, /*kCalls=*/false>(row, k + lane_pair() * kLaneElements<A>, width, aligned);
   }
   LSTM_FUSED_DEVICE void transpose(Vector16&) const {}
 
@@ -31,7 +31,7 @@ class RowSource {
   const bool aligned;
 };
 // Backward: two columns, 8 apart.
-template <class A, RowOrder kOrder>
+template <class A>
 class ColumnSource {
  public:
   LSTM_FUSED_DEVICE ColumnSource(const Element<A>* matrix, int64_t width, int first_unit)
@@ -40,7 +40,7 @@ class ColumnSource {
   LSTM_FUSED_DEVICE void transpose(Vector16& weights) const { columns.transpose(weights); }
 
  private:
-  const Columns<A, kOrder> columns;
+  const Columns<A> columns;
   const int first_unit;
 };
 
@@ -49,25 +49,24 @@ struct SingleLayer {
   template <class... Any>
   LSTM_FUSED_DEVICE explicit SingleLayer(const Any&...) {}
   LSTM_FUSED_DEVICE bool is_first() const { return true; }
-  LSTM_FUSED_DEVICE void wait(const Turns::Turn&) const {}
   template <class... Any>
   LSTM_FUSED_DEVICE void multiply(const Any&...) const {}
   LSTM_FUSED_DEVICE void prepare(const Turns::Turn&) const {}
-  template <class T>
-  LSTM_FUSED_DEVICE void send(const Turns::Turn&, T) const {}
-  template <class Turn>
-  LSTM_FUSED_DEVICE float with_above(const Turn&, float grad_h) const {
-    return grad_h;
-  }
+  template <class V>
+  LSTM_FUSED_DEVICE void send(const Turns::Turn&, const V&) const {}
+  LSTM_FUSED_DEVICE float with_above(const Turns::Turn&, float grad_h) const { return grad_h; }
 };
 
-// Here it follows the layer ahead of it. What that one leaves of a step has a place of its own, written once: a layer
-// waits for the one ahead, and never for one behind.
-template <class Arguments>
+// Here it follows the layer ahead of it, which leaves it a V of each cell. What is left of a step has a place of its
+// own, written once: a layer waits for the one ahead, and never for one behind.
+template <class V, class Arguments>
 class LayerInLaunch {
  public:
   LSTM_FUSED_DEVICE LayerInLaunch(const Arguments& arguments, const Turns& turns)
-      : s(arguments.layer.shape), turns(turns), arguments(arguments) {}
+      : s(arguments.layer.shape),
+        turns(turns),
+        arguments(arguments),
+        row_bytes(arguments.num_blocks * static_cast<int>(kGroupUnits * sizeof(V))) {}
 
   LSTM_FUSED_DEVICE bool is_first() const { return block_index().z == 0; }
 
@@ -75,18 +74,12 @@ class LayerInLaunch {
   LSTM_FUSED_DEVICE const auto& own() const { return arguments.layer.direction[block_index().z]; }
   LSTM_FUSED_DEVICE const auto& ahead() const { return arguments.layer.direction[block_index().z - 1]; }
 
-  // By one thread, before a barrier of the block: until all blocks of the layer ahead have taken this turn.
-  LSTM_FUSED_DEVICE void wait_for_ahead(const Turns::Turn& turn) const {
-    const uint32_t* const arrivals =
-        ahead().arrivals + int64_t{block_index().y} * arguments.tiles_per_group * kGroupArrivalWords;
-    spin_wait([&] { return have_arrived(arrivals, turn.tile, (turn.step + 2) * arguments.num_blocks); });
+  // Of the calling thread's cell, to the next layer, if there is one.
+  LSTM_FUSED_DEVICE void leave(const Turns::Turn& turn, const V& value) const {
+    if (own().onward == nullptr) return;
+    char* const row = own().onward + (turn.step * s.batch + row_of(turn)) * row_bytes;
+    send_to(reinterpret_cast<V*>(row) + unit(), value, row_of(turn) < s.batch);
   }
-  // The tile's rows that exist, `bytes` each, in a tensor that has B of them for each time.
-  LSTM_FUSED_DEVICE GroupRows rows(const void* first, int tile, int64_t time, int bytes) const {
-    const int64_t row = turns.row_of(tile);
-    return {static_cast<const char*>(first) + (time * s.batch + row) * bytes, bytes, static_cast<int>(s.batch - row)};
-  }
-  // Of the calling thread's cell.
   LSTM_FUSED_DEVICE int unit() const { return block_index().x * static_cast<int>(kGroupUnits) + cell_unit(); }
   LSTM_FUSED_DEVICE int64_t row_of(const Turns::Turn& turn) const { return turns.row_of(turn.tile) + cell_row(); }
   template <class T>
@@ -95,35 +88,45 @@ class LayerInLaunch {
     return exists ? mask[(time * s.batch + row_of(turn)) * s.hidden_size + unit()] : T{};
   }
 
+  // What the layer ahead has left of this turn.
+  template <class Weights, class Product>
+  LSTM_FUSED_DEVICE void add(const Turns::Turn& turn, const Weights& weights, Product& product) const {
+    const GroupRows its = rows(turn);
+    typename Weights::Looks looks;
+    weights.look(its, looks);
+    weights.multiply(its, looks, product);
+  }
+
   const LayerShape& s;
   const Turns& turns;
 
  private:
+  // Of the tile's rows that exist.
+  LSTM_FUSED_DEVICE GroupRows rows(const Turns::Turn& turn) const {
+    const int64_t row = turns.row_of(turn.tile);
+    return {ahead().onward + (turn.step * s.batch + row) * row_bytes, row_bytes, static_cast<int>(s.batch - row)};
+  }
+
   const Arguments& arguments;
+  const int row_bytes;
 };
 
 // Forward: multiplies h of the layer below by W_ih, which lies beside W_hh, and leaves its own h to the one above.
 template <class A, class Arguments>
-class StackedForward : public LayerInLaunch<Arguments> {
+class StackedForward : public LayerInLaunch<Element<A>, Arguments> {
  public:
-  using Base = LayerInLaunch<Arguments>;
   using T = Element<A>;
+  using Base = LayerInLaunch<T, Arguments>;
   static constexpr int kLines = kGroupLines<false>;
 
   LSTM_FUSED_DEVICE StackedForward(const Arguments& arguments, const Turns& turns, int first_unit, char* memory)
       : Base(arguments, turns),
-        row_bytes(arguments.num_blocks * static_cast<int>(kGroupUnits * sizeof(T))),
-        weights(memory, is_first() ? 0 : arguments.part_chunks,
-                RowSource<A, true>(own().w_ih, s.hidden_size, first_unit)) {}
+        weights(memory, is_first() ? 0 : arguments.part_chunks, RowSource<A>(own().w_ih, s.hidden_size, first_unit)) {}
 
   using Base::is_first;  // and x W_ih^T is given
-  LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
-    if (!is_first()) this->wait_for_ahead(turn);
-  }
   // Adds W_ih times what the layer below left.
-  LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn, GroupProducts<A, kLines, true>& products) const {
-    if (is_first()) return;
-    weights.multiply(this->rows(ahead().above, turn.tile, turn.step, row_bytes), turns.is_wide(turn.tile), products);
+  LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn, GroupProduct<A, kLines>& product) const {
+    if (!is_first()) this->add(turn, weights, product);
   }
 
   // By a thread with a cell: sends for what send() needs. Without tensor cores products take all registers.
@@ -132,64 +135,28 @@ class StackedForward : public LayerInLaunch<Arguments> {
   }
   // h of its cell, to the layer above.
   LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, T h) const {
-    const int64_t row = this->row_of(turn);
-    if (own().above == nullptr || row >= s.batch) return;
-    if (own().above_mask != nullptr)
+    if (own().onward_mask != nullptr)
       h = round_to<T>(to_accumulator(h) * to_accumulator(A::kTensorCore ? mask : mask_of(turn)));
-    char* const to = own().above + (turn.step * s.batch + row) * row_bytes;
-    store_global(reinterpret_cast<T*>(to) + this->unit(), as_factor<A>(h));
+    this->leave(turn, as_factor<A>(h));
   }
 
  private:
   LSTM_FUSED_DEVICE T mask_of(const Turns::Turn& turn) const {
-    return this->load_mask(own().above_mask, turn, turn.step);
+    return this->load_mask(own().onward_mask, turn, turn.step);
   }
 
-  using Base::ahead;
   using Base::own;
   using Base::s;
-  using Base::turns;
-  const int row_bytes;
   const GroupWeights<A, kLines, true> weights;
   T mask{};
 };
 
-// Rows of grad_gates (T, B, 4H), as they lie there.
-template <class A>
-struct GateRows : GroupRows {
-  LSTM_FUSED_DEVICE Vector16 load(int n, int at) const {
-    // Of 16 bits, where H is odd: rows are an odd number of 8 bytes.
-    if (sizeof(Element<A>) < sizeof(float) && bytes % kLaneBytes != 0) return load_halves(first + n * bytes + at, at);
-    return GroupRows::load(n, at);
-  }
-  LSTM_FUSED_DEVICE Vector16 factors(Vector16 loaded) const {
-    if constexpr (std::is_same_v<A, TF32>) {
-#pragma unroll
-      for (uint32_t& word : loaded.word) word = round_to_tf32(word);
-    }
-    return loaded;
-  }
-
- private:
-  struct alignas(8) Half {
-    uint32_t word[2];
-  };
-  LSTM_FUSED_DEVICE Vector16 load_halves(const char* from, int at) const {
-    Half halves[2] = {load_global(reinterpret_cast<const Half*>(from)), {}};
-    if (at + static_cast<int>(sizeof(Half)) < bytes) halves[1] = load_global(reinterpret_cast<const Half*>(from) + 1);
-    Vector16 factors;
-    std::memcpy(&factors, halves, sizeof(factors));
-    return factors;
-  }
-};
-
-// Backward: multiplies grad_gates of the layer above by that one's W_ih. They are read where they were left for the
-// weights' gradients.
+// Backward: multiplies grad_gates of the layer above by that one's W_ih, and leaves its own to the one below.
 template <class A, class Arguments>
-class StackedBackward : public LayerInLaunch<Arguments> {
+class StackedBackward : public LayerInLaunch<GateFactors<Element<A>>, Arguments> {
  public:
-  using Base = LayerInLaunch<Arguments>;
   using T = Element<A>;
+  using Base = LayerInLaunch<GateFactors<T>, Arguments>;
   using Sums = GroupSums<1, kTurnRows<A, true>>;
   static constexpr int kLines = kGroupLines<true>;
 
@@ -197,21 +164,15 @@ class StackedBackward : public LayerInLaunch<Arguments> {
       : Base(arguments, turns),
         sums{shared_memory() + Sums::kBytes},
         weights(memory, is_first() ? 0 : arguments.part_chunks,
-                ColumnSource<A, RowOrder::kAsTheyLie>(is_first() ? nullptr : ahead().w_ih, s.hidden_size, first_unit)) {
-  }
+                ColumnSource<A>(is_first() ? nullptr : ahead().w_ih, s.hidden_size, first_unit)) {}
 
   using Base::is_first;
-  LSTM_FUSED_DEVICE void wait(const Turns::Turn& turn) const {
-    if (follows(turn)) this->wait_for_ahead(turn);
-  }
   // The sums stay apart from those of W_hh, which dropout has no part in.
   LSTM_FUSED_DEVICE void multiply(const Turns::Turn& turn) const {
     if (!follows(turn)) return;
-    const int row_bytes = static_cast<int>(kNumGates * s.hidden_size * sizeof(T));
-    const bool wide = turns.is_wide(turn.tile);
-    GroupProducts<A, kLines, true> products;
-    weights.multiply(GateRows<A>{this->rows(ahead().grad_gates, turn.tile, time(turn), row_bytes)}, wide, products);
-    sums.put(products, wide);
+    GroupProduct<A, kLines> product;
+    this->add(turn, weights, product);
+    sums.put(product, 0);
   }
 
   // By a thread with a cell: as forward.
@@ -224,15 +185,18 @@ class StackedBackward : public LayerInLaunch<Arguments> {
     const bool masked = ahead().input_mask != nullptr;
     return grad_h + (masked ? to_accumulator(A::kTensorCore ? mask : mask_of(turn)) : 1) * sums.total().of[0];
   }
+  // grad_gates of its cell, to the layer below.
+  LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, const GateFactors<T>& factors) const {
+    this->leave(turn, factors);
+  }
 
  private:
   // A tile's last turn is for h_0, which the layer above has no part in.
   LSTM_FUSED_DEVICE bool follows(const Turns::Turn& turn) const {
     return !is_first() && turn.step < turns.num_steps(turn.tile);
   }
-  LSTM_FUSED_DEVICE int64_t time(const Turns::Turn& turn) const { return turns.num_steps(turn.tile) - 1 - turn.step; }
   LSTM_FUSED_DEVICE T mask_of(const Turns::Turn& turn) const {
-    return this->load_mask(ahead().input_mask, turn, time(turn));
+    return this->load_mask(ahead().input_mask, turn, turns.num_steps(turn.tile) - 1 - turn.step);
   }
 
   using Base::ahead;

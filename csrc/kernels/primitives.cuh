@@ -33,9 +33,11 @@ LSTM_FUSED_DEVICE Index block_index() {
 
 // ---- numbers
 
-struct alignas(16) Vector16 {
-  uint32_t word[4];
+template <int n>
+struct alignas(n * sizeof(uint32_t)) Words {
+  uint32_t word[n];
 };
+using Vector16 = Words<4>;
 
 LSTM_FUSED_DEVICE float to_accumulator(float16 x) {
   float y;

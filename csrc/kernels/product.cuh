@@ -214,13 +214,13 @@ class Product<A, R, kChains, false> {
   template <class Factor>
   LSTM_FUSED_DEVICE void add(const Vector16 (&weights)[R], Factor&& factor, int = 0) {
 #pragma unroll
-    for (int n = 0; n < kTileRows; ++n) {
-      const Vector16 h = factor(n);
+    for (int n = 0; n < kTileRows; ++n) add_column(n, weights, factor(n));
+  }
+  LSTM_FUSED_DEVICE void add_column(int n, const Vector16 (&weights)[R], const Vector16& h) {
 #pragma unroll
-      for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-        for (int e = 0; e < kLaneElements<A>; ++e) sum[r][n] += element(weights[r], e) * element(h, e);
-    }
+      for (int e = 0; e < kLaneElements<A>; ++e) sum[r][n] += element(weights[r], e) * element(h, e);
   }
 
   LSTM_FUSED_DEVICE void finish() {

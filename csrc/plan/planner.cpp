@@ -267,7 +267,7 @@ Candidate group(const Problem& problem, const DeviceInfo& device) {
   const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   group.register_bytes = group_register_bytes({problem.dtype, tensor_cores, launch.num_layers > 1, /*backward=*/false},
                                               problem.hidden_size);
-  // Before each, counts of arrivals are set to zero.
+  // Before each, the memory that blocks meet in is filled.
   const int64_t recurrences = problem.num_directions / launch.directions_at_once;
   group.launches = ceil_div(problem.num_layers, launch.num_layers) * (problem.num_directions + 1 + recurrences);
   return group;

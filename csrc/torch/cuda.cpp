@@ -89,27 +89,24 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
 
 GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like)
     : exchange_bytes_(0),
-      arrival_words_(0),
-      above_bytes_(group_above_bytes(launch.dtype, shape.hidden_size, shape.seq_len * shape.batch)),
-      num_above_(backward ? 0 : launch.num_layers - 1) {
+      onward_bytes_(group_onward_bytes(launch.dtype, shape.hidden_size, shape.seq_len * shape.batch, backward)),
+      count_(launch.num_directions * launch.num_layers),
+      num_onward_(launch.num_layers - 1) {
   if (launch.kind != KernelKind::kGroup) return;
   const int64_t rows = group_turn_rows(launch.dtype, launch.num_layers > 1);
   const int64_t turns = group_turns(launch.rows_per_group, shape.batch, rows);
   exchange_bytes_ = group_exchange_bytes(launch.dtype, shape.hidden_size, turns * rows, backward);
-  arrival_words_ = group_arrival_words(turns);
-  const int64_t count = launch.num_directions * launch.num_layers;
-  exchange_ = empty({count * exchange_bytes_}, like, ScalarType::Byte);
-  arrivals_ = torch::stable::new_zeros(like, {count * arrival_words_}, ScalarType::Int);
-  above_ = empty({num_above_ * above_bytes_}, like, ScalarType::Byte);
+  const int64_t bytes = count_ * exchange_bytes_ + num_onward_ * onward_bytes_;
+  memory_ = empty({bytes / int64_t{sizeof(kGroupMissing)}}, like, ScalarType::Int);
+  torch::stable::fill_(memory_, static_cast<int32_t>(kGroupMissing));
 }
 
 char* GroupMemory::exchange(int64_t n) const {
-  return exchange_.defined() ? data<char>(exchange_) + n * exchange_bytes_ : nullptr;
+  return memory_.defined() ? data<char>(memory_) + n * exchange_bytes_ : nullptr;
 }
-uint32_t* GroupMemory::arrivals(int64_t n) const {
-  return arrivals_.defined() ? data<uint32_t>(arrivals_) + n * arrival_words_ : nullptr;
+char* GroupMemory::onward(int64_t n) const {
+  return memory_.defined() && n < num_onward_ ? exchange(count_) + n * onward_bytes_ : nullptr;
 }
-char* GroupMemory::above(int64_t n) const { return n < num_above_ ? data<char>(above_) + n * above_bytes_ : nullptr; }
 
 void run(const LayerKernel::Pass& pass, const LayerShape& shape, const void* params, size_t params_bytes, void* stream,
          const std::function<void(int64_t)>& for_step) {

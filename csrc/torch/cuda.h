@@ -17,21 +17,20 @@ struct LayerKernel {
   Pass forward, backward;
 };
 
-// The global memory through which the blocks of a `group` meet, for one launch; of other kinds nothing. Its counts are
-// set to zero on the stream, so that a launch never sees what another one left. n: of the launch's directions, or
-// layers.
+// The global memory through which the blocks of a `group` meet, for one launch; of other kinds nothing. It is filled
+// with kGroupMissing on the stream, so that a launch never sees what another one left. n: of the launch's directions,
+// or layers.
 class GroupMemory {
  public:
   GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like);
 
   char* exchange(int64_t n) const;
-  uint32_t* arrivals(int64_t n) const;
-  char* above(int64_t n) const;  // null where no layer lies above, and backward
+  char* onward(int64_t n) const;  // null of the last layer
 
  private:
-  int64_t exchange_bytes_, arrival_words_, above_bytes_;  // of each n
-  int64_t num_above_;
-  Tensor exchange_, arrivals_, above_;
+  int64_t exchange_bytes_, onward_bytes_;  // of each n
+  int64_t count_, num_onward_;
+  Tensor memory_;  // all exchanges, then what goes onward
 };
 
 // For one layer of a stack on this device: as many as launch.num_layers says run side by side.

@@ -170,7 +170,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
           .grad_h_0 = data<T>(grad_h_0) + h_begin,
           .grad_c_0 = data<T>(grad_c_0) + c_begin,
           .exchange = memory.exchange(n),
-          .arrivals = memory.arrivals(n),
+          .onward = memory.onward(n),
           .w_ih = const_data<T>(w.w_ih),
           .input_mask = const_data<T>(masks.back()),
       };

@@ -59,7 +59,7 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
                           : is_last ? output
                                     : empty({rows, stack.output_width()}, input, type));
       masks.emplace_back();
-      if (memory.above(n) != nullptr && dropout_mask) masks.back() = stack.mask(dropout_mask, layer + 1, type);
+      if (memory.onward(n) != nullptr && dropout_mask) masks.back() = stack.mask(dropout_mask, layer + 1, type);
       weights.push_back(stack.weights(call.weights, layer, d));
       const DirectionWeights& w = weights.back();
       const int64_t gates_rows = fuses_input || beside_below ? 0 : rows;
@@ -90,9 +90,8 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
           .w_ih = fuses_input || beside_below ? const_data<T>(w.w_ih) : nullptr,
           .input_size = fuses_input ? stack.layer_input_size(layer) : 0,
           .exchange = memory.exchange(n),
-          .arrivals = memory.arrivals(n),
-          .above = memory.above(n),
-          .above_mask = const_data<T>(masks.back()),
+          .onward = memory.onward(n),
+          .onward_mask = const_data<T>(masks.back()),
       };
     }
     const auto output_of = [&](int64_t n) { return torch::stable::view(outputs[n], {rows, stack.output_width()}); };

@@ -14,14 +14,14 @@ from test_cuda_kernels import SEEDS
 
 
 def barriers() -> list[tuple[str, int, str]]:
-    """File, line and text of every barrier in the kernels, and of every wait, acquire and release."""
+    """File, line and text of every barrier in the kernels."""
     sources = sorted((ROOT / "csrc" / "kernels").glob("*.cuh"))
     return [
         (source.name, line, text.strip())
         for source in sources
         if "primitives" not in source.name
         for line, text in enumerate(source.read_text().splitlines(), 1)
-        if re.search(r"((block|warp|named)_barrier|spin_wait|load_acquire|atomic_add_release)\(", text)
+        if re.search(r"(block|warp|named)_barrier\(", text)
     ]
 
 
@@ -31,7 +31,7 @@ def barriers() -> list[tuple[str, int, str]]:
         (layers, *barrier)
         for barrier in barriers()
         if not barrier[0].startswith("variant_")  # test_cuda_variants.py
-        for layers in {"group_stack.cuh": [2], "group.cuh": [1, 2], "group_exchange.cuh": [1, 2]}.get(barrier[0], [1])
+        for layers in {"group.cuh": [1, 2], "group_exchange.cuh": [1, 2]}.get(barrier[0], [1])
     ],
 )
 def test_no_barrier_may_be_missing(simulator: Simulator, num_layers: int, file_name: str, line: int, text: str) -> None:
@@ -53,7 +53,7 @@ def test_no_barrier_may_be_missing(simulator: Simulator, num_layers: int, file_n
 # By what the blocks of a kind wait for one another, where that is sent, and in what they wait.
 MESSAGES = {
     "cluster": ("cluster_exchange.cuh", "store_remote_async(", "mbarrier_wait"),
-    "group": ("group_exchange.cuh", "atomic_add_release(", "spin_wait"),
+    "group": ("group_exchange.cuh", "store_relaxed_if(exists", "spin_wait"),
 }
 
 
@@ -82,8 +82,8 @@ def test_a_wait_for_what_never_comes_ends(simulator: Simulator, kind: str) -> No
 
 
 def test_nothing_of_an_aborted_run_is_read(simulator: Simulator) -> None:
-    """The counts of a group are zeros of torch's, new for every launch; what fresh memory holds would break it."""
-    problem, zeroed = draw(Case(3, 9, 5, 17, dtype=torch.bfloat16)), []
+    """What the blocks of a group send lies in memory that is filled anew for every launch."""
+    problem, filled = draw(Case(3, 9, 5, 17, dtype=torch.bfloat16)), []
     with simulator.running("group"):
         wanted = fused(problem)
         with lost_messages(simulator, "group"), pytest.raises(RuntimeError, match="in spin_wait"):
@@ -91,12 +91,51 @@ def test_nothing_of_an_aborted_run_is_read(simulator: Simulator) -> None:
         results = fused(problem)
     assert all(torch.equal(tensor, results[name]) for name, tensor in wanted.items())
 
-    def left_over(like: torch.Tensor, size: list[int], dtype: torch.dtype | None = None, **_) -> torch.Tensor:
-        zeroed.append(dtype)
-        return torch.full(size, 1, dtype=dtype or like.dtype)
+    def left_over(tensor: torch.Tensor, value: float) -> torch.Tensor:
+        if tensor.dtype == torch.int32:
+            filled.append(value)
+        tensor.view(torch.uint8).numpy()[...] = 0 if tensor.dtype == torch.int32 else 255  # other fresh memory is NaN
+        return tensor
 
     with torch.library._scoped_library("aten", "IMPL") as library:
-        library.impl("new_zeros", left_over, "CPU")
-        with simulator.running("group"), pytest.raises(RuntimeError, match=r"race: |never written"):
-            fused(problem)
-    assert torch.int32 in zeroed
+        library.impl("fill_.Scalar", left_over, "CPU")
+        with simulator.running("group"):
+            results = fused(problem)
+    assert filled
+    assert not torch.equal(wanted["output"], results["output"])
+
+
+def line_of(file_name: str, text: str) -> int:
+    lines = (ROOT / "csrc" / "kernels" / file_name).read_text().splitlines()
+    (line,) = (n for n, found in enumerate(lines, 1) if text in found)
+    return line
+
+
+@pytest.mark.parametrize("text", ["spin_wait(", "fence_gpu()", "store_relaxed_if(!"], ids=["wait", "fence", "clearing"])
+def test_what_blocks_of_a_group_see_of_each_other(simulator: Simulator, text: str) -> None:
+    """Without the wait, words that nobody has sent are multiplied; without the others, those of a round before."""
+    problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))  # more steps than there are slots
+    place = "group_exchange.cuh", line_of("group_exchange.cuh", text)
+    with simulator.running("group"), torch.no_grad():
+        wanted = fused(problem)["output"]
+    for seed in range(3):
+        without = simulator.without_messages if "store" in text else simulator.without_barrier
+        with without(*place), simulator.running("group", seed=seed), torch.no_grad():
+            assert not torch.equal(fused(problem)["output"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_any_bits_may_be_sent(simulator: Simulator, dtype: torch.dtype) -> None:
+    """Those of a NaN that stand for what is missing, too: as h_0 or as a gradient nobody waits for them."""
+    problem = draw(Case(3, 9, 5, 33, num_layers=2, dtype=dtype, lengths=True))
+    whole = torch.int16 if dtype.itemsize == 2 else torch.int32
+    with torch.no_grad():
+        problem.leaves["h_0"].view(whole)[:, 1::2] = -1
+    with simulator.running("group"):
+        results = fused(problem)
+    with simulator.running("step"):
+        wanted = fused(problem)
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor.isnan(), results[name].isnan()), name
+    assert wanted["output"].isnan().any()
+    assert not wanted["output"].isnan().all()

@@ -254,33 +254,56 @@ LSTM_FUSED_KERNEL(kWarpSize, 1) arrive_kernel(LSTM_FUSED_PARAMS Words p) {
 
 // ---- blocks through global memory: eight of them, all at once on the machine
 
-template <class Word>
-LSTM_FUSED_DEVICE void hand_on(Word* flags, Word* data, const uint32_t* in, uint32_t* out) {
-  const int block = block_index().x, num_blocks = 8;
-  if (thread_index() != 0) return;
-  for (int turn = 0; turn < 3; ++turn) {  // data, then the flag; the next block waits for the flag
-    store_global(data + turn * num_blocks + block, static_cast<Word>(in[block + turn]));
-    store_release(flags + block, static_cast<Word>(turn + 1));
-    const int before = (block + num_blocks - 1) % num_blocks;
-    spin_wait([=] { return load_acquire(flags + before) > static_cast<Word>(turn); });
-    out[turn] = static_cast<uint32_t>(load_global(data + turn * num_blocks + before));
+// In each round a block sends n words, none of them zero, through one of the slots of `ring`, all zero at first. Who
+// has read a round knows that all had read the one before, and clears what it sent in that.
+template <int n>
+LSTM_FUSED_DEVICE void hand_round(uint32_t* ring, const uint32_t* in, uint32_t* out) {
+  constexpr int kBlocks = 8, kSlots = 8, kRounds = 3 * kSlots;
+  const int block = block_index().x;
+  const auto place = [=](int round, int of) {
+    return reinterpret_cast<lstm_fused::Words<n>*>(ring) + (round % kSlots) * kBlocks + of;
+  };
+  const auto send = [=](int round) {
+    lstm_fused::Words<n> words;
+    for (int i = 0; i < n; ++i) words.word[i] = in[block * 8 + round + i] | 1u;
+    store_relaxed_if(round < kRounds, place(round, block), words);
+    store_relaxed_if(round < 0, place(round, block), {});  // never
+  };
+  send(0);
+  uint32_t sum = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    for (int of = 0; of < kBlocks; ++of) {
+      lstm_fused::Words<n> words;
+      spin_wait([&] {
+        words = load_relaxed(place(round, of));
+        bool all = true;
+        for (int i = 0; i < n; ++i) all &= words.word[i] != 0;
+        return all;
+      });
+      for (int i = 0; i < n; ++i) sum = sum * 31 + words.word[i];
+    }
+    send(round + 1);
+    store_relaxed_if(true, place(round + kSlots - 1, block), lstm_fused::Words<n>{});
+    if (round % 2 == 1) fence_gpu();
   }
-  Word* const tagged = data + 24 + block;  // a value that is its own flag, in the upper bits
-  constexpr int kShift = static_cast<int>(sizeof(Word) - sizeof(uint32_t)) * 8;
-  store_relaxed(tagged, static_cast<Word>(in[block] | 1u) << kShift);
-  Word* const other = data + 24 + (block ^ 1);
-  spin_wait([=] { return load_relaxed(other) != 0; });
-  out[3] = static_cast<uint32_t>(load_relaxed(other) >> kShift);
-  const Word arrived = atomic_add_release(flags + 8, Word{1} << 3);
-  spin_wait([=] { return load_acquire(flags + 8) == Word{8} << 3; });
-  out[4] = arrived % 8 == 0 && arrived < 64;
+  *out = sum;
 }
 
 LSTM_FUSED_KERNEL(kWarpSize, 1) exchange_kernel(LSTM_FUSED_PARAMS Words p) {
-  uint32_t* const narrow = p.out + 128;  // behind the results: zeroed memory
-  uint64_t* const wide = reinterpret_cast<uint64_t*>(p.out + 256);
-  hand_on(narrow, narrow + 16, p.in, p.out + block_index().x * 16);
-  hand_on(wide, wide + 16, p.in, p.out + block_index().x * 16 + 8);
+  if (thread_index() != 0) return;
+  uint32_t* const out = p.out + block_index().x * 8;
+  uint32_t* const rings = p.out + 64;  // behind the results: zeroed memory
+  hand_round<1>(rings, p.in, out);
+  hand_round<2>(rings + 64, p.in, out + 1);
+  hand_round<4>(rings + 192, p.in, out + 2);
+  lstm_fused::Words<1>* const met = reinterpret_cast<lstm_fused::Words<1>*>(rings + 448) + block_index().x;
+  store_relaxed_if(true, met, {{1}});
+  spin_wait([=] { return load_relaxed(met + (block_index().x % 2 == 0 ? 1 : -1)).word[0] != 0; });
+  // The vector begins behind 16 bytes: with as many it is not there, with one more it is.
+  const char* const row = reinterpret_cast<const char*>(p.in);
+  const int left[] = {15 + block_index().x % 2, 17, 32};
+  for (int i = 0; i < 3; ++i) out[3 + i] = load_relaxed_within<16>(left[i], row).word[i];
+  store_global(out + 6, load_global(p.in + 7));
 }
 
 // ---- the programs
@@ -404,7 +427,7 @@ void run_all() {
   run("large_shared", large_shared_kernel, Grid{{1, 1, 1}, kThreads, kLargeSharedBytes}, kThreads, random);
   run("copy", copy_kernel, block, 16 * kThreads, random);
   run("named_barrier", named_barrier_kernel, block, kThreads, random);
-  run("exchange", exchange_kernel, Grid{{8, 1, 1}, kWarpSize}, 128, random);
+  run("exchange", exchange_kernel, Grid{{8, 1, 1}, kWarpSize}, 64, random);
   if (!has_clusters()) return;
   const Grid clusters{{8, 1, 1}, kWarpSize, sizeof(ClusterShared), 4};
   run("cluster", cluster_kernel, clusters, 128, random);

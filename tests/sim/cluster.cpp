@@ -103,7 +103,7 @@ void cluster_arrive(Site site) {
   if (self->in_cluster_barrier) fault("comes to cluster_arrive twice without cluster_wait", site);
   Cluster& cluster = *self->block->cluster;
   if (cluster.arrived + 1 == cluster.running) machine->before_others_go_on();
-  machine->global().publish();
+  machine->global().fence();
   cluster.release.add(knowledge_of(*self));
   self->in_cluster_barrier = true;
   self->cluster_phase = cluster.phase;

@@ -34,6 +34,11 @@ void check_no_mbarrier(int64_t offset, int64_t bytes, Site site) {
   }
 }
 
+void check_aligned(const void* p, int words, Site site) {
+  if (reinterpret_cast<uintptr_t>(p) % (words * sizeof(uint32_t)))
+    fault(std::to_string(words) + " words of global memory: misaligned", site);
+}
+
 // An approximate instruction: off by as much as it may be, differently for each result but always the same.
 float with_error(float x) {
   constexpr float kError = 1.0f / (1 << 22);
@@ -121,28 +126,23 @@ void store_global(void* p, const void* value, int64_t bytes, Site site) {
   machine->maybe_preempt();
   machine->global().store(p, value, bytes, site);
 }
-uint64_t load_relaxed(const void* p, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  return machine->global().load_relaxed(p, bytes, site);
+void load_relaxed(const void* p, uint32_t* words, int count, Site site) {
+  check_aligned(p, count, site);
+  for (int n = 0; n < count; ++n) {
+    machine->maybe_preempt();
+    words[n] = machine->global().load_relaxed(static_cast<const uint32_t*>(p) + n, site);
+  }
 }
-uint64_t load_acquire(const void* p, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  return is_skipped(site) ? machine->global().load_relaxed(p, bytes, site)
-                          : machine->global().load_acquire(p, bytes, site);
+void store_relaxed(void* p, const uint32_t* words, int count, Site site) {
+  check_aligned(p, count, site);
+  for (int n = 0; n < count; ++n) {
+    machine->maybe_preempt();
+    if (!is_lost(site)) machine->global().store_relaxed(static_cast<uint32_t*>(p) + n, words[n], site);
+  }
 }
-void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
+void fence_gpu(Site site) {
   machine->maybe_preempt();
-  machine->global().store_relaxed(p, value, bytes, site);
-}
-void store_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  is_skipped(site) ? machine->global().store_relaxed(p, value, bytes, site)
-                   : machine->global().store_release(p, value, bytes, site);
-}
-uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  machine->maybe_preempt();
-  if (is_lost(site)) return 0;
-  return machine->global().add(p, value, bytes, !is_skipped(site), site);
+  if (!is_skipped(site)) machine->global().fence();
 }
 
 void skip_barrier(const char* file_name, int line) { skipped = {file_name, line}; }

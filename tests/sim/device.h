@@ -27,14 +27,13 @@ void copy_async_16(void* shared, const void* global, Site site);
 void close_copies();
 void wait_for_copies(int open_groups, Site site);
 
-// Global memory that blocks of one launch exchange data through; words have 4 or 8 bytes.
+// Global memory that blocks of one launch exchange data through.
 void load_global(const void* p, void* value, int64_t bytes, Site site);
 void store_global(void* p, const void* value, int64_t bytes, Site site);
-uint64_t load_relaxed(const void* p, int64_t bytes, Site site);
-uint64_t load_acquire(const void* p, int64_t bytes, Site site);
-void store_relaxed(void* p, uint64_t value, int64_t bytes, Site site);
-void store_release(void* p, uint64_t value, int64_t bytes, Site site);
-uint64_t atomic_add_release(void* p, uint64_t value, int64_t bytes, Site site);
+// `count` words of 4 bytes side by side, one after the other.
+void load_relaxed(const void* p, uint32_t* words, int count, Site site);
+void store_relaxed(void* p, const uint32_t* words, int count, Site site);
+void fence_gpu(Site site);
 
 bool is_skipped(Site site);  // by skip_barrier of sim.h
 bool is_lost(Site site);     // what the calling thread sends from there, by lose_messages of sim.h

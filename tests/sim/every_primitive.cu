@@ -54,21 +54,24 @@ LSTM_FUSED_DEVICE void clusters(const EveryPrimitive& p) {
   mbarrier_wait(barrier, p.parity);
 }
 
-template <class Word>
-LSTM_FUSED_DEVICE void exchange(Word* words) {
-  store_global(words, load_global(words + 1));
-  store_relaxed(words, load_relaxed(words + 1));
-  store_release(words, load_acquire(words + 1));
-  const Word all = atomic_add_release(words, Word{1});
-  spin_wait([=] { return load_acquire(words) == all; });
+template <int n>
+LSTM_FUSED_DEVICE void exchange_words(Words<n>* words) {
+  store_relaxed_if(lane_index() == 0, words, load_relaxed(words + 1));
+}
+LSTM_FUSED_DEVICE void exchange(const EveryPrimitive& p) {
+  store_global(p.words, load_global(p.words + 1));
+  exchange_words(reinterpret_cast<Words<1>*>(p.words));
+  exchange_words(reinterpret_cast<Words<2>*>(p.pairs));
+  exchange_words(p.vectors);
+  fence_gpu();
+  spin_wait([=] { return load_relaxed_within<16>(p.parity, reinterpret_cast<const char*>(p.vectors)).word[0] != 0; });
 }
 
 LSTM_FUSED_KERNEL(256, 1) every_primitive_kernel(LSTM_FUSED_PARAMS EveryPrimitive p) {
   warps_and_numbers(p);
   blocks(p);
   clusters(p);
-  exchange(p.words);
-  exchange(p.pairs);
+  exchange(p);
 }
 
 int launch_every_primitive(void* stream, const EveryPrimitive& p) {

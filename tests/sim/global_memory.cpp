@@ -1,20 +1,17 @@
 #include "global_memory.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
+#include "device.h"
 #include "machine.h"
 
 namespace sim {
 namespace {
 
 Place place_of(const void* p) { return {Place::Memory::kGlobal, reinterpret_cast<intptr_t>(p)}; }
-
-uint64_t read_word(const void* p, int64_t bytes) {
-  uint64_t value = 0;
-  std::memcpy(&value, p, bytes);
-  return value;
-}
 
 }  // namespace
 
@@ -39,78 +36,74 @@ void GlobalMemory::store(void* p, const void* value, int64_t bytes, Site site) {
   std::memcpy(p, value, bytes);
 }
 
-uint64_t GlobalMemory::load_relaxed(const void* p, int64_t bytes, Site site) {
-  note_read(histories(p, bytes, "reads", site), bytes, 0, stamp_here(site, true), place_of(p), site);
-  for (auto store = unseen_.rbegin(); store != unseen_.rend(); ++store) {
-    if (store->address == p && static_cast<int>(store->stamp.thread) == self->number) return store->value;
+uint32_t GlobalMemory::load_relaxed(const uint32_t* p, Site site) {
+  note_read(histories(p, sizeof *p, "reads", site), sizeof *p, 0, stamp_here(site, true), place_of(p), site);
+  const auto number = unseen_.empty() ? numbers_.end() : numbers_.find(p);
+  if (number == numbers_.end()) return *p;
+  if (const auto word = unseen_.find(number->second); word != unseen_.end()) {
+    const std::deque<Store>& stores = word->second.stores;
+    for (auto store = stores.rbegin(); store != stores.rend(); ++store)
+      if (static_cast<int>(store->stamp.thread) == self->number) return store->value;
+    if (is_late(word->first)) looked_for_.insert(word->first);
   }
-  return read_word(p, bytes);
+  return *p;
 }
 
-uint64_t GlobalMemory::load_acquire(const void* p, int64_t bytes, Site site) {
-  const uint64_t value = load_relaxed(p, bytes, site);
-  if (const auto found = released_.find(p); found != released_.end())
-    self->learned = join(self->learned, found->second);
-  return value;
-}
-
-void GlobalMemory::store_relaxed(void* p, uint64_t value, int64_t bytes, Site site) {
+void GlobalMemory::store_relaxed(uint32_t* p, uint32_t value, Site site) {
   const Stamp mine = stamp_here(site, true);
-  note_write(histories(p, bytes, "writes", site), bytes, 0, mine, place_of(p), site);
-  unseen_.push_back({static_cast<char*>(p), value, bytes, mine});
+  note_write(histories(p, sizeof *p, "writes", site), sizeof *p, 0, mine, place_of(p), site);
+  const int64_t number = numbers_.emplace(p, static_cast<int64_t>(numbers_.size())).first->second;
+  Word& word = unseen_[number];
+  word.address = p;
+  word.stores.push_back({value, mine});
+  if (is_late(number)) return machine->changed();  // whoever waits for it is to look for it again
+  soon_.push_back(number);
   if (machine->has_pace() || machine->random().one_in(2)) show(num_unseen() - 1);
 }
 
-void GlobalMemory::store_release(void* p, uint64_t value, int64_t bytes, Site site) {
-  publish();
-  note_write(histories(p, bytes, "writes", site), bytes, 0, stamp_here(site, true), place_of(p), site);
-  std::memcpy(p, &value, bytes);
-  Release release;
-  release.add(knowledge_of(*self));
-  released_[p] = release.take();
-  machine->changed();
-}
-
-uint64_t GlobalMemory::add(void* p, uint64_t value, int64_t bytes, bool release, Site site) {
-  if (release) publish();
-  note_write(histories(p, bytes, "writes", site), bytes, 0, stamp_here(site, true), place_of(p), site);
-  const uint64_t old = read_word(p, bytes), sum = old + value;
-  std::memcpy(p, &sum, bytes);
-  if (release) {
-    Release mine;
-    mine.add(knowledge_of(*self));
-    ClockPointer& released = released_[p];  // the releases before this one stay in force
-    released = join(released, mine.take());
+void GlobalMemory::fence() {
+  bool any = false;
+  for (auto word = unseen_.begin(); word != unseen_.end();) {
+    // Everyone sees the stores to one word in the same order: one that is known takes those before it along.
+    const std::deque<Store>& stores = word->second.stores;
+    const auto known = std::find_if(stores.rbegin(), stores.rend(), [](const Store& s) { return ordered(s.stamp); });
+    const auto rest = known - stores.rbegin(), count = stores.rend() - known;
+    for (auto n = count; n > 0; --n) word = show_oldest(word);
+    any |= count > 0;
+    if (rest > 0) ++word;
   }
-  machine->changed();
-  return old;
-}
-
-void GlobalMemory::publish() {
-  for (size_t i = 0; i < unseen_.size();) {
-    if (ordered(unseen_[i].stamp)) {
-      make_visible(i);
-    } else {
-      ++i;
-    }
-  }
+  if (!any) return;
+  soon_.clear();
+  for (const auto& [number, word] : unseen_)
+    if (!is_late(number)) soon_.insert(soon_.end(), word.stores.size(), number);
 }
 
 void GlobalMemory::show(uint32_t which) {
-  // Everyone sees the stores to one address in the same order, a thread's own order.
-  for (size_t i = 0;; ++i) {
-    if (unseen_[i].address == unseen_[which].address && unseen_[i].stamp.thread == unseen_[which].stamp.thread) {
-      return make_visible(i);
-    }
-  }
+  const int64_t number = soon_[which];
+  soon_[which] = soon_.back();
+  soon_.pop_back();
+  show_oldest(unseen_.find(number));
 }
 
-void GlobalMemory::make_visible(size_t index) {
-  const Store store = unseen_[index];
-  unseen_.erase(unseen_.begin() + static_cast<std::ptrdiff_t>(index));
-  std::memcpy(store.address, &store.value, store.bytes);
-  released_.erase(store.address);  // who acquires this value learns nothing
+bool GlobalMemory::show_late() {
+  const bool any = !looked_for_.empty();
+  for (const int64_t number : std::exchange(looked_for_, {}))
+    if (const auto word = unseen_.find(number); word != unseen_.end()) show_oldest(word);
+  return any;
+}
+
+// One in 32, others in every launch; none where those who wait poll, so that somebody can always move.
+bool GlobalMemory::is_late(int64_t number) const {
+  if (machine->has_pace() || waits_are_watched()) return false;
+  return (static_cast<uint64_t>(number) + seed_) * 0x9e3779b97f4a7c15 >> 59 == 0;
+}
+
+GlobalMemory::Words::iterator GlobalMemory::show_oldest(Words::iterator word) {
+  std::deque<Store>& stores = word->second.stores;
+  *word->second.address = stores.front().value;
+  stores.pop_front();
   machine->changed();
+  return stores.empty() ? unseen_.erase(word) : word;
 }
 
 }  // namespace sim

@@ -44,7 +44,7 @@ std::string text(const Thread& thread) {
 void fault(const std::string& what, Site site) { throw Fault(text(*self) + " at " + text(site) + ": " + what); }
 
 Machine::Machine(const Shape& shape, const std::function<void()>& body, uint64_t seed, int resident_blocks)
-    : shape_(shape), body_(body), random_(seed) {
+    : shape_(shape), body_(body), random_(seed), global_(seed) {
   now = 1;
   // How often a thread loses its turn, and how long a warp keeps it, differ from launch to launch: some bugs show when
   // all threads go forward in step, others when a warp runs far ahead.
@@ -122,8 +122,7 @@ void Machine::run() {
       start_cluster(free_slots_.back());
       free_slots_.pop_back();
     }
-    if (pace_ ? pace_->idle() : ready_warps_.empty() && held_warps_.empty() && !wake_spinning() && !something_happens())
-      break;
+    if (pace_ ? pace_->idle() : ready_warps_.empty() && held_warps_.empty() && !anything_happens()) break;
     run_next();
     if (fault_) break;
   }
@@ -234,7 +233,7 @@ bool found_who_starves() { return found_starved; }
 Thread* Machine::pick() {
   if (pace_) return pace_->next();
   if (!held_warps_.empty()) {  // whatever can happen without them comes first
-    while (ready_warps_.empty() && (wake_spinning() || something_happens())) continue;
+    while (ready_warps_.empty() && anything_happens()) continue;
   }
   const std::vector<Warp*>& from = ready_warps_.empty() ? held_warps_ : ready_warps_;
   if (from.empty()) return nullptr;
@@ -272,6 +271,13 @@ bool Machine::wake_spinning() {
   return true;
 }
 
+void Machine::wake_spinning(const Warp& warp) {
+  const auto its =
+      std::partition(spinning_.begin(), spinning_.end(), [&](Thread* thread) { return thread->warp != &warp; });
+  for (auto thread = its; thread != spinning_.end(); ++thread) make_ready(**thread);
+  spinning_.erase(its, spinning_.end());
+}
+
 bool Machine::something_happens() {
   const uint32_t num_events = static_cast<uint32_t>(events_.size());
   if (num_events + global_.num_unseen() == 0) return false;
@@ -302,7 +308,7 @@ void Machine::run_next() {
 }
 
 void Machine::spin(int64_t version, Site site) {
-  if (version != version_) return preempt();
+  if (version != version_ || self->warp->meeting.arrived) return preempt();  // its warp looks again
   spinning_.push_back(self);
   wait("spin_wait", site);
 }

@@ -197,7 +197,9 @@ class Machine {
   void run_next();
   void end_thread();
   bool something_happens();
+  bool anything_happens() { return wake_spinning() || something_happens() || global_.show_late(); }
   bool wake_spinning();
+  void wake_spinning(const Warp& warp);
   void abandon_fibers();
   [[noreturn]] static void fiber_main();
   std::string deadlock() const;

@@ -25,7 +25,10 @@ void Machine::meet_warp(const char* name, Site site, void* deposit, Complete com
     fault(std::string(name) + " in a warp of " + counted(warp.num_threads, "lane") + " of 32", site);
   }
   warp.deposits[thread.lane] = deposit;
-  if (!arrive(warp.meeting, kWarpSize, name, site)) return wait(name, site);
+  if (!arrive(warp.meeting, kWarpSize, name, site)) {
+    wake_spinning(warp);  // a warp looks as one: what one lane looks at again is there for all of them
+    return wait(name, site);
+  }
   complete(warp, warp.deposits);
   for (int lane = 0; lane < kWarpSize; ++lane) {
     if (lane != thread.lane) make_ready(warp.threads[lane]);

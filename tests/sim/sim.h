@@ -19,10 +19,10 @@ void set_seed(uint64_t seed);
 // cluster is refused, and a larger grid of blocks that have to run together.
 void set_max_resident_blocks(int blocks);
 
-// Plants a fault: the barrier or the wait that stands at this line of a file of this name does nothing; an acquire or a
-// release orders nothing. An empty name: none.
+// Plants a fault: the barrier, the wait or the fence that stands at this line of a file of this name does nothing. An
+// empty name: none.
 void skip_barrier(const char* file_name, int line);
-// Plants another: what a block with the index x = 1 sends from this line, by atomic_add_release or store_remote_async,
+// Plants another: what a block with the index x = 1 sends from this line, by store_relaxed_if or store_remote_async,
 // never arrives.
 void lose_messages(const char* file_name, int line);
 // Whom the schedule starves: it moves only when nobody else can. Random schedules are fair to everybody, so they show

@@ -1,7 +1,9 @@
-"""Faults planted in the primitives' own instructions, which the twin cannot have: each is caught as PTX."""
+"""Faults planted in the primitives' own instructions, which the twin cannot have, and in the exchange of a `group`:
+each is caught as PTX."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +11,11 @@ from pathlib import Path
 import numpy as np
 import ptx
 import pytest
+import torch
+from cases import Case, draw
+from numerics import fused
 from places import ROOT
+from simulated import Simulator
 from test_ptx_primitives import SOURCE, program, run, same_bits, twin
 
 pytestmark = [
@@ -60,40 +66,88 @@ PLANTS = {
     "fence forgotten": (CLUSTER, '"fence.mbarrier_init.release.cluster;"', '""'),
     "parity exchanged": (CLUSTER, '"r"(parity) : "memory"', '"r"(parity ^ 1) : "memory"'),
     "arrival that expects nothing": (CLUSTER, '"r"(bytes) : "memory"', '"r"(0) : "memory"'),
-    "release that is none": (CLUSTER, "st.release.gpu.global.u32", "st.relaxed.gpu.global.u32"),
-    "acquire that is none": (CLUSTER, "ld.acquire.gpu.global.u64", "ld.relaxed.gpu.global.u64"),
-    "64 bits stored as 32": (
+    "fence that is none": (CLUSTER, '"fence.acq_rel.gpu;"', '""'),
+    "vector of which one word is stored": (
         CLUSTER,
-        '"st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value)',
-        '"st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(static_cast<uint32_t>(value))',
+        '"@p st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};',
+        '"@p st.relaxed.gpu.global.u32 [%0], %1;',
     ),
-    "acquire that is done once": (
+    "words of a vector in another order": (
         CLUSTER,
-        'asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory")',
-        'asm("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p))',
+        '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};',
+        '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %3, %2, %4};',
     ),
-    "flag that is loaded once": (
+    "store where none is wanted": (CLUSTER, "@p st.relaxed.gpu.global.u32", "st.relaxed.gpu.global.u32"),
+    "load one byte early": (CLUSTER, "setp.gt.s32 p, %5, %6;", "setp.ge.s32 p, %5, %6;"),
+    "offset forgotten": (CLUSTER, "[%4+%6]", "[%4]"),
+    "words that are loaded once": (
         CLUSTER,
-        'asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p) : "memory")',
-        'asm("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(p))',
+        """asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p) : "memory")""",
+        """asm("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(words.word[0]) : "l"(p))""",
     ),
+    "words that are loaded plainly": (CLUSTER, "ld.relaxed.gpu.global.v2.u32", "ld.global.v2.u32"),
 }
 
 
-@pytest.mark.parametrize("plant", PLANTS)
-def test_a_wrong_instruction_is_caught(program: Path, twin: dict[str, np.ndarray], tmp_path: Path, plant: str) -> None:
-    """By a report, or by other words than the twin's."""
-    name, right, wrong = PLANTS[plant]
+def compile_with(tmp_path: Path, name: str, right: str, wrong: str, source: Path) -> Path:
+    """The folder with the PTX of `source`, where the file of csrc has one text in place of the other."""
     csrc = tmp_path / "csrc"
     shutil.copytree(ptx.CSRC, csrc, ignore=shutil.ignore_patterns("*.cu", "*.cpp"))
     text = (csrc / name).read_text()
     assert right in text
     (csrc / name).write_text(text.replace(right, wrong))
-    command = [*ptx.nvcc("90a", csrc=csrc), SOURCE, "-o", tmp_path / "primitives.ptx"]
+    command = [*ptx.nvcc("90a", csrc=csrc), source, "-o", tmp_path / f"{source.stem}.ptx"]
     compiled = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
+    return tmp_path
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_wrong_instruction_is_caught(program: Path, twin: dict[str, np.ndarray], tmp_path: Path, plant: str) -> None:
+    """By a report, or by other words than the twin's."""
+    folder = compile_with(tmp_path, *PLANTS[plant], SOURCE)
     for seed in range(5):
-        words, error = run(program, seed, tmp_path)
+        words, error = run(program, seed, folder)
         if error or not all(same_bits(of, theirs, twin[of]) for of, theirs in words.items()):
             return
     pytest.fail("nothing was caught")
+
+
+EXCHANGE_PLANTS = {
+    "a vector is there when its first word is": (
+        "for (const uint32_t word : v.word) most = word > most ? word : most;",
+        "for (const uint32_t& word : v.word) most = &word == v.word ? word : most;",
+    ),
+    "slots that are not cleared": ("clear(cell(turn.tile, turn.step - 1));", ""),
+    "slots that are cleared too early": (
+        "clear(cell(turn.tile, turn.step - 1));",
+        "clear(cell(turn.tile, turn.step));",
+    ),
+    "a word that is sent is taken for none": ("word < kGroupMissing ? word : kGroupMissing - 1", "word"),
+}
+
+
+@pytest.mark.parametrize("plant", EXCHANGE_PLANTS)
+def test_a_wrong_exchange_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str) -> None:
+    """Of the blocks of a group, in more steps than there are slots."""
+    source = ptx.CSRC / "kernels" / "group_bfloat16.cu"
+    simulator = Simulator("sm_90a", kernels=[source])
+    problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))
+    if "sent" in plant:
+        problem.leaves["h_0"].data.view(torch.int16).fill_(-1)
+
+    def bits(seed: int) -> torch.Tensor | None:
+        """Of the output; None where there is a report."""
+        try:
+            with simulator.running("group", seed=seed), torch.no_grad():
+                return fused(problem)["output"].view(torch.int16)
+        except RuntimeError as error:
+            assert re.search("race|in spin_wait", str(error)), error
+            return None
+
+    first, *others = wanted = [bits(seed) for seed in range(5)]
+    assert first is not None and all(other is not None and torch.equal(first, other) for other in others)
+    folder = compile_with(tmp_path, "kernels/group_exchange.cuh", *EXCHANGE_PLANTS[plant], source)
+    monkeypatch.setattr(simulator, "_folder", lambda: str(folder))
+    found = [bits(seed) for seed in range(len(wanted))]
+    assert any(one is None or not torch.equal(first, one) for one in found)

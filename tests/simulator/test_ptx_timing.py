@@ -141,7 +141,7 @@ def test_messages_between_blocks_of_a_cluster(program: Path, tmp_path: Path) -> 
     assert 2 * (REMOTE + PHASE) <= (many - few) / 10 <= 2 * (REMOTE + PHASE) + 30  # and the loop's instructions
 
 
-FLAGS = """    mov.u32 %r1, %ctaid.x;
+WORDS = """    mov.u32 %r1, %ctaid.x;
     setp.ne.s32 %p1, %r0, 0;
     @%p1 bra DONE;
     mov.u32 %r9, 0;
@@ -150,39 +150,38 @@ FLAGS = """    mov.u32 %r1, %ctaid.x;
     setp.eq.s32 %p2, %r1, 0;
 AGAIN:
     add.s32 %r9, %r9, 1;
-    @%p2 st.release.gpu.global.u32 [%rd0], %r9;
+    @%p2 st.relaxed.gpu.global.u32 [%rd0], %r9;
 LOOK:
     xor.b32 %r6, %r1, 1;
     mul.wide.u32 %rd3, %r6, 4;
     add.s64 %rd3, %rd0, %rd3;
-    ld.acquire.gpu.global.u32 %r2, [%rd3];
+    ld.relaxed.gpu.global.u32 %r2, [%rd3];
     setp.ge.s32 %p3, %r2, %r9;
     @%p3 bra SEEN;
     mov.u32 %r3, 20;
     nanosleep.u32 %r3;
     bra LOOK;
 SEEN:
-    @!%p2 st.release.gpu.global.u32 [%rd0+4], %r9;
+    @!%p2 st.relaxed.gpu.global.u32 [%rd0+4], %r9;
     setp.lt.s32 %p3, %r9, ROUNDS;
     @%p3 bra AGAIN;
 DONE:
 """
 
 
-def test_flags_in_global_memory(program: Path, tmp_path: Path) -> None:
-    """There and back: each way a release and the look that sees it, and part of the look that did not."""
-    few, many = (cycles(program, tmp_path, FLAGS.replace("ROUNDS", str(n)), blocks=2) for n in (3, 13))
+def test_words_in_global_memory(program: Path, tmp_path: Path) -> None:
+    """There and back: each way the look that sees it, and part of the look that did not."""
+    few, many = (cycles(program, tmp_path, WORDS.replace("ROUNDS", str(n)), blocks=2) for n in (3, 13))
     assert 2 * L2 <= (many - few) / 10 <= 2 * (2 * L2 + 100)
 
 
-def test_a_release_waits_for_stores_and_a_wait_for_copies(program: Path, tmp_path: Path) -> None:
+def test_a_fence_waits_for_stores_and_a_wait_for_copies(program: Path, tmp_path: Path) -> None:
     """Each time until they have arrived, and a few slots."""
-    released = f"{ONES}setp.eq.u32 %p1, %r0, 0;\n@@st.global.u32 [%rd2], %r2;\n"
-    released += "@%p1 st.release.gpu.global.u32 [%rd0+512], %r2;\n@@"
+    fenced = f"{ONES}setp.eq.u32 %p1, %r0, 0;\n@@st.global.u32 [%rd2], %r2;\n@%p1 fence.acq_rel.gpu;\n@@"
     copied = f"{ONES}mov.u32 %r5, shared;\nmul.lo.u32 %r6, %r0, 16;\nadd.u32 %r5, %r5, %r6;\n@@" + (
         "cp.async.cg.shared.global [%r5], [%rd0], 16;\ncp.async.commit_group;\ncp.async.wait_group 0;\n@@"
     )
-    for body, latency in ((released, L2), (copied, L2 + SHARED)):
+    for body, latency in ((fenced, 2 * L2), (copied, L2 + SHARED)):
         assert 20 * latency <= more(program, tmp_path, body, 5, 25) <= 20 * (latency + 8)
-    apart = released.replace("@%p1 st.release", "@!%p1 st.release").replace("%r0, 0", "%r0, %r0")  # by nobody
+    apart = fenced.replace("@%p1 fence.acq_rel.gpu;\n", "")
     assert more(program, tmp_path, apart, 5, 25) < 20 * 10

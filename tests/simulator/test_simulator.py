@@ -65,16 +65,15 @@ FAULTS = {
     "async_no_wait": "never written|is still copying",
     "async_no_expect": "never written|is still copying",
     "async_too_many_bytes": "in mbarrier_wait at",
-    "flag_stored_relaxed": "reads global memory at .* with no barrier in between",
-    "flag_loaded_relaxed": "reads global memory at .* with no barrier in between",
-    "no_barrier_before_flag": "reads global memory at .* with no barrier in between",
-    "no_barrier_behind_flag": "reads global memory at .* with no barrier in between",
+    "words_in_two_slots": "in spin_wait at",
+    "words_misaligned": "2 words of global memory: misaligned",
+    "words_stored_plainly": "global memory at .* with no barrier in between",
+    "words_loaded_plainly": "reads global memory at .* with no barrier in between",
+    "data_behind_words": "reads global memory at .* with no barrier in between",
     "no_room_for_a_block": "in spin_wait at .*1 block had no room",
-    "too_few_arrivals": "reads global memory at .* with no barrier in between",
-    "tags_in_one_buffer": "in spin_wait at",
 }
 # Those that break no rule of the machine, but give wrong numbers.
-WRONG_RESULTS = ["stale_tag", "tag_apart_from_number"]
+WRONG_RESULTS = ["one_word_of_two", "words_not_cleared", "no_fence"]
 GLOBAL = "global_out_of_bounds"  # AddressSanitizer's to find
 
 

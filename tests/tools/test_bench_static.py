@@ -44,9 +44,9 @@ def test_a_step_is_counted_exactly(h100: Simulator) -> None:
 def test_cycles_are_the_same_for_every_seed_and_enough(h100: Simulator, kind: str) -> None:
     """More than the slots and the tensor cores need that a scheduler's share of a block's warps has."""
     smallest = static.Run(kind, 64, 8, "bfloat16", "inference")
-    first, second = (static.launch(h100, smallest, 3, seed) for seed in (1, 2))
+    first, second = (static.launch(h100, smallest, static.LENGTHS[0], seed) for seed in (1, 2))
     assert first == second
-    longer = static.launch(h100, smallest, 5)
+    longer = static.launch(h100, smallest, static.LENGTHS[1])
     step = static.per_step(first.cycles, longer.cycles)["step"]
     assert all(number >= 0 for name, number in step.items() if name in ("product", "barrier"))
     warps_of_a_block, schedulers, product_rate = 8, 4, 6

@@ -1,133 +1,97 @@
-// Faults between blocks that meet in global memory. In every step a thread passes a number to the thread of the same
-// index in the next block, and gives the sum of what it got.
+// Faults between blocks that meet in global memory. In every step each thread sends two words to the threads of the
+// same index in all blocks, and gives the sum of what it got.
 #include "case.h"
 #include "kernels/cluster_primitives.cuh"
 
 namespace cases {
 namespace {
 
-constexpr int kNumThreads = 64, kNumBlocks = 3, kSteps = 5;
+constexpr int kNumThreads = 64, kNumBlocks = 3, kSteps = 20, kSlots = 8;
+constexpr uint32_t kMissing = 0xffffffff;
 
 enum class Fault {
   kNone,
-  kRelaxedStore,
-  kRelaxedLoad,
-  kNoBarrierBefore,
-  kNoBarrierBehind,
-  kTooFewArrivals,
-  kStaleTag,
-  kOneBuffer,
-  kTagApart,
+  kOneWordOfTwo,
+  kNotCleared,
+  kNoFence,
+  kTwoSlots,
+  kMisaligned,
+  kPlainStore,
+  kPlainLoad,
+  kDataBehindWords,
   kNoRoom
 };
 
 struct Params {
   Fault fault;
+  uint32_t* words;  // (kSlots, kNumBlocks, kNumThreads) pairs and one more word, all missing
   uint32_t* data;   // (kSteps, kNumBlocks, kNumThreads)
-  uint32_t* flags;  // (kNumBlocks,), zero
-  uint64_t* words;  // (2, kNumBlocks, kNumThreads), zero
   int* out;         // (kNumBlocks, kNumThreads)
 };
 
-LSTM_FUSED_DEVICE int own(int block) { return block * num_threads() + thread_index(); }
-LSTM_FUSED_DEVICE uint32_t number(int step) { return static_cast<uint32_t>(step + thread_index()); }
-
-// A flag per block says up to which step its data are there.
-LSTM_FUSED_KERNEL(64, 1) flags(LSTM_FUSED_PARAMS Params p) {
-  const int block = block_index().x, from = (block + 1) % kNumBlocks;
-  uint32_t sum = 0;
-  for (int step = 0; step < kSteps; ++step) {
-    uint32_t* data = p.data + step * kNumBlocks * num_threads();
-    const uint32_t ready = static_cast<uint32_t>(step + 1);
-    store_global(data + own(block), number(step));
-    if (p.fault != Fault::kNoBarrierBefore) block_barrier();
-    if (thread_index() == 0) {
-      p.fault == Fault::kRelaxedStore ? store_relaxed(p.flags + block, ready) : store_release(p.flags + block, ready);
-      spin_wait([&] {
-        const uint32_t* flag = p.flags + from;
-        return (p.fault == Fault::kRelaxedLoad ? load_relaxed(flag) : load_acquire(flag)) >= ready;
-      });
-    }
-    if (p.fault != Fault::kNoBarrierBehind) block_barrier();
-    sum += load_global(data + own(from));
-  }
-  p.out[own(block)] = static_cast<int>(sum);
-}
-
-// One counter of arrivals for all.
-LSTM_FUSED_KERNEL(64, 1) counter(LSTM_FUSED_PARAMS Params p) {
+// Words say themselves whether they are there. Who sends step n + 1 has got n of all others, who had got n - 1 before
+// they sent it: its own of n - 1 is cleared. Who looks there again comes to a fence before, and so does who cleared.
+LSTM_FUSED_KERNEL(64, 1) words(LSTM_FUSED_PARAMS Params p) {
   const int block = block_index().x;
+  const auto place = [&](int step, int of) {
+    const int slot = step % (p.fault == Fault::kTwoSlots ? 2 : kSlots);
+    const int pair = (slot * kNumBlocks + of) * num_threads() + thread_index();
+    return reinterpret_cast<Words<2>*>(p.words + 2 * pair + (p.fault == Fault::kMisaligned));
+  };
+  const auto datum = [&](int step, int of) {
+    return p.data + (step * kNumBlocks + of) * num_threads() + thread_index();
+  };
+  const auto send = [&](int step) {
+    const Words<2> pair = {{static_cast<uint32_t>(step), static_cast<uint32_t>(thread_index())}};
+    if (p.fault == Fault::kDataBehindWords) store_global(datum(step, block), pair.word[0]);
+    p.fault == Fault::kPlainStore ? store_global(place(step, block), pair)
+                                  : store_relaxed_if(true, place(step, block), pair);
+  };
+  send(0);
   uint32_t sum = 0;
   for (int step = 0; step < kSteps; ++step) {
-    uint32_t* data = p.data + step * kNumBlocks * num_threads();
-    store_global(data + own(block), number(step));
-    block_barrier();
-    if (thread_index() == 0) {
-      atomic_add_release(p.flags, 1);
-      const uint32_t all = static_cast<uint32_t>((step + 1) * kNumBlocks) - (p.fault == Fault::kTooFewArrivals);
-      spin_wait([&] { return load_acquire(p.flags) >= all; });
+    for (int of = 0; of < kNumBlocks; ++of) {
+      Words<2> pair;
+      spin_wait([&] {
+        pair = load_relaxed(place(step, of));
+        return pair.word[0] != kMissing && (pair.word[1] != kMissing || p.fault == Fault::kOneWordOfTwo);
+      });
+      if (p.fault == Fault::kPlainLoad) pair = load_global(place(step, of));
+      if (p.fault == Fault::kDataBehindWords) pair.word[0] = load_global(datum(step, of));
+      sum += pair.word[0] + pair.word[1];
     }
-    block_barrier();
-    sum += load_global(data + own((block + 1) % kNumBlocks));
+    if (step + 1 < kSteps) send(step + 1);
+    store_relaxed_if(p.fault != Fault::kNotCleared, place(step + kSlots - 1, block), {{kMissing, kMissing}});
+    if (step % 2 == 1 && p.fault != Fault::kNoFence) fence_gpu();
   }
-  p.out[own(block)] = static_cast<int>(sum);
+  p.out[block * num_threads() + thread_index()] = static_cast<int>(sum);
 }
 
-// A word carries its number and the step it belongs to, so it needs no order with any other. The first two blocks send
-// one another words, in two buffers in turns: who sends step n + 2 has got n + 1, which was sent after n had come.
-LSTM_FUSED_KERNEL(64, 1) tags(LSTM_FUSED_PARAMS Params p) {
-  const int block = block_index().x, from = (block + 1) % 2;
-  if (block == 2) {  // without a partner
-    p.out[own(block)] = kSteps * (kSteps - 1) / 2 + kSteps * thread_index();
-    return;
-  }
-  uint64_t sum = 0;
-  for (int step = 0; step < kSteps; ++step) {
-    uint64_t* words = p.words + (p.fault == Fault::kOneBuffer ? 0 : step % 2) * kNumBlocks * num_threads();
-    const uint64_t tag = p.fault == Fault::kStaleTag ? 1 : static_cast<uint64_t>(step + 1);
-    if (p.fault == Fault::kTagApart) {
-      uint32_t* halves = reinterpret_cast<uint32_t*>(words + own(block));
-      store_relaxed(halves, number(step));
-      store_relaxed(halves + 1, static_cast<uint32_t>(tag));
-    } else {
-      store_relaxed(words + own(block), tag << 32 | number(step));
-    }
-    uint64_t word = 0;
-    spin_wait([&] {
-      word = load_relaxed(words + own(from));
-      return word >> 32 == tag;
-    });
-    sum += word & 0xffffffffu;
-  }
-  p.out[own(block)] = static_cast<int>(sum);
-}
-
-template <void (*kernel)(const Params), Fault fault>
+template <Fault fault>
 void run_case(bool broken) {
-  std::vector<uint32_t> data(kSteps * kNumBlocks * kNumThreads, 0xdead), block_flags(kNumBlocks, 0);
-  std::vector<uint64_t> words(2 * kNumBlocks * kNumThreads, 0);
+  std::vector<uint32_t> words(2 * kSlots * kNumBlocks * kNumThreads + 1, kMissing);
+  std::vector<uint32_t> data(kSteps * kNumBlocks * kNumThreads, 0);
   std::vector<int> out(kNumBlocks * kNumThreads, -1), wanted(out.size());
-  for (size_t i = 0; i < out.size(); ++i) {
-    wanted[i] = kSteps * (kSteps - 1) / 2 + kSteps * (static_cast<int>(i) % kNumThreads);
-  }
+  for (size_t i = 0; i < out.size(); ++i)
+    wanted[i] = kNumBlocks * (kSteps * (kSteps - 1) / 2 + kSteps * (static_cast<int>(i) % kNumThreads));
   sim::set_max_resident_blocks(broken && fault == Fault::kNoRoom ? kNumBlocks - 1 : kNumBlocks);
-  run(kernel, {{kNumBlocks, 1, 1}, kNumThreads},
-      Params{broken ? fault : Fault::kNone, data.data(), block_flags.data(), words.data(), out.data()});
+  run(cases::words, {{kNumBlocks, 1, 1}, kNumThreads},
+      Params{broken ? fault : Fault::kNone, words.data(), data.data(), out.data()});
   expect(out, wanted);
 }
 
 }  // namespace
 
 const std::vector<Case> kGroupCases = {
-    {"flag_stored_relaxed", run_case<flags, Fault::kRelaxedStore>},
-    {"flag_loaded_relaxed", run_case<flags, Fault::kRelaxedLoad>},
-    {"no_barrier_before_flag", run_case<flags, Fault::kNoBarrierBefore>},
-    {"no_barrier_behind_flag", run_case<flags, Fault::kNoBarrierBehind>},
-    {"no_room_for_a_block", run_case<flags, Fault::kNoRoom>},
-    {"too_few_arrivals", run_case<counter, Fault::kTooFewArrivals>},
-    {"stale_tag", run_case<tags, Fault::kStaleTag>},
-    {"tags_in_one_buffer", run_case<tags, Fault::kOneBuffer>},
-    {"tag_apart_from_number", run_case<tags, Fault::kTagApart>},
+    {"one_word_of_two", run_case<Fault::kOneWordOfTwo>},
+    {"words_not_cleared", run_case<Fault::kNotCleared>},
+    {"no_fence", run_case<Fault::kNoFence>},
+    {"words_in_two_slots", run_case<Fault::kTwoSlots>},
+    {"words_misaligned", run_case<Fault::kMisaligned>},
+    {"words_stored_plainly", run_case<Fault::kPlainStore>},
+    {"words_loaded_plainly", run_case<Fault::kPlainLoad>},
+    {"data_behind_words", run_case<Fault::kDataBehindWords>},
+    {"no_room_for_a_block", run_case<Fault::kNoRoom>},
 };
 
 }  // namespace cases

@@ -54,7 +54,7 @@ void trap(Lane& lane, const Instruction& i) {
 
 // Between two looks at what is waited for.
 void sleep(Lane& lane, const Instruction& i) {
-  const bool polls = waits_are_watched() || is_skipped(i.site);
+  const bool polls = machine->has_pace() || waits_are_watched() || is_skipped(i.site);
   polls ? machine->preempt() : machine->spin(lane.version, i.site);
   lane.version = machine->version();  // a loop that does not look again waits for ever
 }

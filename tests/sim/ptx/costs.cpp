@@ -34,7 +34,7 @@ const Cost costs[kNumWorks] = {
     {"store to shared memory", 1, Pipe::kShared, 1, 0, Part::kShared, kAssumed},
     {"load of global memory", 1, Pipe::kL2, 1, 270, Part::kGlobal, "all from L2; assumed"},
     {"store to global memory, until it is in L2", 1, Pipe::kL2, 1, 270, Part::kGlobal, "as a load"},
-    {"release, behind the block's stores", 2, Pipe::kL2, 1, 270, Part::kExchange, "as a load"},
+    {"fence, behind the block's stores", 1, Pipe::kL2, 1, 270, Part::kExchange, "as a load", true},
     {"copy from global to shared memory", 1, Pipe::kL2, 1, 300, Part::kGlobal, "a load and a store"},
     {"end of a group of copies", 1, Pipe::kNone, 0, 0, Part::kArithmetic, kAssumed},
     {"wait for copies", 1, Pipe::kNone, 0, 4, Part::kBarrier, kAssumed, true},
@@ -77,9 +77,8 @@ Work work_of(const std::string& opcode) {
   if (is({"ld", "st"}) && (has(".param") || has(".local"))) return Work::kParameter;
   if (name == "st" && has(".shared::cluster")) return Work::kRemoteStore;
   if (name == "ld") return has(".shared") ? Work::kSharedLoad : Work::kGlobalLoad;
-  if (name == "st" && has(".release")) return Work::kRelease;
   if (name == "st") return has(".shared") ? Work::kSharedStore : Work::kGlobalStore;
-  if (name == "atom") return Work::kRelease;
+  if (opcode == "fence.acq_rel.gpu") return Work::kFence;
   if (name == "prefetch") return Work::kGlobalStore;
   if (opcode == "cp.async.cg.shared.global") return Work::kCopy;
   if (opcode == "cp.async.wait_group") return Work::kCopyWait;
@@ -99,7 +98,7 @@ Work work_of(const std::string& opcode) {
 
 bool keeps_order(const Instruction& i) {
   switch (i.work) {
-    case Work::kRelease:
+    case Work::kFence:
     case Work::kCopyGroup:
     case Work::kCopyWait:
     case Work::kRemoteStore:

@@ -41,7 +41,7 @@ enum class Work : uint8_t {
   kSharedStore,
   kGlobalLoad,
   kGlobalStore,
-  kRelease,
+  kFence,
   kCopy,
   kCopyGroup,
   kCopyWait,

@@ -17,8 +17,7 @@ struct Lane {
   const Instruction* next;
   int depth = 0;
   const Instruction* called_from[kMostCalls] = {};
-  int64_t version = 0;  // Machine::version() when memory was last looked at for a flag
-  uint32_t looks = 0;   // at flags that are taken for set
+  int64_t version = 0;  // Machine::version() when memory was last looked at for words of others
 
   // What an instruction computes with. T may be narrower than the register.
   template <class T>

@@ -84,28 +84,24 @@ void wait_for_copies(Lane& lane, const Instruction& i) { sim::wait_for_copies(la
 
 // ---- global memory
 
-bool is_single(const Lane& lane, const Instruction& i) {
-  if (i.access.count == 1) return true;
-  fault(lane, i, "a vector of words that others may write");
+// Words of 4 bytes, if others may write them.
+void check_words(const Lane& lane, const Instruction& i) {
+  if (i.access.bytes != sizeof(uint32_t)) fault(lane, i, "others than words of 4 bytes that others may write");
 }
 
 void load_global(Lane& lane, const Instruction& i) {
   const char* const from = lane.pointer(i, i.access.count);
-  Value value;
+  Value value{};
   if (i.access.order == Order::kWeak) {
     sim::load_global(from, value.bytes, size(i), i.site);
-  } else if (is_single(lane, i)) {
+  } else {
+    check_words(lane, i);
     lane.version = machine->version();
-    uint64_t word;
-    if (i.wait.file && is_skipped(i.wait)) {
-      // A wait that is to do nothing. What it waits for is a count to be reached; of these four one half are past it,
-      // wherever it is, as the kernels compare.
-      word = static_cast<uint64_t>(lane.looks++) << (8 * size(i) - 2);
-    } else {
-      word = i.access.order == Order::kAcquire ? sim::load_acquire(from, size(i), i.site)
-                                               : sim::load_relaxed(from, size(i), i.site);
-    }
-    std::memcpy(value.bytes, &word, sizeof word);
+    uint32_t words[4];
+    sim::load_relaxed(from, words, i.access.count, i.site);
+    // A wait that is to do nothing takes what is there for what it waits for.
+    for (uint32_t& word : words) word -= i.wait.file && is_skipped(i.wait) && word == ~0u;
+    std::memcpy(value.bytes, words, size(i));
   }
   spread(lane, i, value);
 }
@@ -114,18 +110,13 @@ void store_global(Lane& lane, const Instruction& i) {
   char* const to = lane.pointer(i, 0);
   const Value value = gather(lane, i, 1);
   if (i.access.order == Order::kWeak) return sim::store_global(to, value.bytes, size(i), i.site);
-  is_single(lane, i);
-  uint64_t word = 0;
-  std::memcpy(&word, value.bytes, size(i));
-  i.access.order == Order::kRelease ? sim::store_release(to, word, size(i), i.site)
-                                    : sim::store_relaxed(to, word, size(i), i.site);
+  check_words(lane, i);
+  uint32_t words[4];
+  std::memcpy(words, value.bytes, size(i));
+  sim::store_relaxed(to, words, i.access.count, i.site);
 }
 
-void atomic_add(Lane& lane, const Instruction& i) {
-  const uint64_t before =
-      sim::atomic_add_release(lane.pointer(i, 1), lane.get<uint64_t>(i, i.operand[2]), size(i), i.site);
-  if (i.operand[0] != kNone) lane.put(i.operand[0], before);
-}
+void fence(Lane&, const Instruction& i) { sim::fence_gpu(i.site); }
 
 // ---- names
 
@@ -188,20 +179,12 @@ void add_memory(Opcodes& table) {
   add_accesses(table, "ld.global", load_global, "st.global", store_global, 64);
   add_accesses(table, "ld.relaxed.gpu.global", load_global, "st.relaxed.gpu.global", store_global, 64, Order::kRelaxed,
                Order::kRelaxed);
-  add_accesses(table, "ld.acquire.gpu.global", load_global, "st.release.gpu.global", store_global, 64, Order::kAcquire,
-               Order::kRelease);
   const std::string async = "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes";
   add_accesses(table, "", nullptr, async, store_async, 32);
   for (auto& [name, opcode] : table)
     if (name.rfind(async, 0) == 0) opcode.forms.push_back(address(32));
 
-  for (const int bits : {32, 64}) {
-    Access access;
-    access.bytes = static_cast<uint8_t>(bits / 8);
-    Opcode opcode{atomic_add, {value(bits), address(64), value(bits)}, access};
-    opcode.forms[0].may_be_nothing = true;
-    table["atom.add.release.gpu.global.u" + std::to_string(bits)] = opcode;
-  }
+  table["fence.acq_rel.gpu"] = {fence, {}};
   table["cp.async.cg.shared.global"] = {copy_async, {address(32), address(64), value(32)}};
   table["cp.async.commit_group"] = {close_copies, {}};
   table["cp.async.wait_group"] = {wait_for_copies, {value(32)}};

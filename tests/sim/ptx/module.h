@@ -37,7 +37,7 @@ struct Lane;
 struct Instruction;
 using Execute = void (*)(Lane& lane, const Instruction& instruction);
 
-enum class Order : uint8_t { kWeak, kRelaxed, kAcquire, kRelease };
+enum class Order : uint8_t { kWeak, kRelaxed };
 // What an instruction reads or writes: `count` values of `bytes` bytes each.
 struct Access {
   Order order = Order::kWeak;

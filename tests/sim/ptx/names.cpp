@@ -48,8 +48,9 @@ bool Places::is_primitive(const Place& place) const {
 
 // From `place` on to the first caller that is no primitive; or past those, to the first primitive.
 const Places::Place* Places::outward(const Place* place, bool past_primitives) const {
-  while (place && is_primitive(*place) == past_primitives) {
-    const auto caller = callers_.find(*place);
+  constexpr int kMost = 40;  // a template that is inlined in itself has one place for both, and no end
+  for (int n = 0; place && is_primitive(*place) == past_primitives; ++n) {
+    const auto caller = n < kMost ? callers_.find(*place) : callers_.end();
     place = caller == callers_.end() ? nullptr : &caller->second;
   }
   return place;

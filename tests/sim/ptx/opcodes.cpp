@@ -33,8 +33,8 @@ Class class_of(const std::string& opcode) {
   if (is({"ex2", "rcp", "sqrt", "shfl", "vote"}) || opcode.compare(0, 5, "div.r") == 0) return Class::kSpecial;
   if (is({"bar", "barrier", "mbarrier", "fence"})) return Class::kBarrier;
   if (name == "nanosleep") return Class::kWait;
-  if (is({"ld", "st", "atom", "cp", "mapa"}) && has(".shared")) return Class::kShared;
-  const bool is_memory = is({"ld", "st", "atom"});
+  if (is({"ld", "st", "cp", "mapa"}) && has(".shared")) return Class::kShared;
+  const bool is_memory = is({"ld", "st"});
   return is_memory && !has(".param") && !has(".local") ? Class::kGlobal : Class::kOther;
 }
 

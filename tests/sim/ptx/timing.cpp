@@ -126,7 +126,7 @@ void Timing::look_ahead(TimedWarp& warp) {
   if (i.guard != kNone) wait_for(warp.registers[i.guard]);
   for (int n = i.num_written; n < i.num_operands; ++n)
     if (i.operand[n] >= kFirstRegister) wait_for(warp.registers[i.operand[n]]);
-  if (i.work == Work::kRelease && next.active) wait_for(stored_[warp.threads->block->slot]);
+  if (i.work == Work::kFence && next.active) wait_for(stored_[warp.threads->block->slot]);
   if (i.work == Work::kCopyWait) {
     const int open = warp.lanes[__builtin_ctz(next.group)]->integer(i, 0);
     for (int n = 0; n < static_cast<int>(warp.copies.size()) - open; ++n) wait_for(warp.copies[n]);
@@ -225,7 +225,7 @@ void Timing::account(TimedWarp& warp, const Moment& at) {
   const Moment done = plus(at, cost.part, cost.latency + (in_memory ? warp.next.busy - 1 : 0));
   for (int n = 0; n < i.num_written; ++n)
     if (i.operand[n] >= kFirstRegister) warp.registers[i.operand[n]] = done;
-  if (i.work == Work::kGlobalStore || i.work == Work::kRelease) {
+  if (i.work == Work::kGlobalStore) {
     Moment& stored = stored_[warp.threads->block->slot];
     stored = ptx::later(stored, done);
   }

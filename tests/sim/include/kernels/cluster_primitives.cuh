@@ -80,36 +80,21 @@ void store_global(V* p, V value, Site site = Site::here()) {
   sim::store_global(p, &value, sizeof value, site);
 }
 
-inline uint32_t load_relaxed(const uint32_t* p, Site site = Site::here()) {
-  return static_cast<uint32_t>(sim::load_relaxed(p, sizeof *p, site));
+template <int n>
+Words<n> load_relaxed(const Words<n>* p, Site site = Site::here()) {
+  Words<n> words;
+  sim::load_relaxed(p, words.word, n, site);
+  return words;
 }
-inline uint64_t load_relaxed(const uint64_t* p, Site site = Site::here()) {
-  return sim::load_relaxed(p, sizeof *p, site);
+template <int kOffset>
+Words<4> load_relaxed_within(int left, const char* p, Site site = Site::here()) {
+  return left > kOffset ? load_relaxed(reinterpret_cast<const Words<4>*>(p + kOffset), site) : Words<4>{};
 }
-inline uint32_t load_acquire(const uint32_t* p, Site site = Site::here()) {
-  return static_cast<uint32_t>(sim::load_acquire(p, sizeof *p, site));
+template <int n>
+void store_relaxed_if(bool wanted, Words<n>* p, const Words<n>& words, Site site = Site::here()) {
+  if (wanted) sim::store_relaxed(p, words.word, n, site);
 }
-inline uint64_t load_acquire(const uint64_t* p, Site site = Site::here()) {
-  return sim::load_acquire(p, sizeof *p, site);
-}
-inline void store_relaxed(uint32_t* p, uint32_t value, Site site = Site::here()) {
-  sim::store_relaxed(p, value, sizeof *p, site);
-}
-inline void store_relaxed(uint64_t* p, uint64_t value, Site site = Site::here()) {
-  sim::store_relaxed(p, value, sizeof *p, site);
-}
-inline void store_release(uint32_t* p, uint32_t value, Site site = Site::here()) {
-  sim::store_release(p, value, sizeof *p, site);
-}
-inline void store_release(uint64_t* p, uint64_t value, Site site = Site::here()) {
-  sim::store_release(p, value, sizeof *p, site);
-}
-inline uint32_t atomic_add_release(uint32_t* p, uint32_t value, Site site = Site::here()) {
-  return static_cast<uint32_t>(sim::atomic_add_release(p, value, sizeof *p, site));
-}
-inline uint64_t atomic_add_release(uint64_t* p, uint64_t value, Site site = Site::here()) {
-  return sim::atomic_add_release(p, value, sizeof *p, site);
-}
+inline void fence_gpu(Site site = Site::here()) { sim::fence_gpu(site); }
 
 template <class Predicate>
 void spin_wait(Predicate predicate, Site site = Site::here()) {

@@ -39,9 +39,11 @@ inline Index block_index() {
 
 // ---- numbers
 
-struct alignas(16) Vector16 {
-  uint32_t word[4];
+template <int n>
+struct alignas(n * sizeof(uint32_t)) Words {
+  uint32_t word[n];
 };
+using Vector16 = Words<4>;
 
 inline float to_accumulator(float16 x) { return sim::float16_to_float(x.bits); }
 inline float to_accumulator(bfloat16 x) { return sim::bfloat16_to_float(x.bits); }

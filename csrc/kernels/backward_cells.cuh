@@ -97,7 +97,7 @@ class BackwardCells {
         if (is_active(u, n)) grad_c[u][n] = starts[n] ? Acc{0} : grad.c_prev;
       }
   }
-  // What flows on to the step before, of an active cell. Rounded whether it does or not: a branch around that is dearer.
+  // What flows on to the step before, of an active cell. It is rounded in any case: a branch around that is dearer.
   LSTM_FUSED_DEVICE GateFactors<T> factors(int u, int n) const {
     const GateFactors<T> all = as_factors(kept[u][n]);
     return starts[n] ? GateFactors<T>{} : all;

@@ -90,6 +90,14 @@ def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+# Backward of one or two steps reads weights where they lie, for as many rows as a tile has, by whole panels. The
+# gradient of W_ih is such a product, too, of few units: of an odd number of terms in the first case.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 5, 70, 3), (1, 2, 40, 65), (1, 13, 65, 129), (2, 9, 33, 70)], ids=str)
+def test_backward_that_packs_nothing(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert_accurate(Case(*sizes, dtype=dtype))
+
+
 def test_a_kernel_that_is_asked_for(monkeypatch) -> None:
     case = Case(1, 5, 20, 33, lengths=True, reset=0.3, return_cells=True, **STACK)
     outputs = []

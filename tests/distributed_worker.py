@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import sys
 
 import torch
@@ -99,9 +100,10 @@ def compare(kind: str, device: str, library: str) -> None:
 
 def main(kind: str, device: str, library: str = "lstm_fused") -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    # The models go before the group does: DistributedDataParallel would be its last owner, and end it while holding the
-    # interpreter's lock, which gloo's threads may be waiting for.
     compare(kind, device, library)
+    # The models go before the group does: as its last owner, DistributedDataParallel or FSDP2, whose cycles otherwise
+    # live until the interpreter ends, would end gloo's threads while they may be waiting for the interpreter's lock.
+    gc.collect()
     print(f"process {dist.get_rank()} of {dist.get_world_size()}: {kind} on {device} as in one process")
     dist.destroy_process_group()
 

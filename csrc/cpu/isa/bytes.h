@@ -7,14 +7,6 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-// Rows that weights are multiplied by: of T, or of bytes u that stand for (u - 128) times the factor of the row.
-template <class T, class A>
-struct LeftRows {
-  const A* begin;
-  int64_t stride;
-  const T* factors;
-};
-
 // As which such weights are stored.
 struct ByteProducts {
   int8_t of_a_lane[4];  // weights of four k's; of a panel's first row, an int32: -128 times their sum over all k
@@ -23,20 +15,20 @@ constexpr int64_t kBytesTogether = 4;
 constexpr float kLeastRow = 1e-35f;  // rows of smaller numbers count as zero: 127 divided by one might not be finite
 
 #if defined(__AVX512F__)
-template <int R, int V, class T>
-__attribute__((target("avx512vnni"))) inline void multiply_tile(const LeftRows<T, uint8_t>& left, int64_t first,
-                                                                int64_t k_size, const ByteProducts* panel,
-                                                                int64_t next_panel, const T* scale, T* to,
-                                                                int64_t stride) {
-  const uint8_t* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
+// Rows of bytes u that stand for u - 128 (product.h's multiply, of these weights).
+template <class E, int R, int V, bool>
+__attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(const uint8_t* const* rows,
+                                                                                int64_t terms,
+                                                                                const ByteProducts* panel,
+                                                                                int64_t /*panel_stride*/,
+                                                                                int64_t next_panel) {
   __m512i acc[R][V];
   const ByteProducts* at[V];
   for (int v = 0; v < V; ++v) {
-    at[v] = panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<T>;
+    at[v] = panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<float>;
     for (int r = 0; r < R; ++r) acc[r][v] = _mm512_loadu_si512(at[v]);
   }
-  for (int64_t k = 0; k < k_size; k += kBytesTogether) {
+  for (int64_t k = 0; k < terms; k += kBytesTogether) {
     __m512i a[R];
     for (int r = 0; r < R; ++r) {
       int32_t four;
@@ -44,16 +36,15 @@ __attribute__((target("avx512vnni"))) inline void multiply_tile(const LeftRows<T
       a[r] = _mm512_set1_epi32(four);
     }
     for (int v = 0; v < V; ++v) {
-      at[v] += kPanelWidth<T>;
+      at[v] += kPanelWidth<float>;
       const __m512i w = _mm512_loadu_si512(at[v]);
       for (int r = 0; r < R; ++r) acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], a[r], w);
     }
   }
+  Accumulators<float, R, V> result;
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) {
-      const Vec<T> sum = _mm512_maskz_cvtepi32_ps(-1, acc[r][v]);
-      store(to + r * stride + v * kLanes<T>, sum * load(scale + v * kLanes<T>) * left.factors[first + r]);
-    }
+    for (int v = 0; v < V; ++v) result.at[r][v] = _mm512_maskz_cvtepi32_ps(-1, acc[r][v]);
+  return result;
 }
 
 // The factor of the row: its largest element is 127 times it; NaN if there is a number in it that is not finite.

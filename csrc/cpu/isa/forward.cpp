@@ -1,15 +1,11 @@
 // Forward recurrence for many steps and rows: gates = h_prev W_hh^T + x W_ih^T + b, cell, h = o tanh(c), and with a
 // projection h = W_hr (o tanh(c)). x W_ih^T is given, or with x formed here. A block is one vector of units: two panels
 // hold its rows of W_hh (and of W_ih), i and f in one, g and o in the other.
+#include "cpu/isa/panels.h"
 #include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
-
-constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
-
-// Blocks of units that few rows multiply at once: one row by one panel would wait for its own sums.
-constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
 
 // Pairs, in an instruction set that has them, are multiplied with W_hh and W_ih, but not with W_hr.
 //
@@ -105,24 +101,12 @@ class Forward {
  private:
   using Chunk = StepRows<T, kChunk>;
 
-  // Few rows go through the units backwards at every other step: what was read last is still in a cache.
+  // Every other step goes backwards: what was read last is still in a cache.
   void gates_of(int64_t step, const Chunk& chunk, Range blocks) const {
-    if (chunk.count > kWideRows) {
-      for (int64_t block = blocks.begin; block < blocks.end; ++block)
-        for_row_tiles(chunk.count, [&](int64_t first, auto rows) { gates_tile<rows.value, 1>(chunk, first, block); });
-      return;
-    }
-    const int64_t tiles = num_tiles(blocks.end - blocks.begin, kWideBlocks);
-    with_rows<kWideRows>(chunk.count, [&](auto rows) {
-      for (int64_t n = 0; n < tiles; ++n) {
-        int64_t block = blocks.begin + (step % 2 == 0 ? n : tiles - 1 - n) * kWideBlocks;
-        if (block + kWideBlocks <= blocks.end && (block + kWideBlocks) * kLanes<T> <= s.hidden_size)
-          gates_tile<rows.value, kWideBlocks>(chunk, 0, block);
-        else
-          for (const int64_t end = min(blocks.end, block + kWideBlocks); block < end; ++block)
-            gates_tile<rows.value, 1>(chunk, 0, block);
-      }
-    });
+    for_tiles<kNumGates>(chunk.count, blocks, s.hidden_size / kLanes<T>, /*backwards=*/step % 2 != 0,
+                         [&](int64_t first, auto rows, int64_t block, auto width) {
+                           gates_tile<rows.value, width.value>(chunk, first, block);
+                         });
   }
 
   template <class P>
@@ -147,24 +131,16 @@ class Forward {
     for (int r = 0; r < R && layer.uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
         __builtin_prefetch(layer.gates(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
-    // All panels of the blocks at once for few rows, else one after the other.
-    constexpr int V = R <= kWideRows ? N * kNumGates : kTileVectors;
     Vec<T> sums[R * N][kNumGates];
     const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
-    for (int begin = 0; begin < N * kNumGates; begin += V) {
-      const E* const panel = gates_panel(block, begin / kTileVectors);
-      const auto times = [&](const E* const* rows, int64_t terms, const E* panel) {
-        return multiply<E, R, V, R != 1>(rows + first, terms, panel, kPanelWidth<E>, layout.gates_panel);
-      };
-      const Accumulators<T, R, V> state = times(chunk.h_prev, s.proj_width, panel);
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sum(r, begin + v) = state.at[r][v];
-      if (!layer.projects_input()) continue;
-      // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
-      const Accumulators<T, R, V> input = times(chunk.x, p.input_size, panel + layout.input_panel);
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sum(r, begin + v) += input.at[r][v];
-    }
+    const Panels<E> state = {gates_panel(block, 0), layout.gates_panel};
+    multiply_panels<R, N * kNumGates>(chunk.h_prev + first, s.proj_width, state,
+                                      [&](int r, int v, Vec<T> product) { sum(r, v) = product; });
+    // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
+    if (layer.projects_input())
+      multiply_panels<R, N * kNumGates>(chunk.x + first, p.input_size,
+                                        Panels<E>{state.begin + layout.input_panel, state.distance},
+                                        [&](int r, int v, Vec<T> product) { sum(r, v) += product; });
     cells<N>(chunk, first, R * N, block, sums);
   }
 

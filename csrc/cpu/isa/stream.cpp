@@ -6,15 +6,12 @@
 
 #include "cpu/isa/bytes.h"
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
+#include "cpu/isa/panels.h"
 #include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
-constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
-// Blocks that few rows multiply at once, so that there are enough sums to hide the latency of one.
-constexpr int kWideBlocks = kWideVectors > kNumGates ? kWideVectors / kNumGates : 1;
 template <class T>
 constexpr int kBlock = kNumGates * kLanes<T>;  // its sums
 // Of a step: some 40 us on one core. A barrier is about 1 us, but where another program has the other core,
@@ -25,22 +22,6 @@ constexpr double kFlopWorthAThread = std::is_same_v<W, ByteProducts> ? 8e6 : 2e6
 template <class T>
 int64_t whole_panels(int64_t size) {
   return num_tiles(size, kPanelWidth<T>) * kPanelWidth<T>;
-}
-
-// to (R rows `stride` apart, V vectors) = rows [first, first + R) times V vectors of panels, `next_panel` apart, times
-// the scale of each of their lanes where W has scales.
-template <int R, int V, class T, class W>
-LSTM_FUSED_INLINE void multiply_tile(const LeftRows<T, T>& left, int64_t first, int64_t k_size, const W* panel,
-                                     int64_t next_panel, const T* scale, T* to, int64_t stride) {
-  const T* rows[R];
-  for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
-  const Accumulators<T, R, V> acc = multiply<T, R, V, R != 1>(rows, k_size, panel, kPanelWidth<T>, next_panel);
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) {
-      Vec<T> sum = acc.at[r][v];
-      if constexpr (std::is_same_v<W, Int8>) sum *= load(scale + v * kLanes<T>);
-      store(to + r * stride + v * kLanes<T>, sum);
-    }
 }
 
 template <class T, class W>
@@ -71,7 +52,17 @@ class StreamSteps {
   const int64_t num_columns = num_tiles(s.proj_width, kPanelWidth<T>);  // panels of W_hr
 
   static constexpr bool kBytes = std::is_same_v<W, ByteProducts>;
-  using Left = LeftRows<T, std::conditional_t<kBytes, uint8_t, T>>;
+
+  // Rows that weights are multiplied by: of T, or of bytes, each with a factor of its own.
+  struct Left {
+    const std::conditional_t<kBytes, uint8_t, T>* begin;
+    int64_t stride;
+    const T* factors;
+  };
+  struct Matrix {
+    const void *weights, *scale;  // scale: null where W has none
+    int64_t terms;
+  };
 
   // `count` rows, as they are multiplied; `place` is that of the first one among those in bytes.
   Left left_rows(const T* begin, int64_t stride, int64_t size, int64_t place, int64_t count) const {
@@ -108,20 +99,20 @@ class StreamSteps {
       const int64_t threads = alone ? 1 : parallel.num_threads;
       const auto each = [&](int64_t total, auto&& task) {
         const int64_t size = num_tiles(total, threads), parts = num_tiles(total, size);
-        parallel(parts, [&](int64_t part) { task(part * size, min(total, (part + 1) * size)); });
+        parallel(parts, [&](int64_t part) { task(Range{part * size, min(total, (part + 1) * size)}); });
       };
       const int64_t rows = steps * s.batch;
       const Left inputs = all.left_rows(x, x_stride, input_size, s.batch, rows);
       for (int64_t step = 0; step < steps; ++step) {
         const T* const h = step == 0 ? state(0) : out + (step - 1) * s.batch * all.width;
         const Left states = all.left_rows(h, all.width, s.proj_width, 0, s.batch);
-        each(all.num_blocks, [&](int64_t begin, int64_t end) {
-          if (step == 0) project_input(inputs, rows, begin, end);
-          advance(states, step, begin, end);
+        each(all.num_blocks, [&](Range blocks) {
+          if (step == 0) project_input(inputs, rows, blocks);
+          advance(states, step, blocks);
         });
         if (weights.w_hr == nullptr) continue;
         const Left hiddens = all.left_rows(hidden(0), all.cells_width, s.hidden_size, 0, s.batch);
-        each(all.num_columns, [&](int64_t begin, int64_t end) { project(hiddens, step, begin, end); });
+        each(all.num_columns, [&](Range panels) { project(hiddens, step, panels); });
       }
       copy(state(0), out + (steps - 1) * s.batch * all.width, s.batch * all.width);
     }
@@ -130,69 +121,52 @@ class StreamSteps {
     T* cells(int64_t b) const { return static_cast<T*>(all.s.c) + (index * all.s.batch + b) * all.cells_width; }
     T* hidden(int64_t b) const { return static_cast<T*>(all.s.hidden) + b * all.cells_width; }
 
-    // Blocks [begin, end) of x W_ih^T.
-    void project_input(const Left& inputs, int64_t rows, int64_t begin, int64_t end) const {
-      for_tiles(rows, begin, end, [&](int64_t first, auto R, int64_t block, auto N) {
-        tile<R.value, N.value>(inputs, first, input_size, weights.w_ih, weights.scale_ih, block,
-                               all.gates(first, block), all.cells_width * kNumGates);
+    // Of x W_ih^T.
+    void project_input(const Left& inputs, int64_t rows, Range blocks) const {
+      const Matrix w_ih = {weights.w_ih, weights.scale_ih, input_size};
+      for_tiles<kNumGates>(rows, blocks, INT64_MAX, /*backwards=*/false,
+                           [&](int64_t first, auto R, int64_t block, auto N) {
+                             tile<R.value, N.value * kNumGates>(inputs, first, w_ih, block * kPanelsPerBlock,
+                                                                all.gates(first, block), all.cells_width * kNumGates);
+                           });
+    }
+
+    // A step's gates and cells.
+    void advance(const Left& states, int64_t step, Range blocks) const {
+      const Matrix w_hh = {weights.w_hh, weights.scale_hh, all.s.proj_width};
+      for_tiles<kNumGates>(
+          all.s.batch, blocks, INT64_MAX, /*backwards=*/false, [&](int64_t first, auto R, int64_t block, auto N) {
+            alignas(kVectorBytes) T sums[R.value * N.value * kBlock<T>];
+            tile<R.value, N.value * kNumGates>(states, first, w_hh, block * kPanelsPerBlock, sums, N.value * kBlock<T>);
+            cells(step, first, R.value, block, N.value, sums);
+          });
+    }
+
+    // h = W_hr (o tanh(c)).
+    void project(const Left& hiddens, int64_t step, Range panels) const {
+      const Matrix w_hr = {weights.w_hr, weights.scale_hr, all.s.hidden_size};
+      for_tiles<kTileVectors>(all.s.batch, panels, INT64_MAX, /*backwards=*/false,
+                              [&](int64_t first, auto R, int64_t panel, auto N) {
+                                tile<R.value, N.value * kTileVectors>(
+                                    hiddens, first, w_hr, panel,
+                                    out + (step * all.s.batch + first) * all.width + panel * kPanelWidth<T>, all.width);
+                              });
+    }
+
+    // to (R rows `stride` apart, V vectors) = rows times w's panels from `panel` on.
+    template <int R, int V>
+    static __attribute__((noinline)) void tile(const Left& left, int64_t first, const Matrix& w, int64_t panel, T* to,
+                                               int64_t stride) {
+      const std::remove_reference_t<decltype(*left.begin)>* rows[R];
+      for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
+      const Panels<W> panels = {static_cast<const W*>(w.weights),
+                                panel_size<T>(kBytes ? 1 + num_tiles(w.terms, kBytesTogether) : w.terms)};
+      const T* const scale = static_cast<const T*>(w.scale) + panel * kPanelWidth<T>;
+      multiply_panels<R, V>(rows, w.terms, panels.from(panel), [&](int r, int v, Vec<T> sum) {
+        if constexpr (kBytes || std::is_same_v<W, Int8>) sum *= load(scale + v * kLanes<T>);
+        if constexpr (kBytes) sum *= left.factors[first + r];
+        store(to + r * stride + v * kLanes<T>, sum);
       });
-    }
-
-    // Blocks [begin, end) of a step's gates and cells.
-    void advance(const Left& states, int64_t step, int64_t begin, int64_t end) const {
-      for_tiles(all.s.batch, begin, end, [&](int64_t first, auto R, int64_t block, auto N) {
-        alignas(kVectorBytes) T sums[R.value * N.value * kBlock<T>];
-        tile<R.value, N.value>(states, first, all.s.proj_width, weights.w_hh, weights.scale_hh, block, sums,
-                               N.value * kBlock<T>);
-        cells(step, first, R.value, block, N.value, sums);
-      });
-    }
-
-    // Panels [begin, end) of h = W_hr (o tanh(c)).
-    void project(const Left& hiddens, int64_t step, int64_t begin, int64_t end) const {
-      for (int64_t panel = begin; panel < end; ++panel)
-        for_row_tiles(all.s.batch, [&](int64_t first, auto R) {
-          project_tile<R.value>(hiddens, first, panel, out + (step * all.s.batch + first) * all.width);
-        });
-    }
-
-    // f(first row, rows, first block, blocks) for all tiles.
-    template <class F>
-    static LSTM_FUSED_INLINE void for_tiles(int64_t count, int64_t begin, int64_t end, F&& f) {
-      for (int64_t block = begin; block < end;) {
-        const bool wide = count <= kWideRows && block + kWideBlocks <= end;
-        for_row_tiles(count, [&](int64_t first, auto R) {
-          if constexpr (R.value <= kWideRows)
-            if (wide) return f(first, R, block, Constant<kWideBlocks>{});
-          f(first, R, block, Constant<1>{});
-        });
-        block += wide ? kWideBlocks : 1;
-      }
-    }
-
-    // W's in a panel.
-    static int64_t panel_elements(int64_t k_size) {
-      return panel_size<T>(kBytes ? 1 + num_tiles(k_size, kBytesTogether) : k_size);
-    }
-
-    // to (R rows `stride` apart, N blocks, gate, lane) = rows times `block` and those after it.
-    template <int R, int N>
-    static __attribute__((noinline)) void tile(const Left& left, int64_t first, int64_t k_size, const void* w,
-                                               const void* scale, int64_t block, T* to, int64_t stride) {
-      // All panels of the blocks at once for few rows, else one after the other.
-      constexpr int kAll = N * kNumGates, V = R <= kWideRows ? kAll : kTileVectors;
-      const int64_t size = panel_elements(k_size);
-      for (int v = 0; v < kAll; v += V)
-        multiply_tile<R, V>(
-            left, first, k_size, static_cast<const W*>(w) + (block * kPanelsPerBlock + v / kTileVectors) * size, size,
-            static_cast<const T*>(scale) + (block * kNumGates + v) * kLanes<T>, to + v * kLanes<T>, stride);
-    }
-
-    template <int R>
-    __attribute__((noinline)) void project_tile(const Left& left, int64_t first, int64_t panel, T* to) const {
-      const int64_t size = panel_elements(all.s.hidden_size), begin = panel * kPanelWidth<T>;
-      multiply_tile<R, kTileVectors>(left, first, all.s.hidden_size, static_cast<const W*>(weights.w_hr) + panel * size,
-                                     size, static_cast<const T*>(weights.scale_hr) + begin, to + begin, all.width);
     }
 
     // The cells of a tile of rows and blocks; `sums` (row, block, gate, lane) are h_prev W_hh^T.

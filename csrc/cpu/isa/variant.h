@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/layer.h"
+#include "cpu/isa/panels.h"
 #include "cpu/isa/vector_math.h"
 #include "variant_cell.h"
 #include "variant_rows.h"
@@ -35,32 +35,23 @@ struct PackedMatrix {
                                      kPanelWidth<T>);
   }
 
-  // f(n, column, lanes, sums) of each row and vector of columns of blocks. Few rows take several panels at once: one
-  // row by one panel would wait for its own sums.
+  // f(n, column, lanes, sums) of each row and vector of columns of blocks.
   template <class F>
   void multiply_rows(const T* const* rows, int64_t count, Range blocks, F&& f) const {
-    constexpr int kWideBlocks = kWideVectors / kTileVectors;
-    int64_t block = blocks.begin;
-    if (count <= kWideRows && count > 0)
-      for (; block + kWideBlocks <= blocks.end; block += kWideBlocks)
-        with_rows<kWideRows>(count, [&](auto rows_here) { tile<rows_here.value, kWideVectors>(rows, 0, block, f); });
-    for (; block < blocks.end; ++block)
-      for_row_tiles(count, [&](int64_t first, auto rows_here) {
-        tile<rows_here.value, kTileVectors>(rows + first, first, block, f);
-      });
+    for_tiles<kTileVectors>(count, blocks, INT64_MAX, /*backwards=*/false,
+                            [&](int64_t first, auto R, int64_t block, auto N) {
+                              tile<R.value, N.value * kTileVectors>(rows, first, block, f);
+                            });
   }
 
  private:
   template <int R, int V, class F>
   __attribute__((noinline)) void tile(const T* const* rows, int64_t first, int64_t block, F& f) const {
-    const Accumulators<T, R, V> sums =
-        multiply<T, R, V, R != 1>(rows, terms, panel(block), kPanelWidth<T>, panel_size<T>(terms));
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        const int64_t column = block * kPanelWidth<T> + v * kLanes<T>;
-        with_lanes<T>(valid_lanes<T>(column, columns),
-                      [&](auto lanes) { f(first + r, column, lanes.value, sums.at[r][v]); });
-      }
+    const Panels<T> of_block = {panel(block), panel_size<T>(terms)};
+    multiply_panels<R, V>(rows + first, terms, of_block, [&](int r, int v, Vec<T> sum) {
+      const int64_t column = block * kPanelWidth<T> + v * kLanes<T>;
+      with_lanes<T>(valid_lanes<T>(column, columns), [&](auto lanes) { f(first + r, column, lanes.value, sum); });
+    });
   }
 };
 

@@ -1,0 +1,59 @@
+// Rows times weights in panels, which were packed for this call (forward, the cell's variants) or once (a stream), as
+// the type that is computed in or as a shorter one: where the weights lie and what their bytes are is all that differs.
+#pragma once
+
+#include "cpu/isa/layer.h"
+
+namespace lstm_fused::LSTM_FUSED_ISA {
+
+// `distance` from one panel to the next, in elements.
+template <class W>
+struct Panels {
+  const W* begin;
+  int64_t distance;
+
+  Panels from(int64_t panel) const { return {begin + panel * distance, distance}; }
+};
+
+// Of a block of units, one vector of each gate: i and f, g and o.
+constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
+
+// Blocks of `vectors` vectors that few rows pass at once: one row by one panel would wait for its own sums.
+constexpr int wide_blocks(int vectors) { return kWideVectors > vectors ? kWideVectors / vectors : 1; }
+
+// f(first row, rows, first block, blocks) for all tiles of `count` rows by these blocks of kVectors vectors each,
+// several of which have to end at or before `whole`. Few rows may take them backwards.
+template <int kVectors, class F>
+LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, bool backwards, F&& f) {
+  if (count == 0 || count > kWideRows) {
+    for (int64_t block = blocks.begin; block < blocks.end; ++block)
+      for_row_tiles(count, [&](int64_t first, auto rows) { f(first, rows, block, Constant<1>{}); });
+    return;
+  }
+  constexpr int kWide = wide_blocks(kVectors);
+  const int64_t tiles = num_tiles(blocks.end - blocks.begin, kWide);
+  with_rows<kWideRows>(count, [&](auto rows) {
+    for (int64_t n = 0; n < tiles; ++n) {
+      const int64_t begin = blocks.begin + (backwards ? tiles - 1 - n : n) * kWide, end = begin + kWide;
+      if (end <= blocks.end && end <= whole)
+        f(0, rows, begin, Constant<kWide>{});
+      else
+        for (int64_t block = begin; block < min(end, blocks.end); ++block) f(0, rows, block, Constant<1>{});
+    }
+  });
+}
+
+// take(r, v, sum) of R rows times the first V vectors of the panels: of all at once for few rows, else of one panel
+// after the other.
+template <int R, int V, class E, class W, class Take>
+LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, Take&& take) {
+  constexpr int kTogether = R <= kWideRows ? V : kTileVectors;
+  for (int begin = 0; begin < V; begin += kTogether) {
+    const W* const panel = panels.from(begin / kTileVectors).begin;
+    const auto acc = multiply<E, R, kTogether, R != 1>(rows, terms, panel, kPanelWidth<E>, panels.distance);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kTogether; ++v) take(r, begin + v, acc.at[r][v]);
+  }
+}
+
+}  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -77,15 +78,42 @@ def test_a_shut_gate_lets_nothing_through(dtype: torch.dtype, seq_len: int, batc
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("seq_len", [1, 2])
+@pytest.mark.parametrize("gate", ["sigmoid", "tanh"])
+def test_every_value_of_a_gate(gate: str, seq_len: int, dtype: torch.dtype):
+    """All finite numbers of a half type before the activation: after it the nearest one, by a twentieth of an ulp."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    values = values[values.isfinite()]
+    module = lstm_fused.LSTM(1, 3, dtype=dtype)
+    bias = {"i": 60000.0, "f": -60000.0, "g": 60000.0, "o": 60000.0}  # c and h are 1 and tanh(1)
+    swept = "o" if gate == "sigmoid" else "g"
+    with torch.no_grad():
+        for name, part in zip("ifgo", module.bias_ih_l0.chunk(4), strict=True):
+            part.fill_(0 if name == swept else bias[name])
+        for name, part in zip("ifgo", module.weight_ih_l0.chunk(4), strict=True):
+            part.fill_(name == swept)
+        for zero in (module.weight_hh_l0, module.bias_hh_l0):
+            zero.zero_()
+        output, (_, c_n) = module(values.expand(seq_len, -1)[..., None])
+    exact = values.double()[:, None].expand(-1, 3)
+    got, wanted = (output[-1], exact.sigmoid() * math.tanh(1)) if swept == "o" else (c_n[0], exact.tanh())
+    half_an_ulp = torch.finfo(dtype).eps / 2
+    torch.testing.assert_close(got.double(), wanted, rtol=1.05 * half_an_ulp, atol=torch.finfo(dtype).smallest_normal)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch", [2, 40])
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-def test_infinities_are_those_of_torch(value: float):
+def test_infinities_are_those_of_torch(value: float, batch: int, dtype: torch.dtype):
     """An infinite or NaN input gives what the formulas give: the same as torch.nn.LSTM, element by element."""
-    ours, theirs = lstm_fused.LSTM(3, 4), torch.nn.LSTM(3, 4)
+    ours, theirs = lstm_fused.LSTM(3, 4, dtype=dtype), torch.nn.LSTM(3, 4, dtype=dtype)
     theirs.load_state_dict(ours.state_dict())
-    input = torch.randn(5, 2, 3)
+    input = torch.randn(5, batch, 3, dtype=dtype)
     input[2, 1, 0] = value
+    few_ulps = 10 * torch.finfo(dtype).eps
     for a, b in zip(ours(input)[1], theirs(input)[1], strict=True):
-        torch.testing.assert_close(a, b, equal_nan=True)
+        torch.testing.assert_close(a, b, equal_nan=True, rtol=few_ulps, atol=few_ulps)
 
 
 def test_a_long_sequence():

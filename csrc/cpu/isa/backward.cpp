@@ -293,11 +293,11 @@ class Backward {
       grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row * p.grad_cells_stride + unit, lanes);
     if (p.output == nullptr)
       keep_h_prev(t, b, unit, lanes, [&](int64_t previous) {
-        return next_hidden<VectorMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row_of(s, previous, b), 3)}, c_prev).at[0];
+        return next_hidden<CellMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row_of(s, previous, b), 3)}, c_prev).at[0];
       });
 
     const V c = cells(t, b, unit, lanes);
-    const CellGradient<V> grad = cell_backward<VectorMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
+    const CellGradient<V> grad = cell_backward<CellMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
     const auto keep = [&](auto* out) {
       store(out + unit, grad.pre.i.at[0], lanes);
       store(out + unit + width, grad.pre.f.at[0], lanes);
@@ -307,7 +307,7 @@ class Backward {
     keep(grad_gates(t, b));
     if (has_factors() && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(t, b)));
     store(carried, grad.c_prev.at[0], lanes);
-    if (s.has_projection) store(hidden(t, b) + unit, next_hidden<VectorMath<T, 1>>(active, c).at[0], lanes);
+    if (s.has_projection) store(hidden(t, b) + unit, next_hidden<CellMath<T, 1>>(active, c).at[0], lanes);
   }
 
   const LayerShape& s;

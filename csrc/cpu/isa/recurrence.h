@@ -128,7 +128,7 @@ struct Recurrence {
   LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t first, int cell, int64_t unit, int lanes,
                                 T* hidden, SumOf&& sum, BiasOf&& bias) const {
     using V = Vectors<T, N>;
-    using Math = VectorMath<T, N>;
+    using Math = CellMath<T, N>;
     const int64_t width = s.hidden_size;
     const auto row = [&](int n) { return first + (cell + n) / kSides; };
     const auto begin = [&](int n) { return unit + (cell + n) % kSides * kLanes<T>; };

@@ -58,11 +58,15 @@ def driver_version() -> str:
         return "unknown"
 
 
-def cpu_name() -> str:
-    """The model name as the kernel reports it, or the architecture where it reports none."""
-    cpuinfo = Path("/proc/cpuinfo")
-    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return match[1].strip() if match else platform.processor() or platform.machine()
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The model name as the kernel reports it, with the family where it has no number that tells it from others,
+    or the architecture where there is none.
+    """
+    facts = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
+    name = facts.get("model name", "").strip()
+    if name and not re.search(r"\d", name) and "cpu family" in facts:
+        name += f" (family {facts['cpu family']})"
+    return name or platform.processor() or platform.machine()
 
 
 def slug(name: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,6 +230,20 @@ def test_source_hash_follows_names_and_contents(tmp_path):
     assert changed != first
     (tmp_path / "cpu" / "forward.cpp").rename(tmp_path / "cpu" / "backward.cpp")
     assert environment.source_hash(tmp_path) not in (first, changed)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("AMD EPYC", "AMD EPYC (family 26)"),  # as virtual machines have it, whatever the generation
+        ("Intel(R) Xeon(R) Platinum 8481C", "Intel(R) Xeon(R) Platinum 8481C"),
+    ],
+)
+def test_a_cpu_is_named_so_that_it_can_be_told_from_others(model: str, name: str, tmp_path: Path):
+    cpuinfo = tmp_path / "cpuinfo"
+    core = f"vendor_id\t: x\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: {model}\n\n"
+    cpuinfo.write_text(2 * core)
+    assert environment.cpu_name(cpuinfo) == name
 
 
 def test_environment_is_json_and_names_the_machine():

@@ -54,8 +54,9 @@ class StreamSteps {
   static constexpr bool kBytes = std::is_same_v<W, ByteProducts>;
 
   // Rows that weights are multiplied by: of T, or of bytes, each with a factor of its own.
+  using Factor = std::conditional_t<kBytes, uint8_t, T>;
   struct Left {
-    const std::conditional_t<kBytes, uint8_t, T>* begin;
+    const Factor* begin;
     int64_t stride;
     const T* factors;
   };
@@ -157,7 +158,7 @@ class StreamSteps {
     template <int R, int V>
     static __attribute__((noinline)) void tile(const Left& left, int64_t first, const Matrix& w, int64_t panel, T* to,
                                                int64_t stride) {
-      const std::remove_reference_t<decltype(*left.begin)>* rows[R];
+      const Factor* rows[R];
       for (int r = 0; r < R; ++r) rows[r] = left.begin + (first + r) * left.stride;
       const Panels<W> panels = {static_cast<const W*>(w.weights),
                                 panel_size<T>(kBytes ? 1 + num_tiles(w.terms, kBytesTogether) : w.terms)};

@@ -192,6 +192,7 @@ def test_no_estimate_is_below_the_floor(hidden_size: int, batch: int, kind: str,
     ("kinds", "sizes", "basis"),
     [
         (KINDS, {}, "(modelled from the compiled kernels, not measured)"),
+        (["group"], {"num_layers": 2}, "(modelled from the compiled kernels, W_ih's product left out, not measured)"),
         (["step"], {}, "(launches 2.00, rest modelled from the compiled kernels, not measured)"),
         (["step"], {"proj_size": 8}, "(launches 4.00, rest modelled from the compiled kernels, not measured)"),
         (["step"], {"dtype": "float64"}, "(launches 2.00, rest reckoned from published rates, not measured)"),

@@ -1,7 +1,6 @@
 #include "plan/cost.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace lstm_fused {
 namespace {
@@ -23,7 +22,7 @@ constexpr Cost kClusterStep = {"cluster step", {979, 1041, 1259}};
 constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
 // Forward and backward. A turn of 8 rows: sums, cells, and what it sends to L2 and back. Its second 8 rows. Its cells
 // from memory and back, where other turns come in between. Each chunk of a warp's part of K for 8 rows: loads from L2
-// and the product.
+// and the product. 0: does not occur.
 constexpr Cost kGroupTurn[] = {{"group turn", {1119, 1018, 1635}}, {"group backward turn", {1312, 654, 1090}}};
 constexpr Cost kGroupSecond[] = {{"group second", {646, 0, 0}}, {"group backward second", {756, 0, 0}}};
 constexpr Cost kGroupKept[] = {{"group kept", {548, 317, 112}}, {"group backward kept", {427, 373, 615}}};

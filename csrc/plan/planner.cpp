@@ -27,8 +27,8 @@ void check(const Problem& problem) {
   check("num_directions", problem.num_directions, 1, 2);
 }
 
-// Estimates that differ by less may as well be the other way round: each is up to 7 % off the figures that it comes from
-// (tests/tools/test_bench_costs.py).
+// Estimates that differ by less may as well be the other way round: each is up to 7 % off the figures that it comes
+// from (tests/tools/test_bench_costs.py).
 constexpr double kAsFast = 1.15;
 
 // Why one size of one kind cannot run; empty: it can. `depth` tells how far the checks came: the refusal of the size
@@ -196,7 +196,8 @@ Candidate cluster(const Problem& problem, const DeviceInfo& device) {
   if (best.reason.empty()) best.reason = too_few_registers(kClusterThreads * kClusterRegisters, device);
   if (!best.reason.empty()) return best;
   int depth = -1;
-  for (int64_t blocks = 1; blocks <= kMostClusterBlocks; ++blocks) {
+  // Of a single block only where there are no units for a second: more is what kind `block` is for.
+  for (int64_t blocks = problem.hidden_size > kClusterUnits ? 2 : 1; blocks <= kMostClusterBlocks; ++blocks) {
     const Launch launch = lay_out_cluster(blocks, problem);
     const Refusal refusal = refuse_cluster(launch, problem, device);
     if (refusal.reason.empty()) {

@@ -19,7 +19,7 @@ import json
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,6 @@ SHAPES = {
 INFERENCE_ALONE = [("group", 512, 64), ("group", 1024, 16)]
 CLASSES = ["mma", "shared", "global", "special", "barriers", "other"]  # waits depend on the schedule
 LENGTHS = 3, 7  # time steps: a step is a quarter of the difference, as every fourth of a group has a fence
-INPUT_SIZE = 32
 WARP = 32
 
 
@@ -64,15 +63,26 @@ class Run:
     batch: int
     type: str
     what: str  # of PASSES
+    input_size: int = 32
+    num_layers: int = 1
+    num_sms: int = 0  # of the GPU; 0: all of an H100
 
     @staticmethod
     def of(name: str) -> Run:
-        kind, hidden_size, batch, type, what = name.split()
-        return Run(kind, int(hidden_size), int(batch), type, what)
+        kind, hidden_size, batch, type, what, *options = name.split()
+        numbers = {option: int(value) for option, value in (part.split("=") for part in options)}
+        return replace(Run(kind, int(hidden_size), int(batch), type, what), **numbers)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Those that are not the default."""
+        named = ((field.name, field.default) for field in fields(self) if field.default is not MISSING)
+        return {name: getattr(self, name) for name, default in named if getattr(self, name) != default}
 
     @property
     def name(self) -> str:
-        return f"{self.kind} {self.hidden_size} {self.batch} {self.type} {self.what}"
+        sizes = f"{self.kind} {self.hidden_size} {self.batch} {self.type} {self.what}"
+        return " ".join([sizes, *(f"{option}={value}" for option, value in self.options.items())])
 
     @property
     def source(self) -> Path:
@@ -133,7 +143,7 @@ class Launch:
 
 
 def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Launch:
-    case = Case(num_steps, run.batch, INPUT_SIZE, run.hidden_size, dtype=TYPES[run.type])
+    case = Case(num_steps, run.batch, run.input_size, run.hidden_size, run.num_layers, dtype=TYPES[run.type])
     leaves = draw(case).leaves
     weights = [tensor for name, tensor in leaves.items() if "_l" in name]
     args = leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None
@@ -142,7 +152,7 @@ def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Lau
     def forward() -> tuple[torch.Tensor, ...]:
         return simulator.ops.forward(*args, run.what != "inference", False, allow_tf32)
 
-    with simulator.running(run.kind, allow_tf32, seed, room=H100.num_sms):
+    with simulator.running(run.kind, allow_tf32, seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
         if run.what == "backward":
             output, h_n, c_n, _, reserve = forward()
         with simulator.timed():
@@ -181,6 +191,7 @@ def measure(simulator: Simulator, run: Run) -> dict[str, Any]:
         "batch": run.batch,
         "type": run.type,
         "pass": run.what,
+        **run.options,
         "kernel": kernel,
         "warps": threads // WARP,
         "instructions": per_step(*counts, threads),
@@ -188,8 +199,12 @@ def measure(simulator: Simulator, run: Run) -> dict[str, Any]:
     }
 
 
+def run_of(row: dict[str, Any]) -> Run:
+    return Run(what=row["pass"], **{field.name: row[field.name] for field in fields(Run) if field.name in row})
+
+
 def name_of(row: dict[str, Any]) -> str:
-    return " ".join(str(row[key]) for key in ("kind", "hidden_size", "batch", "type", "pass"))
+    return run_of(row).name
 
 
 def line(row: dict[str, Any], before: dict[str, Any] | None) -> str:
@@ -210,7 +225,10 @@ def main() -> None:
         "--filter", help="a regular expression, of '<kind> <H> <B> <type> <pass>'; bench/results stays as it is"
     )
     parser.add_argument(
-        "--case", action="append", metavar="NAME", help="one more, of any sizes: 'group 1024 64 tf32 backward'"
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="one more, of any sizes: 'group 1024 64 tf32 backward num_layers=2'",
     )
     parser.add_argument("--save", type=Path, help="a file to write what was found to")
     parser.add_argument("--compare", nargs="?", const=OUT.with_suffix(".json"), type=Path, help="a file of results")
@@ -238,7 +256,7 @@ def main() -> None:
         "architecture": ARCHITECTURE,
         "nvcc": ptx.CUDA.version,
         "csrc": source_hash(),
-        "input_size": INPUT_SIZE,
+        "input_size": Run.input_size,
         "clock_mhz": H100.clock_mhz,
         "costs": simulator.costs(),
         "cases": [row | usages[row["kernel"]] for row in rows],

@@ -112,6 +112,9 @@ class Candidate:
     def us_per_step(self) -> float:
         """Estimated, not measured: one time step of one layer, forward, all its directions, recurrence only."""
     @property
+    def launch_us_per_step(self) -> float:
+        """Of it, what `step` takes to launch kernels."""
+    @property
     def blocks_per_group(self) -> int: ...
     @property
     def num_groups(self) -> int: ...
@@ -163,6 +166,9 @@ class Plan:
         """How the threads share the work; None for a CUDA device."""
 
 def plan(problem: Problem, device: DeviceInfo, built: set[str] = ...) -> Plan: ...
+def step_parts(problem: Problem, device: DeviceInfo, kind: str, backward: bool = False) -> dict[str, float]:
+    """Of the modelled critical path of a time step (csrc/plan/cost.cpp): how often each part of it occurs."""
+
 def plan_cpu(problem: Problem, cpu: CpuFacts) -> CpuPlan: ...
 def cpu_device(cpu: CpuFacts) -> DeviceInfo: ...
 def cuda_device(name: str, facts: Sequence[int]) -> DeviceInfo: ...

@@ -1,10 +1,40 @@
 #include "plan/cost.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace lstm_fused {
 namespace {
+
+// ---- The critical path of a step of the compiled kernels in inference, in cycles as the simulator models them for
+// compute capability 9.0: found and written here by `python -m bench.costs`. Other GPUs are taken to need as many, at
+// their own clock.
+
+struct Cost {
+  const char* name;
+  double cycles[3];  // in 16 bit, in TF32, in float32 without tensor cores
+};
+// Latencies of product, cells and barrier; the instructions of each warp of a scheduler. With x given as x W_ih^T, and
+// where the kernel multiplies it.
+constexpr Cost kBlockStep[] = {{"block step", {699, 1000, 1047}}, {"block fused step", {1040, 1168, 970}}};
+constexpr Cost kBlockWarp[] = {{"block warp", {260, 199, 806}}, {"block fused warp", {54, 62, 1021}}};
+// The same, with the way to another SM; each chunk of a warp's part of K, of each warp of a scheduler.
+constexpr Cost kClusterStep = {"cluster step", {979, 1041, 1259}};
+constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
+// Forward and backward. A turn of 8 rows: sums, cells, and what it sends to L2 and back. Its second 8 rows. Its cells
+// from memory and back, where other turns come in between. Each chunk of a warp's part of K for 8 rows: loads from L2
+// and the product. 0: does not occur.
+constexpr Cost kGroupTurn[] = {{"group turn", {1119, 1018, 1635}}, {"group backward turn", {1312, 654, 1090}}};
+constexpr Cost kGroupSecond[] = {{"group second", {646, 0, 0}}, {"group backward second", {756, 0, 0}}};
+constexpr Cost kGroupKept[] = {{"group kept", {548, 317, 112}}, {"group backward kept", {427, 373, 615}}};
+constexpr Cost kGroupChunk[] = {{"group chunk", {228, 260, 1357}}, {"group backward chunk", {193, 328, 695}}};
+// A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
+// but the first: it waits for L2 again.
+constexpr Cost kStepWave = {"step wave", {3191, 4112, 5180}};
+constexpr Cost kStepWork = {"step work", {61, 37, 159}};
+constexpr Cost kStepChunk = {"step chunk", {612, 1570, 2069}};
+
+// ---- Published rates. Where they say more than the model, which knows one block on an SM and nobody else in L2, they
+// count.
 
 // Floating-point operations per clock of one SM (a multiply-add is two), from the vendor's throughput tables.
 struct Rates {
@@ -22,12 +52,11 @@ constexpr Rates kRates[] = {
     {100, 2048, 256, 128}, {120, 512, 256, 4},
 };
 
-constexpr double kMmaShare = 0.64;            // of the mma.sync rate, with N = 8 and operand B from shared memory
-constexpr double kL2BytesPerClock = 24;       // per SM
+constexpr double kMmaShare = 2.0 / 3;         // of these rates, as the model assumes
+constexpr double kL2BytesPerClock = 24;       // per SM, where all of them read; assumed
 constexpr double kSharedBytesPerClock = 128;  // per SM
-constexpr double kLaunchUs = 2.0;             // start of a kernel that waits for the one before it
-// h to all who need it, by kind: a barrier of a block, a hop to another SM's shared memory, two trips through L2.
-constexpr double kExchangeUs[] = {0, 0.1, 0.2, 0.4};
+constexpr int64_t kSchedulers = 4;            // of an SM
+constexpr double kLaunchUs = 2.0;             // start of a kernel that waits for the one before it; assumed
 
 const Rates& rates_of(const DeviceInfo& device) {
   const Rates* found = kRates;
@@ -43,81 +72,132 @@ double flop_per_clock(const Problem& problem, const Rates& rates) {
   return rates.mma16;
 }
 
+template <class Count>
+Part part(const Problem& problem, const Cost& cost, Count count) {
+  const int column = problem.dtype != DType::kFloat32 ? 0 : problem.allow_tf32 ? 1 : 2;
+  return {cost.name, cost.cycles[column], static_cast<double>(count)};
+}
+
+// ---- What a step consists of, and the cycles that it takes at least, by kind.
+
+struct Step {
+  std::vector<Part> parts;
+  double least_cycles;
+};
+
 // A launch per step, two with a projection. Each block reads its rows of W_hh and of h again at every step.
-double step_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  const double hidden = static_cast<double>(problem.hidden_size), proj = static_cast<double>(problem.proj_size);
-  const double rows = static_cast<double>(launch.rows_per_group * launch.num_groups);
-  const double weights = 4 * hidden * (proj > 0 ? proj : hidden) + hidden * proj;
-  const double element = static_cast<double>(element_bytes(problem.dtype));
-  const double sm_clocks_per_us = static_cast<double>(device.num_sms * device.clock_mhz);
-  const double math_us =
-      2 * rows * weights / (sm_clocks_per_us * kMmaShare * flop_per_clock(problem, rates_of(device)));
-  const double weight_reads = weights * element * static_cast<double>(launch.num_groups);
-  const double row_reads = weights * element * rows / static_cast<double>(4 * launch.units_per_block);
-  double bytes_us = (weight_reads + row_reads) / (sm_clocks_per_us * kL2BytesPerClock);
-  const double from_memory = weights * element * static_cast<double>(problem.num_directions);
-  if (from_memory > static_cast<double>(device.l2_bytes))
-    bytes_us = std::max(bytes_us, from_memory / (1e3 * static_cast<double>(device.memory_gb_per_s)));
-  return (proj > 0 ? 2 : 1) * kLaunchUs + std::max(math_us, bytes_us);
+Step step_of(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
+  const int64_t hidden = problem.hidden_size, proj = problem.proj_size, width = proj > 0 ? proj : hidden;
+  const int64_t tiles = std::min(launch.rows_per_group / kTileRows, group_row_tiles(problem.batch));
+  const int64_t weights = 4 * hidden * width + hidden * proj, bytes = weights * element_bytes(problem.dtype);
+  const double sms = static_cast<double>(device.num_sms), groups = static_cast<double>(launch.num_groups);
+  const double math = 2 * groups * static_cast<double>(launch.rows_per_group * weights) /
+                      (sms * kMmaShare * flop_per_clock(problem, rates_of(device)));
+  const double row_bytes = static_cast<double>(bytes * kTileRows * tiles / (4 * launch.units_per_block));
+  double read = groups * (static_cast<double>(bytes) + row_bytes) / (sms * kL2BytesPerClock);
+  if (bytes * problem.num_directions > device.l2_bytes)
+    read = std::max(read, static_cast<double>(bytes * problem.num_directions) * static_cast<double>(device.clock_mhz) /
+                              (1e3 * static_cast<double>(device.memory_gb_per_s)));
+  Step step = {{}, std::max(math, read)};
+  if (problem.dtype == DType::kFloat64) return step;  // not modelled
+  const auto add = [&](int64_t k_size, int64_t blocks) {
+    const int64_t chunks = num_chunks(problem.dtype, k_size);
+    const double waves = static_cast<double>(ceil_div(blocks, device.num_sms));
+    step.parts.push_back(part(problem, kStepWave, waves));
+    step.parts.push_back(part(problem, kStepWork, waves * static_cast<double>(chunks * tiles)));
+    step.parts.push_back(
+        part(problem, kStepChunk, waves * static_cast<double>(ceil_div(chunks, kThreads / kWarp) - 1)));
+  };
+  add(width, num_blocks(launch));
+  if (proj > 0) add(hidden, launch.num_groups * ceil_div(proj, 4 * launch.units_per_block));
+  return step;
 }
 
 // Products of one tile of units by the group's rows, per block.
-double product_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
+double product_cycles(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
   const int64_t depth = round_up(problem.hidden_size, kTileK);
   const double flop = 8.0 * static_cast<double>(launch.units_per_block * depth * launch.rows_per_group);
-  return flop / (kMmaShare * flop_per_clock(problem, rates_of(device)) * static_cast<double>(device.clock_mhz));
+  return flop / (kMmaShare * flop_per_clock(problem, rates_of(device)));
 }
 
-// Blocks that share an SM share its products; what is left of a step is waiting, and goes on side by side.
-double block_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
+// Blocks that share an SM share its schedulers; what is left of a step is waiting, and goes on side by side.
+Step block_of(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
   const BlockVariant variant = block_variant(problem.dtype, problem.hidden_size, launch.fuses_input);
   const int64_t registers =
       launch.threads_per_block * block_forward_registers(problem.dtype, problem.allow_tf32, variant);
   const int64_t fit = std::min(device.registers_per_sm / registers, device.shared_bytes_per_sm / launch.shared_bytes);
   const int64_t per_sm = std::clamp<int64_t>(ceil_div(launch.num_groups, device.num_sms), 1, std::max<int64_t>(1, fit));
-  const double waves = static_cast<double>(ceil_div(launch.num_groups, per_sm * device.num_sms));
-  const double exchange_us = kExchangeUs[static_cast<int>(KernelKind::kBlock)];
-  return waves * (exchange_us + static_cast<double>(per_sm) * product_us(problem, device, launch));
+  const int64_t waves = ceil_div(launch.num_groups, per_sm * device.num_sms);
+  const int64_t warps = ceil_div(launch.threads_per_block, kWarp * kSchedulers);
+  return {{part(problem, kBlockStep[launch.fuses_input], waves),
+           part(problem, kBlockWarp[launch.fuses_input], waves * per_sm * warps)},
+          static_cast<double>(waves * per_sm) * product_cycles(problem, device, launch)};
 }
 
-double cluster_us(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
+Step cluster_of(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
   const int64_t resident = std::max<int64_t>(1, resident_clusters(device, launch.blocks_per_group));
-  const double waves = static_cast<double>(ceil_div(launch.num_groups, resident));
-  return waves * (kExchangeUs[static_cast<int>(launch.kind)] + product_us(problem, device, launch));
+  const int64_t waves = ceil_div(launch.num_groups, resident),
+                split = cluster_split(problem.dtype, problem.hidden_size);
+  const int64_t warps = ceil_div(launch.threads_per_block, kWarp * kSchedulers);
+  const int64_t chunks = ceil_div(num_chunks(problem.dtype, problem.hidden_size), split);
+  return {{part(problem, kClusterStep, waves), part(problem, kClusterWork, waves * chunks * warps)},
+          static_cast<double>(waves) * product_cycles(problem, device, launch)};
+}
+
+// What the registers do not hold is read from shared memory once per tile of rows, and h, or grad_gates of four times
+// the size, from L2, while the tensor cores work. Tiles of rows are taken in turns.
+// Layers side by side multiply by W_ih while h is on its way, which is taken to cost nothing; the last one ends as many
+// steps late as there are ahead.
+Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
+  const bool stacked = launch.num_layers > 1;
+  const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
+  const int64_t hidden = problem.hidden_size, tiles = launch.rows_per_group / kTileRows;
+  const int64_t turns = ceil_div(launch.rows_per_group, group_turn_rows(problem.dtype, stacked));
+  const int64_t chunks = tiles * group_part_chunks(problem.dtype, hidden, backward);
+  const int64_t read = group_weight_bytes(variant, hidden) - group_register_bytes(variant, hidden);
+  const double shared = static_cast<double>(tiles * read) / kSharedBytesPerClock;
+  const double products = stacked ? 2 : 1;
+  const double rows = products * static_cast<double>(launch.rows_per_group) *
+                      static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
+  return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
+           part(problem, kGroupKept[backward], turns > 1 ? turns : 0), part(problem, kGroupChunk[backward], chunks)},
+          std::max({products * product_cycles(problem, device, launch), shared, rows})};
+}
+
+Step step_by_kind(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
+  if (launch.kind == KernelKind::kGroup) return group_of(problem, device, launch, backward);
+  const auto of = launch.kind == KernelKind::kStep    ? step_of
+                  : launch.kind == KernelKind::kBlock ? block_of
+                                                      : cluster_of;
+  return of(problem, device, launch);
+}
+
+// How often the launch takes a step of its own for one of a layer.
+double repeats(const Problem& problem, const Launch& launch) {
+  if (launch.kind != KernelKind::kGroup) return 1;
+  if (launch.num_layers == 1) return static_cast<double>(problem.num_directions / launch.directions_at_once);
+  const int64_t steps = ceil_div(problem.num_layers, launch.num_layers) * (problem.seq_len + launch.num_layers - 1);
+  return static_cast<double>(steps) / static_cast<double>(problem.num_layers * problem.seq_len);
 }
 
 }  // namespace
 
-// What the registers do not hold is read from shared memory once per tile of rows, and h, or grad_gates of four times
-// the size, from L2, while the tensor cores work. Tiles of rows are taken in turns, so that what is sent has the time
-// of the others' products.
-// Layers side by side multiply by W_ih while h is on its way; the last one ends as many steps late as there are ahead.
-double group_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
-  const bool stacked = launch.num_layers > 1;
-  const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
-  const double clocks_per_us = static_cast<double>(device.clock_mhz);
-  const int64_t hidden = problem.hidden_size, num_tiles = launch.rows_per_group / kTileRows;
-  const int64_t read = group_weight_bytes(variant, hidden) - group_register_bytes(variant, hidden);
-  const double shared_us =
-      static_cast<double>(num_tiles * (stacked ? read / 2 : read)) / (kSharedBytesPerClock * clocks_per_us);
-  const double rows_us = static_cast<double>(launch.rows_per_group * group_row_bytes(problem.dtype, hidden, backward)) /
-                         (kL2BytesPerClock * clocks_per_us);
-  const double product = std::max({product_us(problem, device, launch), shared_us, rows_us});
-  const double exchange = kExchangeUs[static_cast<int>(launch.kind)];
-  if (stacked) {
-    const int64_t steps = ceil_div(problem.num_layers, launch.num_layers) * (problem.seq_len + launch.num_layers - 1);
-    return (product + std::max(product, exchange)) * static_cast<double>(steps) /
-           static_cast<double>(problem.num_layers * problem.seq_len);
-  }
-  return static_cast<double>(problem.num_directions / launch.directions_at_once) * (exchange + product);
+std::vector<Part> cuda_step_parts(const Problem& problem, const DeviceInfo& device, const Launch& launch,
+                                  bool backward) {
+  return step_by_kind(problem, device, launch, backward).parts;
 }
 
-double cuda_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch) {
-  if (launch.kind == KernelKind::kGroup) return group_us_per_step(problem, device, launch, /*backward=*/false);
-  const auto estimate = launch.kind == KernelKind::kStep    ? step_us
-                        : launch.kind == KernelKind::kBlock ? block_us
-                                                            : cluster_us;
-  return estimate(problem, device, launch);
+StepTime cuda_step_time(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
+  const Step step = step_by_kind(problem, device, launch, backward);
+  double cycles = 0;
+  for (const Part& part : step.parts) cycles += part.cycles * part.count;
+  const double times = repeats(problem, launch) / static_cast<double>(device.clock_mhz);
+  const double launches = launch.kind != KernelKind::kStep ? 0 : problem.proj_size > 0 ? 2 : 1;
+  StepTime time;
+  time.launch_us = launches * kLaunchUs;
+  time.is_model = cycles >= step.least_cycles;
+  time.us = time.launch_us + times * std::max(cycles, step.least_cycles);
+  return time;
 }
 
 double cpu_us_per_step(const Problem& problem, const DeviceInfo& device, int64_t num_tasks, bool barrier) {

@@ -1,7 +1,8 @@
-// Estimated time of one step, in us, until a GPU has measured the constants. They are chosen so that the persistent
-// kinds on an H100 in 16 bit come within a fifth of what a count of bytes, products and exchanges gives for H = 64 to
-// 2048.
+// Estimated time of one step, in us, until a GPU has measured it: for CUDA the critical path of the compiled kernels,
+// as modelled, or published rates where they say more.
 #pragma once
+
+#include <vector>
 
 #include "params.h"
 #include "plan/device_info.h"
@@ -9,10 +10,22 @@
 
 namespace lstm_fused {
 
-// One time step of one layer, all its directions, forward, recurrence only.
-double cuda_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch);
-// Of kind `group`, either way.
-double group_us_per_step(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward);
+struct StepTime {
+  double us = 0;
+  double launch_us = 0;   // of it, the launches of `step`
+  bool is_model = false;  // the rest is the modelled critical path; otherwise published rates
+};
+
+// What a step's critical path consists of: so many times what bench.costs knows by this name.
+struct Part {
+  const char* name;
+  double cycles, count;
+};
+
+// One time step of one layer, all its directions, recurrence only, forward, or with `group` either way.
+StepTime cuda_step_time(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward = false);
+std::vector<Part> cuda_step_parts(const Problem& problem, const DeviceInfo& device, const Launch& launch,
+                                  bool backward = false);
 double cpu_us_per_step(const Problem& problem, const DeviceInfo& device, int64_t num_tasks, bool barrier);
 
 }  // namespace lstm_fused

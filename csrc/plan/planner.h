@@ -1,5 +1,5 @@
 // Problem and device in, plan out, as data: every kernel kind is a candidate that is either refused with a reason or
-// given a size and an estimate; the fastest one that is in this build is chosen.
+// given a size and an estimate; of those in this build the fastest one is chosen, or a simpler one that is as fast.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "params.h"
+#include "plan/cost.h"
 #include "plan/device_info.h"
 #include "tiles.h"
 
@@ -40,7 +41,7 @@ struct Candidate {
   std::string reason;          // why it is not chosen; empty for the chosen one
   int64_t register_bytes = 0;  // of W_hh, and of W_ih where the input is fused, per block
   int64_t launches = 0;        // forward, the whole stack, input projections included
-  double us_per_step = 0;      // estimated: one time step of one layer, forward, all its directions, recurrence only
+  StepTime step;               // estimated: of one layer, forward, all its directions, recurrence only
   // How layers of a stack follow each other, and why; empty for a single one, and where nothing runs backward.
   std::string layers, backward_layers;
 };

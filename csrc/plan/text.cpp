@@ -46,9 +46,14 @@ std::string device_text(const DeviceInfo& device) {
                                       : std::string("no clusters"));
 }
 
-std::string estimate_text(const Candidate& candidate) {
-  return us_text(candidate.us_per_step) +
-         " per time step of a layer, forward, recurrence only (estimated, not measured)";
+std::string estimate_text(const Candidate& candidate, bool is_cuda) {
+  const StepTime& step = candidate.step;
+  std::string basis = !is_cuda        ? "estimated"
+                      : step.is_model ? "modelled from the compiled kernels"
+                                      : "reckoned from published rates";
+  if (candidate.launch.num_layers > 1) basis += ", W_ih's product left out";
+  if (step.launch_us > 0) basis = number("launches %.2f, rest ", step.launch_us, "") + basis;
+  return us_text(step.us) + " per step of a layer's forward recurrence (" + basis + ", not measured)";
 }
 
 std::string tiles_text(const Launch& launch) {
@@ -82,7 +87,7 @@ std::string cpu_text(const Plan& plan) {
                               " for " + count(plan.device.cpu.num_threads, "thread") + ", W_hh is " +
                               bytes_text(4 * plan.problem.hidden_size * width * element) + " in " +
                               (element == 8 ? "float64" : "float32"));
-  return text + line("estimate", estimate_text(plan.candidates[0]));
+  return text + line("estimate", estimate_text(plan.candidates[0], plan.device.is_cuda));
 }
 
 std::string cuda_text(const Plan& plan) {
@@ -107,12 +112,12 @@ std::string cuda_text(const Plan& plan) {
         line("layers", shown.layers.empty() ? "one after the other; only group takes several at once" : shown.layers);
   if (!shown.backward_layers.empty()) text += line("backward", shown.backward_layers);
   text += line("launches", std::to_string(shown.launches) + " forward, input projections included");
-  text += line("estimate", estimate_text(shown)) + "candidates\n";
+  text += line("estimate", estimate_text(shown, plan.device.is_cuda)) + "candidates\n";
   for (const Candidate& candidate : plan.candidates) {
     const std::string verdict = candidate.reason.empty() ? "chosen" : candidate.reason;
     const std::string kind = kind_name(candidate.launch.kind);
-    text += "  " + line(kind.c_str(),
-                        candidate.legal ? us_text(candidate.us_per_step) + ", " + verdict : "refused: " + verdict);
+    text += "  " +
+            line(kind.c_str(), candidate.legal ? us_text(candidate.step.us) + ", " + verdict : "refused: " + verdict);
   }
   return text;
 }

@@ -1,6 +1,7 @@
 // The planner seen from Python: lstm_fused._plan. Everything is read-only; names are lstm_fused/_plan.pyi's.
 #include <pybind11/stl.h>
 
+#include <map>
 #include <stdexcept>
 
 #include "plan/planner.h"
@@ -85,6 +86,17 @@ void bind_inputs(py::module_& module) {
       .def_readonly("l2_bytes", &CpuFacts::l2_bytes);
 }
 
+std::map<std::string, double> step_parts(const Problem& problem, const DeviceInfo& device, const std::string& kind,
+                                         bool backward) {
+  std::map<std::string, double> counts;
+  for (const Candidate& c : make_plan(problem, device, {}).candidates) {
+    if (!c.legal || kind_name(c.launch.kind) != kind) continue;
+    const Launch launch = backward ? c.backward.value() : c.launch;
+    for (const Part& part : cuda_step_parts(problem, device, launch, backward)) counts[part.name] += part.count;
+  }
+  return counts;
+}
+
 void bind_plan(py::module_& module) {
   py::class_<Candidate>(module, "Candidate")
       .def_property_readonly("kind", [](const Candidate& candidate) { return kind_name(candidate.launch.kind); })
@@ -93,7 +105,8 @@ void bind_plan(py::module_& module) {
       .def_readonly("reason", &Candidate::reason)
       .def_readonly("register_bytes", &Candidate::register_bytes)
       .def_readonly("launches", &Candidate::launches)
-      .def_readonly("us_per_step", &Candidate::us_per_step)
+      .def_property_readonly("us_per_step", [](const Candidate& c) { return c.step.us; })
+      .def_property_readonly("launch_us_per_step", [](const Candidate& c) { return c.step.launch_us; })
       .def_property_readonly("blocks_per_group", [](const Candidate& c) { return c.launch.blocks_per_group; })
       .def_property_readonly("num_groups", [](const Candidate& c) { return c.launch.num_groups; })
       .def_property_readonly("units_per_block", [](const Candidate& c) { return c.launch.units_per_block; })
@@ -136,6 +149,8 @@ PYBIND11_MODULE(_plan, module) {
   bind_plan(module);
   bind_stream(module);
   module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
+  module.def("step_parts", &step_parts, py::arg("problem"), py::arg("device"), py::arg("kind"),
+             py::arg("backward") = false);
   module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("cpu"));
   module.def("cpu_device", &cpu_device, py::arg("cpu"));
   module.def("cuda_device", &cuda_device, py::arg("name"), py::arg("facts"));

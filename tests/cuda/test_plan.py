@@ -59,7 +59,7 @@ def test_step_is_always_legal_and_refusals_have_reasons(device: str, hidden_size
         text = str(found)
         assert 10 <= len(text.splitlines()) <= 20
         assert max(map(len, text.splitlines())) <= 140
-        assert "estimated, not measured" in text
+        assert "not measured)" in text
         assert all(c.reason in text for c in found.candidates)
 
 
@@ -184,8 +184,32 @@ FLOORS = [
 
 
 @pytest.mark.parametrize(("hidden_size", "batch", "kind", "floor"), FLOORS)
-def test_estimates_follow_the_floors(hidden_size: int, batch: int, kind: str, floor: float) -> None:
-    assert candidate("H100", kind, hidden_size=hidden_size, batch=batch).us_per_step == pytest.approx(floor, rel=0.2)
+def test_no_estimate_is_below_the_floor(hidden_size: int, batch: int, kind: str, floor: float) -> None:
+    assert candidate("H100", kind, hidden_size=hidden_size, batch=batch).us_per_step >= floor
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sizes", "basis"),
+    [
+        (KINDS, {}, "(modelled from the compiled kernels, not measured)"),
+        (["group"], {"num_layers": 2}, "(modelled from the compiled kernels, W_ih's product left out, not measured)"),
+        (["step"], {}, "(launches 2.00, rest modelled from the compiled kernels, not measured)"),
+        (["step"], {"proj_size": 8}, "(launches 4.00, rest modelled from the compiled kernels, not measured)"),
+        (["step"], {"dtype": "float64"}, "(launches 2.00, rest reckoned from published rates, not measured)"),
+    ],
+)
+def test_explain_says_what_an_estimate_comes_from(kinds: list[str], sizes: dict, basis: str) -> None:
+    found = plan("H100", everything(kinds), hidden_size=64, **sizes)
+    estimate = next(line for line in str(found).splitlines() if line.startswith("estimate"))
+    assert estimate.endswith(f"{found.chosen.us_per_step:.2f} us per step of a layer's forward recurrence {basis}")
+    launches = 0 if "launches" not in basis else 4 if sizes.get("proj_size") else 2
+    assert found.chosen.launch_us_per_step == launches
+
+
+def test_published_rates_bound_what_is_modelled() -> None:
+    """A GeForce has a quarter of the tensor cores' rate: 128 rows of H = 1024 wait for them."""
+    text = str(plan("RTX 4090", everything(), hidden_size=1024, batch=512))
+    assert "reckoned from published rates" in text
 
 
 def test_launches() -> None:
@@ -236,7 +260,7 @@ def test_blocks_share_an_sm_before_they_wait_for_one() -> None:
 def test_legal_tiles_cover_the_problem_and_fit(device: str, **sizes) -> None:
     found = plan(device, everything(), **sizes)
     costs = [c.us_per_step for c in found.candidates if c.legal]
-    assert found.chosen.us_per_step == min(costs) > 0
+    assert 1.15 * min(costs) >= found.chosen.us_per_step > 0
     for c in found.candidates:
         if not c.legal or c.kind == "step":
             continue

@@ -201,8 +201,9 @@ class Exchange {
   }
   LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, const V& value, bool wanted) const {
     send_to(cell(turn.tile, turn.step + 1), value, wanted);
-    clear(cell(turn.tile, turn.step - 1));
   }
+  // Behind a barrier that is behind this turn's products: what the step before it read is missing again.
+  LSTM_FUSED_DEVICE void clear_last(const Turns::Turn& turn) const { clear(cell(turn.tile, turn.step - 1)); }
   LSTM_FUSED_DEVICE void begin(int tile, const V& value) const { send_to(cell(tile, 0), value); }
   // Where the calling thread keeps something of its cell while the group takes other tiles.
   template <class K>
@@ -249,13 +250,14 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
   while (true) {
     multiply(turn);
     block_barrier();
-    if (turns.has_cell(turn.tile)) cells(turn);
     const Turns::Turn next = turns.next(turn);
     const bool goes_on = turns.exists(next);
+    if (turns.has_cell(turn.tile)) cells(turn);
     block_barrier();  // the sums have been read; nor is it worth a look before this block has sent
     if (turns.has_cell(turn.tile)) leave(turn);
     if (!goes_on) return;
     look(next);
+    if (turns.has_cell(turn.tile)) exchange.clear_last(turn);
     if (next.step != turn.step && turn.step % kOrderedSteps == kOrderedSteps - 1) fence_gpu();
     if (turns.has_cell(next.tile)) prepare(next);
     turn = next;

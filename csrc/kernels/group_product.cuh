@@ -72,18 +72,15 @@ class GroupWeights {
   // Adds the product with a tile's rows, once they are there.
   LSTM_FUSED_DEVICE void multiply(const GroupRows& rows, Looks& looks, GroupProduct<A, kLines>& product) const {
     const Part part(*this, rows);
-    unrolled<kHeld>([&](auto chunk) {
-      if (chunk.value < part_chunks)
-        add<chunk.value>(part, 0, held[chunk.value], chunk.value + kAtOnce < kHeld || part_chunks > kHeld, looks,
-                         product);
-    });
-    for (int first = kHeld; first < part_chunks; first += kAtOnce)
-      unrolled<kAtOnce>([&](auto chunk) {
-        if (first + chunk.value >= part_chunks) return;
-        Vector16 weights[kLines];
-        load(first + chunk.value, weights);
-        add<chunk.value>(part, first, weights, true, looks, product);
-      });
+    if constexpr (kStacked) {
+      unrolled<kHeld>(
+          [&](auto chunk) {  // takes fewer registers than multiply_held(), which both matrices leave none for
+            if (chunk.value < part_chunks) add_held<chunk.value>(part, looks, product);
+          });
+      multiply_shared(part, looks, product);
+    } else {
+      multiply_held<0>(part, looks, product);
+    }
   }
 
  private:
@@ -110,6 +107,32 @@ class GroupWeights {
     const char* first;
     int left;  // bytes of a row
   };
+  // The chunks in registers from kChunk on, and then those in shared memory. What is not there ends the product, rather
+  // than being skipped: then a vector that has been sent for is in the same registers on every way to those who use it.
+  // A move to others would wait for it, and what is behind would wait with it.
+  template <int kChunk>
+  LSTM_FUSED_DEVICE void multiply_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+    if constexpr (kChunk < kHeld) {
+      if (kChunk >= part_chunks) return;
+      add_held<kChunk>(part, looks, product);
+      multiply_held<kChunk + 1>(part, looks, product);
+    } else {
+      multiply_shared(part, looks, product);
+    }
+  }
+  template <int kChunk>
+  LSTM_FUSED_DEVICE void add_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+    add<kChunk>(part, 0, held[kChunk], kChunk + kAtOnce < kHeld || part_chunks > kHeld, looks, product);
+  }
+  LSTM_FUSED_DEVICE void multiply_shared(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+    for (int first = kHeld; first < part_chunks; first += kAtOnce)
+      unrolled<kAtOnce>([&](auto chunk) {
+        if (first + chunk.value >= part_chunks) return;
+        Vector16 weights[kLines];
+        load(first + chunk.value, weights);
+        add<chunk.value>(part, first, weights, true, looks, product);
+      });
+  }
   // Chunk from + kChunk, and sends for as much of what is behind those that are on their way, if there is more.
   template <int kChunk>
   LSTM_FUSED_DEVICE void add(const Part& part, int from, const Vector16 (&weights)[kLines], bool more, Looks& looks,

@@ -6,6 +6,10 @@ import importlib.util
 import os
 import re
 
+# OpenMP reads it when torch is imported, here and in the processes that tests start: threads that wait for one another
+# sleep. By default they keep a core busy meanwhile, which another process of tests would use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import ptx
 import pytest
 import torch

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 import torch
 from cases import DTYPES, Case, draw
+from instruction_sets import each_instruction_set
 from numerics import assert_accurate, scaled
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,6 +18,7 @@ import lstm_fused
 CASE = Case(4, 16, 6, 64, num_layers=2, bidirectional=True)
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("names", "factor"),

@@ -166,6 +166,7 @@ def test_gradients_by_halves(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 def test_every_finite_half_weight(dtype: torch.dtype) -> None:
     """W_hr holds them all. With o = 1, c = c_0 and rows of c_0 that pick a unit each, h is a column of W_hr."""

@@ -10,6 +10,8 @@ PY := $(VENV)/bin/python
 PACKAGES := .venv-packages
 
 BUILD = $(PY) setup.py --quiet build_ext --inplace
+# A process with no tests left takes over half of another's.
+PYTEST = $(PY) -m pytest -n $(TEST_JOBS) --dist worksteal
 # What this machine can run and has nothing better than: one or two instruction sets, and without an NVIDIA driver no
 # CUDA.
 FOR_HERE = LSTM_FUSED_CPU=here LSTM_FUSED_CUDA=$${LSTM_FUSED_CUDA:-driver}
@@ -30,13 +32,13 @@ FAST_TESTS := $(addprefix tests/module/test_,cell.py convert.py errors.py forwar
 	packed.py variants.py) tests/cpu/test_cpu_plan.py tests/cpu/test_one_step.py tests/cuda/test_explain.py tests/cuda/test_plan.py
 
 test-fast: build ## Of the tests those for the inner loop, in about a minute
-	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow" $(FAST_TESTS)
+	$(PYTEST) -m "not slow" $(FAST_TESTS)
 
 test: build ## The tests, but for those marked slow
-	$(PY) -m pytest -n $(TEST_JOBS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: build ## The tests marked slow
-	$(PY) -m pytest -n $(TEST_JOBS) -m slow
+	$(PYTEST) -m slow
 
 test-all: test test-slow ## All tests
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import re
+
+# OpenMP reads it when torch is imported, here and in the processes that tests start: threads that wait for one another
+# sleep. By default they keep a core busy meanwhile, which another process of tests would use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import ptx
 import pytest
@@ -56,6 +61,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     never = [item for item, of in params.items() if of.get("simulator") == "sm_80" and needs_clusters(of)]
     items[:] = [item for item in items if item not in never]
     config.hook.pytest_deselected(items=never)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests and all of torch stay to the end: the garbage collector need not look at them each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,8 @@ needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes
 # Those of this build.
 INSTRUCTION_SETS = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())["instruction_sets"]
 
-# In a process each; the one at hand is tested anyway.
-each_instruction_set = pytest.mark.parametrize(
-    "isa", [pytest.param(n, marks=pytest.mark.slow) for n in INSTRUCTION_SETS]
-)
+# Tests that run once more under every other one: test_machines.py.
+each_instruction_set = pytest.mark.each_instruction_set
 
 # What torch's own libraries are told, so that they compute as on a machine with no more than this instruction set: the
 # rule compares errors on one machine, and fused multiply-add alone makes a difference.
@@ -39,7 +37,10 @@ def environment_of(isa: str) -> dict[str, str]:
     return os.environ | OF_TORCH.get(isa, {}) | {"LSTM_FUSED_CPU_ISA": isa}
 
 
-def skip_unless_there(isa: str) -> None:
+def skip_unless_another(isa: str) -> None:
+    """What this process runs is tested anyway."""
+    if isa == torch.ops.lstm_fused.cpu_isa():
+        pytest.skip(f"this process runs {isa}")
     ask = "import torch, lstm_fused; print(torch.ops.lstm_fused.cpu_isa())"
     environment = environment_of(isa)
     found = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
@@ -47,16 +48,8 @@ def skip_unless_there(isa: str) -> None:
         pytest.skip(f"this machine has no {isa}")
 
 
-def run_again(isa: str, file: str, which: str, count: int) -> None:
-    """Runs those tests of the file that pytest's -k finds, `count` of them, or skips where there is no point in it."""
-    if isa == torch.ops.lstm_fused.cpu_isa():
-        pytest.skip(f"this process runs {isa}")
-    skip_unless_there(isa)
-    assert f"{count} passed" in run_in(environment_of(isa), file, "-k", which)
-
-
 def run_in(environment: dict[str, str], *arguments: str) -> str:
-    """What pytest prints of tests that all pass in this environment."""
+    """What pytest prints of tests, one at least, that all pass in this environment."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 0, ran.stdout

@@ -66,7 +66,7 @@ class Simulator:
         path = simulation.build(
             "ops.so",
             SOURCES,
-            sanitized=sanitized,
+            "sanitized" if sanitized else "normal",
             flags=["-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
             # Names are visible, for those of the kernels, and still this library's own.
             link_flags=["-Wl,-Bsymbolic", f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],

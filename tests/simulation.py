@@ -12,52 +12,76 @@ import toolchain
 from filelock import FileLock
 from places import ROOT
 
-SIMULATOR = sorted([*ROOT.glob("tests/sim/*.cpp"), *ROOT.glob("tests/sim/ptx/*.cpp")])
+MACHINE, PTX = (sorted(ROOT.glob(f"tests/sim/{pattern}")) for pattern in ("*.cpp", "ptx/*.cpp"))
 # g++ does not know CUDA's "#pragma unroll".
 FLAGS = "-std=c++20 -g1 -fPIC -Wall -Wextra -Wno-unknown-pragmas -Itests/sim/include -Itests -Icsrc".split()
-NORMAL = ["-O2"]
-SANITIZED = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+MODES = {
+    "normal": ["-O2"],
+    "sanitized": ["-Og", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "ucontext": ["-O0", "-DSIM_UCONTEXT"],  # stacks are switched through the C library
+}
 
 
 def build(
     name: str,
     sources: Iterable[Path | str],
+    mode: str = "normal",
     *,
-    sanitized: bool = False,
     flags: Iterable[str] = (),
     link_flags: Iterable[str] = (),
 ) -> Path:
     """The program `name`, or the library if it ends in .so, from `sources` (relative to the root) and the simulator.
 
-    It lies in a folder of its own under build/, where only what has changed is compiled again. `flags` are for the
-    compiler, includes among them; `link_flags` stand last on the link line. Processes that build the same thing wait
-    for one another.
+    It lies in a folder of its own under build/, and the simulator in others, for all that is built in this mode; only
+    what has changed is compiled again. `flags` are for the compiler, includes among them, and `sources` alone;
+    `link_flags` stand last on the link line. Processes that build the same thing wait for one another.
     """
-    folder = ROOT / "build" / f"sim-{name.removesuffix('.so')}{'-sanitized' if sanitized else ''}"
-    folder.mkdir(parents=True, exist_ok=True)
-    mode = SANITIZED if sanitized else NORMAL
-    compiler = toolchain.find_compiler()
-    cxx = shlex.join([*compiler, *FLAGS, *mode, *flags]).replace("$", "$$")
-    link = shlex.join([*compiler, *mode, "-shared" if name.endswith(".so") else "-rdynamic"])  # kernels have names
+    # Other modes execute no PTX, whatever mode that part is built in. It is last, so that of inline functions that
+    # others have, too, theirs are linked.
+    simulator = compiled("machine", MACHINE, mode) + compiled("ptx", PTX, "normal")
+    folder = Path("build", f"sim-{name.removesuffix('.so')}-{mode}")
+    lines, objects = compiling(folder, sources, [*MODES[mode], *flags])
+    kind = "-shared" if name.endswith(".so") else "-rdynamic"  # kernels have names
+    link = shlex.join([*toolchain.find_compiler(), *MODES[mode], kind])
+    last = shlex.join([*link_flags, "-ldl"])
+    lines.append(f"rule link\n  command = {link} $in -o $out {last}".replace("$ORIGIN", "$$ORIGIN"))
+    lines.append(f"build {folder / name}: link {' '.join(objects + simulator)}")
+    run_ninja(folder, lines)
+    return ROOT / folder / name
+
+
+def compiled(part: str, sources: Iterable[Path], mode: str) -> list[str]:
+    """The objects of a part of the simulator."""
+    folder = Path("build", f"sim-{part}-{mode}")
+    lines, objects = compiling(folder, sources, MODES[mode])
+    run_ninja(folder, lines)
+    return objects
+
+
+def compiling(folder: Path, sources: Iterable[Path | str], flags: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of a build.ninja the lines that compile the sources, and the names of their objects, in the folder."""
+    cxx = shlex.join([*toolchain.find_compiler(), *FLAGS, *flags]).replace("$", "$$")
     lines = [
+        f"builddir = {folder}",
         f"rule compile\n  command = {cxx} -MD -MF $out.d -x c++ -c $in -o $out",
         "  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {link} $in -o $out {shlex.join([*link_flags, '-ldl'])}".replace("$ORIGIN", "$$ORIGIN"),
     ]
     objects = []
-    for source in [*SIMULATOR, *sources]:
+    for source in sources:
         path = (ROOT / source).relative_to(ROOT)
-        objects.append(folder.relative_to(ROOT) / f"{path}.o")
+        objects.append(f"{folder / path}.o")
         lines.append(f"build {objects[-1]}: compile {path}")
-    target = folder / name
-    lines.append(f"build {target.relative_to(ROOT)}: link {' '.join(map(str, objects))}")
-    text = f"builddir = {folder.relative_to(ROOT)}\n" + "\n".join(lines) + "\n"
-    with FileLock(folder / "lock"):
-        ninja_file = folder / "build.ninja"
+    return lines, objects
+
+
+def run_ninja(folder: Path, lines: list[str]) -> None:
+    """Builds what these lines of a build.ninja say, which lies in the folder."""
+    ninja_file, text = ROOT / folder / "build.ninja", "\n".join(lines) + "\n"
+    ninja_file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(ROOT / folder / "lock"):
         if not ninja_file.exists() or ninja_file.read_text() != text:
             ninja_file.write_text(text)
         jobs = [f"-j{os.environ['MAX_JOBS']}"] if "MAX_JOBS" in os.environ else []
         done = run([toolchain.find_ninja(), "-f", ninja_file, *jobs], cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True)
     if done.returncode:
-        raise RuntimeError(f"{name} did not compile:\n{done.stdout}")
-    return target
+        raise RuntimeError(f"{folder} did not compile:\n{done.stdout}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import subprocess
 import sys
@@ -17,9 +16,8 @@ import setup_file
 import toolchain
 import torch
 from cases import Case, draw
-from instruction_sets import each_instruction_set, environment_of
+from instruction_sets import each_instruction_set
 from numerics import Results, assert_accurate, fused, scaled
-from places import ROOT
 from python_lock import lets_python_run
 from torch import Tensor
 
@@ -66,6 +64,7 @@ def test_eight_python_threads_share_a_module(number_of_threads: int, threads):
         assert all(torch.equal(a, b) for a, b in zip(at_once(8, infer), alone, strict=True))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("case", SPLITS, ids=str)
 @pytest.mark.parametrize("number_of_threads", [1, 2, 3])
 def test_a_number_of_threads_gives_right_results_and_the_same_bits(case: Case, number_of_threads: int, threads):
@@ -89,6 +88,7 @@ PRODUCTS = [
 ]
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("recompute_gates", [False, True])
 @pytest.mark.parametrize("case", SPLITS + PRODUCTS, ids=str)
@@ -102,6 +102,7 @@ def test_any_number_of_threads_gives_the_same_bits(case: Case, recompute_gates: 
     assert all(same_bits(results[0], other) for other in results[1:])
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", SPLITS + PRODUCTS, ids=str)
 def test_any_alignment_gives_the_same_bits(case: Case, dtype: torch.dtype):
@@ -143,27 +144,20 @@ HOSTILE = [
 SCALES = [("bias_ih", 30.0), ("input", 300.0), ("c_0", 300.0), ("input", 1e-42)]
 
 
-def check_hostile_cases() -> None:
-    """What the process below runs."""
-    for dtype in (torch.float32, torch.float64):
-        for case in HOSTILE:
-            assert_accurate(case.but(dtype=dtype))
-        for names, factor in SCALES:
-            assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor), times=8, orders=8)
-
-
+@pytest.mark.slow
 @each_instruction_set
-def test_an_instruction_set(isa: str):
-    """In a process of its own: the choice is made once."""
-    script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
-    script += "from test_cpu import check_hostile_cases; check_hostile_cases(); print('right')"
-    path = os.pathsep.join([str(ROOT / "tests" / "cpu"), *sys.path])
-    environment = environment_of(isa) | {"PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    chosen, *rest = done.stdout.split()
-    if chosen != isa:
-        pytest.skip(f"this machine has no {isa}, and ran {chosen}")
-    assert rest == ["right"], done.stderr[-3000:]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", HOSTILE, ids=str)
+def test_hostile_sizes(case: Case, dtype: torch.dtype):
+    assert_accurate(case.but(dtype=dtype))
+
+
+@pytest.mark.slow
+@each_instruction_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("names", "factor"), SCALES)
+def test_hostile_values(names: str, factor: float, dtype: torch.dtype):
+    assert_accurate(Case(4, 5, 6, 37, dtype=dtype), make=scaled(names, factor), times=8, orders=8)
 
 
 # Another architecture: everything that a build there would compile, by clang for aarch64.

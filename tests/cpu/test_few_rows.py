@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from cases import Case, Problem, draw
-from instruction_sets import each_instruction_set, run_again
+from instruction_sets import each_instruction_set
 from numerics import assert_accurate, fused
 
 import lstm_fused
@@ -76,6 +76,7 @@ def kernel_of(case: Case) -> str:
     return _plan.plan_cpu(problem, FACTS).kernel
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_accuracy(case: Case, dtype: torch.dtype) -> None:
@@ -83,6 +84,7 @@ def test_accuracy(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", PACKED_CASES, ids=str)
 def test_accuracy_packed(case: Case, dtype: torch.dtype) -> None:
@@ -108,12 +110,6 @@ def test_a_kernel_that_is_asked_for(monkeypatch) -> None:
     assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])  # sums of another order
     monkeypatch.setenv("LSTM_FUSED_KERNEL", "one_step")  # of one step alone
     assert_accurate(case.but(seq_len=2))
-
-
-@each_instruction_set
-def test_instruction_sets(isa: str) -> None:
-    some = "half_weight or packed or test_accuracy and (T1-B7 or T5-B3 or T2-B5 or lengths)"
-    run_again(isa, __file__, some, 12 + 2 * (len(PACKED_CASES) + len(HALF_CASES) + 1))
 
 
 def of_layer(problem: Problem, layer: int, input: torch.Tensor) -> Problem:
@@ -156,6 +152,7 @@ def check_half_weights(case: Case, dtype: torch.dtype) -> None:
         assert torch.equal(half["cells"], wide["cells"].to(dtype))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 @pytest.mark.parametrize("case", HALF_CASES, ids=str)
 def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dtype) -> None:
@@ -169,6 +166,7 @@ def test_gradients_by_halves(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 def test_every_finite_half_weight(dtype: torch.dtype) -> None:
     """W_hr holds them all. With o = 1, c = c_0 and rows of c_0 that pick a unit each, h is a column of W_hr."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, draw
-from instruction_sets import each_instruction_set, run_again
+from instruction_sets import each_instruction_set
 from numerics import assert_accurate, fused
 from test_cpu import same_bits
 from test_few_rows import HALF_TYPES, STACK, check_half_weights, kernel_of
@@ -32,6 +32,7 @@ OPTIONS: list[dict] = [
 CASES = [Case(*sizes) for sizes in SIZES] + [Case(1, 70, 9, 23).but(**options) for options in OPTIONS]
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_accuracy(case: Case, dtype: torch.dtype) -> None:
@@ -39,6 +40,7 @@ def test_accuracy(case: Case, dtype: torch.dtype) -> None:
     assert_accurate(case.but(dtype=dtype))
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
 @pytest.mark.parametrize("case", [CASES[2], CASES[4], CASES[-3]], ids=str)
 def test_half_weights_give_the_bits_of_float_weights(case: Case, dtype: torch.dtype) -> None:
@@ -53,8 +55,3 @@ def test_the_number_of_threads_does_not_matter(case: Case, threads) -> None:
         threads(count)
         results.append(fused(problem))
     assert all(same_bits(results[0], other) for other in results[1:])
-
-
-@each_instruction_set
-def test_instruction_sets(isa: str) -> None:
-    run_again(isa, __file__, "half_weights or test_accuracy and float32", len(CASES) + 6)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from cases import Case
-from instruction_sets import each_instruction_set, needs_bytes, run_again
+from instruction_sets import each_instruction_set, needs_bytes
 from numerics import Errors
 from streams import ROWS, cut, make
 from torch import Tensor, nn
 
 import lstm_fused
-from lstm_fused.stream_weights import MULTIPLIES_BYTES, quantized
+from lstm_fused.stream_weights import quantized
 
 WIDTHS = [None, torch.bfloat16, torch.int8]
 # Weights of int8 by activations that are rounded to it as well.
@@ -92,12 +92,14 @@ def check_accuracy(case: Case, dtype: torch.dtype | None) -> None:
             assert error <= 2 * theirs.norms()[norm] + 0.5, f"{name}: {norm} {error} against {theirs.norms()[norm]}"
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", WIDTHS, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_accuracy(case: Case, dtype: torch.dtype | None):
     check_accuracy(case, dtype)
 
 
+@each_instruction_set
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_accuracy_in_float64(case: Case):
     """Against torch.nn.LSTM in the same precision: nothing is finer, so by a few roundings."""
@@ -110,12 +112,6 @@ def test_accuracy_in_float64(case: Case):
 
 
 @each_instruction_set
-def test_an_instruction_set(isa: str):
-    widths = len(WIDTHS) + (MULTIPLIES_BYTES and isa.startswith("avx512"))
-    accuracy, cutting, nan = (len(WIDTHS) + 1) * len(CASES), 2 * (widths + 1) * len(CASES), widths
-    run_again(isa, __file__, "test_accuracy or cutting or nan", accuracy + cutting + nan)
-
-
 @pytest.mark.parametrize("number_of_threads", [1, 3])
 @pytest.mark.parametrize("width", [*WIDTHS, BYTES, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -133,6 +129,7 @@ def test_any_cutting_gives_the_same_bits(case: Case, width: torch.dtype | str | 
     assert torch.equal(alone(x[:, -1:].contiguous()), first[:, -1:])
 
 
+@each_instruction_set
 @pytest.mark.parametrize("width", [*WIDTHS, BYTES], ids=str)
 def test_nan_stays_in_its_row(width: torch.dtype | str | None):
     case = Case(6, 5, 7, 33, num_layers=2)

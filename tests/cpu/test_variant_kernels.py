@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from cases import Case
-from instruction_sets import each_instruction_set, environment_of
-from places import ROOT
+from instruction_sets import each_instruction_set
 from torch import Tensor
 from variant_loop import ALL, all_of, assert_accurate, assert_same, make, options_of, ours
 
@@ -53,27 +48,17 @@ HOSTILE = [
 ]
 
 
-def check_hostile_cases() -> None:
-    """What the process below runs."""
-    for case in HOSTILE:
-        options = options_of(ALL if case.bias else ALL.replace("forget_bias", ""))
-        assert_same(make(case.but(dtype=torch.float64), **options))
-    for names in ("cell_clip peephole", ALL):
-        assert_accurate(Case(4, 5, 6, 37), times=6, **options_of(names))
+@each_instruction_set
+@pytest.mark.parametrize("case", HOSTILE, ids=str)
+def test_hostile_sizes(case: Case):
+    options = options_of(ALL if case.bias else ALL.replace("forget_bias", ""))
+    assert_same(make(case.but(dtype=torch.float64), **options))
 
 
 @each_instruction_set
-def test_an_instruction_set(isa: str):
-    """In a process of its own: the choice is made once."""
-    script = "import torch, lstm_fused; torch.set_num_threads(1); print(torch.ops.lstm_fused.cpu_isa(), flush=True)\n"
-    script += "from test_variant_kernels import check_hostile_cases; check_hostile_cases(); print('right')"
-    path = os.pathsep.join([str(ROOT / "tests" / "cpu"), *sys.path])
-    environment = environment_of(isa) | {"PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    chosen, *rest = done.stdout.split()
-    if chosen != isa:
-        pytest.skip(f"this machine has no {isa}, and ran {chosen}")
-    assert rest == ["right"], done.stderr[-3000:]
+@pytest.mark.parametrize("names", ["cell_clip peephole", ALL])
+def test_accuracy(names: str):
+    assert_accurate(Case(4, 5, 6, 37), times=6, **options_of(names))
 
 
 def within_nan(tensor: Tensor, offset: int) -> Tensor:

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import torch
 from cases import DTYPES, Case, draw
+from instruction_sets import each_instruction_set
 from numerics import assert_accurate, scaled
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -18,6 +19,7 @@ import lstm_fused
 CASE = Case(4, 16, 6, 64, num_layers=2, bidirectional=True)
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("names", "factor"),
@@ -78,6 +80,7 @@ def test_a_shut_gate_lets_nothing_through(dtype: torch.dtype, seq_len: int, batc
             torch.testing.assert_close(a, b)
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("seq_len", [1, 2])
 @pytest.mark.parametrize("gate", ["sigmoid", "tanh"])

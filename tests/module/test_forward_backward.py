@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import DTYPES, OPTIONS, SIZES, Case, draw
+from instruction_sets import each_instruction_set
 from numerics import assert_accurate
 
 import lstm_fused
 
 
+@each_instruction_set
 @pytest.mark.parametrize("case", SIZES, ids=str)
 def test_sizes(case: Case):
     assert_accurate(case)
@@ -26,6 +28,7 @@ def test_non_contiguous_tensors(dtype: torch.dtype):
     assert_accurate(case)
 
 
+@each_instruction_set
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "proj_size": 5}], ids=str)
 @pytest.mark.parametrize("batch", [1, 3, 17])

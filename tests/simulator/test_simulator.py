@@ -79,7 +79,7 @@ GLOBAL = "global_out_of_bounds"  # AddressSanitizer's to find
 
 @pytest.fixture(scope="session", params=["normal", pytest.param("sanitized", marks=pytest.mark.slow)])
 def program(request: pytest.FixtureRequest) -> Path:
-    return simulation.build("cases", CASES, sanitized=request.param == "sanitized")
+    return simulation.build("cases", CASES, request.param)
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def normal() -> Path:
 
 @pytest.fixture(scope="session")
 def sanitized() -> Path:
-    return simulation.build("cases", CASES, sanitized=True)
+    return simulation.build("cases", CASES, "sanitized")
 
 
 def run(program: Path, *arguments: object) -> str:
@@ -133,7 +133,7 @@ def test_one_seed_is_one_schedule(normal: Path) -> None:
 @pytest.mark.slow
 def test_without_assembly() -> None:
     """Machines other than x86-64 switch stacks through the C library."""
-    program = simulation.build("cases-ucontext", CASES, flags=["-DSIM_UCONTEXT"])
+    program = simulation.build("cases", CASES, "ucontext")
     assert run(program, "run", "missing_barrier_in_many_blocks", 0, SEEDS).splitlines() == ["ok"] * SEEDS
     assert "threads 0-49, 51-95" in run(program, "run", "early_exit", 1, 1)
 

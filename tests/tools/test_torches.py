@@ -62,18 +62,22 @@ def build_of(release: str) -> tuple[str, Path]:
     ):
         assert old in text
         text = text.replace(old, new)
+    # Of these objects alone, so that no other is compiled again.
+    text, count = re.subn(rf"^(build {own}/csrc/torch/.*\n  flags =)", r"\1 -Werror", text, flags=re.MULTILINE)
+    assert count
     return text, library
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", RELEASES[1:])
 def test_compiles_without_a_warning(release: str) -> None:
+    """The first one is built below."""
     text, _ = build_of(release)
     shared = shlex.split(re.search(r"rule cxx\n  command = (.*) \$flags", text)[1])
     sources = [(source, own) for source, own in setup_file.compiled(text) if source.startswith("csrc/torch/")]
     assert sources
     for source, own in sources:
-        command = [*shared, *own, "-Werror", "-fsyntax-only", source]
+        command = [*shared, *own, "-fsyntax-only", source]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[:3000]
 

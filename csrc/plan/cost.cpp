@@ -23,10 +23,10 @@ constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
 // Forward and backward. A turn of 8 rows: sums, cells, and what it sends to L2 and back. Its second 8 rows. Its cells
 // from memory and back, where other turns come in between. Each chunk of a warp's part of K for 8 rows: loads from L2
 // and the product. 0: does not occur.
-constexpr Cost kGroupTurn[] = {{"group turn", {1119, 1018, 1635}}, {"group backward turn", {1312, 654, 1090}}};
-constexpr Cost kGroupSecond[] = {{"group second", {646, 0, 0}}, {"group backward second", {756, 0, 0}}};
-constexpr Cost kGroupKept[] = {{"group kept", {548, 317, 112}}, {"group backward kept", {427, 373, 615}}};
-constexpr Cost kGroupChunk[] = {{"group chunk", {228, 260, 1357}}, {"group backward chunk", {193, 328, 695}}};
+constexpr Cost kGroupTurn[] = {{"group turn", {1169, 1139, 1694}}, {"group backward turn", {1371, 1366, 1306}}};
+constexpr Cost kGroupSecond[] = {{"group second", {775, 0, 0}}, {"group backward second", {705, 0, 0}}};
+constexpr Cost kGroupKept[] = {{"group kept", {522, 298, 108}}, {"group backward kept", {428, 348, 449}}};
+constexpr Cost kGroupChunk[] = {{"group chunk", {172, 164, 1275}}, {"group backward chunk", {170, 142, 549}}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
 constexpr Cost kStepWave = {"step wave", {3191, 4112, 5180}};

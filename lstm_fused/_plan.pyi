@@ -165,7 +165,9 @@ class Plan:
     def cpu(self) -> CpuPlan | None:
         """How the threads share the work; None for a CUDA device."""
 
-def plan(problem: Problem, device: DeviceInfo, built: set[str] = ...) -> Plan: ...
+def plan(problem: Problem, device: DeviceInfo, built: set[str] = ..., side_by_side: bool = False) -> Plan:
+    """side_by_side: `group` takes as many layers at once as it has room for, whether or not that is faster."""
+
 def step_parts(problem: Problem, device: DeviceInfo, kind: str, backward: bool = False) -> dict[str, float]:
     """Of the modelled critical path of a time step (csrc/plan/cost.cpp): how often each part of it occurs."""
 

@@ -225,7 +225,7 @@ struct GroupPass {
   std::string layers;  // and why not elsewhere
 };
 
-GroupPass group_pass(bool backward, const Problem& problem, const DeviceInfo& device) {
+GroupPass group_pass(bool backward, const Problem& problem, const DeviceInfo& device, bool side_by_side) {
   GroupPass pass = {lay_out_group(1, backward, problem, device), {}, ""};
   pass.step = cuda_step_time(problem, device, pass.launch, backward);
   if (problem.num_layers == 1) return pass;
@@ -239,7 +239,7 @@ GroupPass group_pass(bool backward, const Problem& problem, const DeviceInfo& de
     const Launch launch = lay_out_group(layers, backward, problem, device);
     const std::string reason = refuse_group(launch, device);
     const StepTime step = reason.empty() ? cuda_step_time(problem, device, launch, backward) : StepTime();
-    if (reason.empty() && step.us < pass.step.us) {
+    if (reason.empty() && (side_by_side || step.us < pass.step.us)) {
       pass = {launch, step,
               std::to_string(layers) + " side by side, each a step behind the one " + (backward ? "above" : "below")};
     } else if (pass.layers.empty()) {
@@ -250,7 +250,7 @@ GroupPass group_pass(bool backward, const Problem& problem, const DeviceInfo& de
   return pass;
 }
 
-Candidate group(const Problem& problem, const DeviceInfo& device) {
+Candidate group(const Problem& problem, const DeviceInfo& device, bool side_by_side) {
   Candidate group;
   group.launch.kind = KernelKind::kGroup;
   group.reason = refuse_kind(group.launch.kind, problem, device);
@@ -260,12 +260,12 @@ Candidate group(const Problem& problem, const DeviceInfo& device) {
       group.reason = refuse_group(lay_out_group(1, backward, problem, device), device);
   if (!group.reason.empty()) return group;
   group.legal = true;
-  const GroupPass forward = group_pass(/*backward=*/false, problem, device);
+  const GroupPass forward = group_pass(/*backward=*/false, problem, device, side_by_side);
   const Launch& launch = group.launch = forward.launch;
   group.step = forward.step;
   group.layers = forward.layers;
   if (problem.training) {
-    const GroupPass backward = group_pass(/*backward=*/true, problem, device);
+    const GroupPass backward = group_pass(/*backward=*/true, problem, device, side_by_side);
     group.backward = backward.launch;
     group.backward_layers = backward.layers;
   }
@@ -306,7 +306,7 @@ Candidate cpu(const Problem& problem, const DeviceInfo& device, const CpuPlan& p
 
 }  // namespace
 
-Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<std::string>& built) {
+Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<std::string>& built, bool side_by_side) {
   check(problem);
   Plan plan{problem, given, {}, -1};
   DeviceInfo& device = plan.device;
@@ -324,7 +324,8 @@ Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<s
   check("clock_mhz", device.clock_mhz, 1, int64_t{1} << 16);
   check("memory_gb_per_s", device.memory_gb_per_s, 1, int64_t{1} << 20);
   // The simplest first: fewer SMs and launches.
-  plan.candidates = {block(problem, device), cluster(problem, device), group(problem, device), step(problem, device)};
+  plan.candidates = {block(problem, device), cluster(problem, device), group(problem, device, side_by_side),
+                     step(problem, device)};
   double fastest = std::numeric_limits<double>::infinity();
   for (Candidate& candidate : plan.candidates) {
     for (Launch* launch : {&candidate.launch, candidate.backward ? &*candidate.backward : nullptr}) {

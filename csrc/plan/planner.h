@@ -55,8 +55,10 @@ struct Plan {
 };
 
 // Throws std::invalid_argument naming the field of the problem that is out of range.
-// `built` holds names as made by kernel_name in tiles.h.
-Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built);
+// `built` holds names as made by kernel_name in tiles.h. `side_by_side`: `group` takes as many layers at once as it has
+// room for, whether or not that is faster.
+Plan make_plan(const Problem& problem, const DeviceInfo& device, const std::set<std::string>& built,
+               bool side_by_side = false);
 
 // The CPU's part alone, cheap enough for every call.
 CpuPlan plan_cpu(const Problem& problem, const CpuFacts& cpu);

@@ -148,7 +148,8 @@ PYBIND11_MODULE(_plan, module) {
   bind_inputs(module);
   bind_plan(module);
   bind_stream(module);
-  module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>());
+  module.def("plan", &make_plan, py::arg("problem"), py::arg("device"), py::arg("built") = std::set<std::string>(),
+             py::arg("side_by_side") = false);
   module.def("step_parts", &step_parts, py::arg("problem"), py::arg("device"), py::arg("kind"),
              py::arg("backward") = false);
   module.def("plan_cpu", &plan_cpu, py::arg("problem"), py::arg("cpu"));

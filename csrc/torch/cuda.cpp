@@ -38,10 +38,12 @@ std::set<std::string> built_kernels() {
 
 LayerKernel choose(const Problem& problem, int device, const std::string& kind) {
   static const std::set<std::string> built = built_kernels();
+  const bool side_by_side = kind == "group_stack";
+  const std::string prefix = side_by_side ? "group_" : kind + "_";
   std::set<std::string> wanted;
   for (const std::string& name : built)
-    if (name.compare(0, kind.size() + 1, kind + "_") == 0) wanted.insert(name);
-  Plan plan = make_plan(problem, device_info(device), wanted);
+    if (name.compare(0, prefix.size(), prefix) == 0) wanted.insert(name);
+  Plan plan = make_plan(problem, device_info(device), wanted, side_by_side);
   if (plan.chosen < 0) plan = make_plan(problem, device_info(device), built);
   const KernelTable table = kernel_table();
   STD_TORCH_CHECK(plan.chosen >= 0,

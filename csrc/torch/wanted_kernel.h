@@ -8,8 +8,8 @@
 
 namespace lstm_fused {
 
-// What LSTM_FUSED_KERNEL names, a kind of CUDA kernel or a CPU kernel, runs whatever it can, so that they can be tested
-// and timed beside each other; empty: none.
+// What LSTM_FUSED_KERNEL names, a kind of CUDA kernel (`group_stack`: of layers side by side) or a CPU kernel, runs
+// whatever it can, so that they can be tested and timed beside each other; empty: none.
 inline std::string_view wanted_kernel() {
   const char* const name = std::getenv("LSTM_FUSED_KERNEL");
   return name == nullptr ? "" : name;

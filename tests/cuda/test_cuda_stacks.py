@@ -53,7 +53,7 @@ def test_every_schedule_and_division_of_rows_gives_the_same_bits(simulator: Simu
     problem = draw(Case(3, 9, 5, 17, num_layers=2, **EVERYTHING).but(dtype=ARITHMETICS[arithmetic]))
     results = []
     for seed in range(SEEDS):
-        with simulator.running("group", arithmetic == "tf32", seed, num_sms=4 if seed % 2 else 0):
+        with simulator.running("group_stack", arithmetic == "tf32", seed, num_sms=4 if seed % 2 else 0):
             results.append(fused(problem))
             assert simulator.launches() == 1 + 1
     for other in results[1:]:
@@ -64,7 +64,7 @@ def test_every_schedule_and_division_of_rows_gives_the_same_bits(simulator: Simu
 def test_more_layers_than_fit(simulator: Simulator) -> None:
     """On 7 SMs two layers of three blocks each, then the third."""
     case = Case(7, 9, 5, 33, num_layers=3, **EVERYTHING)
-    with simulator.running("group", num_sms=7):
+    with simulator.running("group_stack", num_sms=7):
         assert_accurate(case, times=1)
         assert simulator.launches() == 2 + 2
 

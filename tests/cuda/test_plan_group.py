@@ -134,6 +134,16 @@ def test_explain_says_how_layers_follow_each_other(device: str, sizes: dict, say
     assert "layers" not in str(plan(device, everything(), **sizes | {"num_layers": 1}))
 
 
+def test_layers_side_by_side_where_that_is_asked_for() -> None:
+    """As many as fit, though one after the other would be faster."""
+    device = gpu(90, 7, 227 * KiB, 228 * KiB, 65536, 50 << 20, 16, 1830, 3350)
+    problem = Problem(hidden_size=33, batch=9, num_layers=3, dtype="bfloat16", training=True)
+    for asked, layers in ((False, 1), (True, 2)):
+        plan = _plan.plan(problem, device, side_by_side=asked)
+        found = next(c for c in plan.candidates if c.kind == "group")
+        assert (found.layers_at_once, found.backward_layers_at_once) == (layers, layers)
+
+
 def test_too_many_rows_for_a_group() -> None:
     refused = candidate("H100", "group", hidden_size=1024, batch=1025)
     assert refused.reason == "520 rows per group, it takes 512"

@@ -32,3 +32,14 @@ def test_python_runs(page: str):
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_manual_has_what_its_pages_link_to():
+    """`make docs` takes a link to a page that is none of its own for an error."""
+    config: dict = {"__file__": str(ROOT / "docs" / "conf.py")}
+    exec((ROOT / "docs" / "conf.py").read_text(), config)
+    own = {path for pattern in config["include_patterns"] for path in ROOT.glob(pattern.replace("**", "**/*"))}
+    for page in own & {path for path in PAGES if path.parent.name == "docs"}:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+\.md)", page.read_text()):
+            linked = (page.parent / target).resolve()
+            assert linked in own or linked == ROOT / "README.md", (page.name, target)

@@ -59,8 +59,9 @@ LSTM_FUSED_KERNEL(kThreads, 1) round_kernel(LSTM_FUSED_PARAMS Words p) {
 LSTM_FUSED_KERNEL(kThreads, 1) approximate_kernel(LSTM_FUSED_PARAMS Words p) {
   for (int n = thread_index(); n < kInputs; n += num_threads()) {
     const float x = bits_to_float(p.in[n]);
-    p.out[2 * n] = float_to_bits(exp2_approximate(x));
-    p.out[2 * n + 1] = float_to_bits(reciprocal_approximate(x));
+    p.out[3 * n] = float_to_bits(exp2_approximate(x));
+    p.out[3 * n + 1] = float_to_bits(reciprocal_approximate(x));
+    p.out[3 * n + 2] = float_to_bits(tanh_approximate(x));
   }
 }
 
@@ -412,7 +413,7 @@ void run_all() {
   run("where", where_kernel, Grid{{2, 3, 2}, kThreads}, 12 * kThreads * 7, random);
   run("widen", widen_kernel, Grid{{32, 1, 1}, kThreads}, 2 * 65536, random);
   run("round", round_kernel, Grid{{1, 1, 1}, kThreads}, 3 * kInputs, inputs(any_float));
-  run("approximate", approximate_kernel, Grid{{1, 1, 1}, kThreads}, 2 * kInputs, inputs(moderate_float));
+  run("approximate", approximate_kernel, Grid{{1, 1, 1}, kThreads}, 3 * kInputs, inputs(moderate_float));
 
   const auto half = [] { return 0x3000u + random_word() % 0xc00u + (random_word() % 2 << 15); };   // 1/8 to 1
   const auto brain = [] { return 0x3e00u + random_word() % 0x180u + (random_word() % 2 << 15); };  // the same

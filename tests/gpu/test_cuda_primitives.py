@@ -14,8 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE = Path("tests/gpu/primitives.cu")
 NEED_CLUSTERS = {"cluster", "async_store", "arrive"}
-# exp2_approximate and reciprocal_approximate promise a relative error of about 2^-22 on either side.
-APPROXIMATE = 2.0**-21
+# exp2_approximate, reciprocal_approximate and tanh_approximate promise these relative errors, on either side.
+APPROXIMATE = 2.0**-22, 2.0**-22, 2.0**-11
 # The order and the width in which tensor cores add are not documented. There are at most 17 terms of at most 1, and
 # sums hardly reach 8: float sums in any order, truncated, are closer than this; a wrong element or rounding is not.
 MMA = 17 * 2.0**-20
@@ -113,7 +113,9 @@ def test_widening(simulated: dict[str, np.ndarray], on_gpu: dict[str, np.ndarray
 
 @pytest.mark.gpu
 def test_approximations(simulated: dict[str, np.ndarray], on_gpu: dict[str, np.ndarray]):
-    np.testing.assert_allclose(floats(on_gpu["approximate"]), floats(simulated["approximate"]), rtol=APPROXIMATE)
+    ours, theirs = (floats(words["approximate"]).reshape(-1, 3) for words in (on_gpu, simulated))
+    for column, error in enumerate(APPROXIMATE):
+        np.testing.assert_allclose(ours[:, column], theirs[:, column], rtol=2.01 * error)
 
 
 @pytest.mark.gpu

@@ -40,10 +40,9 @@ void check_aligned(const void* p, int words, Site site) {
 }
 
 // An approximate instruction: off by as much as it may be, differently for each result but always the same.
-float with_error(float x) {
-  constexpr float kError = 1.0f / (1 << 22);
+float with_error(float x, float error = 0x1p-22f) {
   const uint32_t hash = float_to_bits(x) * 0x9e3779b9u;
-  return x * (1 + kError * (static_cast<float>(hash >> 8) / (1 << 23) - 1));
+  return x * (1 + error * (static_cast<float>(hash >> 8) / (1 << 23) - 1));
 }
 
 // A line of a kernel where a fault is planted; none without a name.
@@ -182,5 +181,9 @@ bool any_lane(bool predicate, Site site) {
 
 float exp2_approximate(float x) { return flushed(with_error(std::exp2(flushed(x)))); }
 float reciprocal_approximate(float x) { return flushed(with_error(1 / flushed(x))); }
+float tanh_approximate(float x) {
+  if (std::isinf(x)) return std::copysign(1.0f, x);
+  return std::copysign(with_error(std::tanh(std::fabs(x)), 0x1p-11f), x);
+}
 
 }  // namespace sim

@@ -19,7 +19,7 @@ LSTM_FUSED_DEVICE void warps_and_numbers(const EveryPrimitive& p) {
   mma_tf32(d, a, b);
   const float x = to_accumulator(round_to<float16>(d[0])) + to_accumulator(round_to<bfloat16>(d[1])) +
                   to_accumulator(round_to<float>(d[2])) + exp2_approximate(bits_to_float(float_to_bits(d[3])));
-  p.floats[thread_index()] = shuffle_xor(reciprocal_approximate(x), 1);
+  p.floats[thread_index()] = shuffle_xor(reciprocal_approximate(tanh_approximate(x)), 1);
   warp_barrier();
   if (any_lane(lane_index() == warp_index())) p.floats[block_index().x] = 0;
 }

@@ -61,5 +61,7 @@ T flushed(T a) {
 // With ftz, and a relative error of up to 2^-22, so that nobody relies on less.
 float exp2_approximate(float x);
 float reciprocal_approximate(float x);
+// With one of up to 2^-11; odd.
+float tanh_approximate(float x);
 
 }  // namespace sim

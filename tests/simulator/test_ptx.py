@@ -108,6 +108,7 @@ def test_division_that_has_no_result_traps_nowhere(program: Path) -> None:
     ("opcode", "function", "error"),
     [
         ("ex2.approx.ftz.f32", np.exp2, 2.0**-24),
+        ("tanh.approx.f32", np.tanh, 2.0**-11),
         ("rcp.approx.ftz.f32", np.reciprocal, 2.0**-24),
         ("rcp.approx.ftz.f64", np.reciprocal, 2.0**-19),
     ],

@@ -90,6 +90,7 @@ int convert(const std::string& function) {
   if (function == "round_to_tf32") return each<uint32_t>(round_to_tf32);
   if (function == "exp2_approximate") return each<float>(exp2_approximate);
   if (function == "reciprocal_approximate") return each<float>(reciprocal_approximate);
+  if (function == "tanh_approximate") return each<float>(tanh_approximate);
   if (function == "mma_float16") return product(multiply_float16);
   if (function == "mma_bfloat16") return product(multiply_bfloat16);
   if (function == "mma_tf32") return product(multiply_tf32);

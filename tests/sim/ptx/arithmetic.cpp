@@ -171,6 +171,7 @@ void add_arithmetic(Opcodes& table) {
   table["fma.rm.f32"] = of<fma_down>();
   table["ex2.approx.ftz.f32 inline"] = of<exp2_approximate>();
   table["ex2.approx.ftz.f32"] = of<ex2_ftz>();
+  table["tanh.approx.f32"] = of<tanh_approximate>();
   table["rcp.approx.ftz.f32 inline"] = of<reciprocal_approximate>();
   table["rcp.approx.ftz.f32"] = of<rcp_ftz>();
   table["rcp.approx.ftz.f64"] = of<rcp_upper_half>();

@@ -22,7 +22,7 @@ const Cost costs[kNumWorks] = {
     {"division of integers", 20, Pipe::kInteger, 40, 100, Part::kArithmetic, kAssumed},
     {"conversions of floats", 1, Pipe::kInteger, 2, 6, Part::kArithmetic, kGuide},
     {"float64", 1, Pipe::kDouble, 2, 8, Part::kArithmetic, kGuide},
-    {"ex2, rcp: approximate, ftz", 1, Pipe::kSpecial, 8, 22, Part::kSpecial, kGuide},
+    {"ex2, rcp: approximate, ftz; tanh: approximate", 1, Pipe::kSpecial, 8, 22, Part::kSpecial, kGuide},
     {"ex2, rcp: approximate, with numbers below the normal ones", 4, Pipe::kSpecial, 8, 34, Part::kSpecial, kAssumed},
     {"rcp: rounded", 8, Pipe::kSpecial, 8, 46, Part::kSpecial, kAssumed},
     {"rcp of float64", 2, Pipe::kSpecial, 8, 30, Part::kSpecial, kAssumed},
@@ -70,6 +70,7 @@ Work work_of(const std::string& opcode) {
     if (has(".rn")) return Work::kReciprocal;
     return has(".ftz") ? Work::kApproximation : Work::kFullApproximation;
   }
+  if (name == "tanh") return Work::kApproximation;
   if (is({"div", "rem"})) return Work::kDivision;
   if (name == "mma") return Work::kProduct;
   if (name == "shfl") return Work::kShuffle;

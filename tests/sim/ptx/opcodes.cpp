@@ -30,7 +30,7 @@ Class class_of(const std::string& opcode) {
   };
   const auto has = [&](const char* part) { return opcode.find(part) != std::string::npos; };
   if (name == "mma") return Class::kMma;
-  if (is({"ex2", "rcp", "sqrt", "shfl", "vote"}) || opcode.compare(0, 5, "div.r") == 0) return Class::kSpecial;
+  if (is({"ex2", "rcp", "tanh", "sqrt", "shfl", "vote"}) || opcode.compare(0, 5, "div.r") == 0) return Class::kSpecial;
   if (is({"bar", "barrier", "mbarrier", "fence"})) return Class::kBarrier;
   if (name == "nanosleep") return Class::kWait;
   if (is({"ld", "st", "cp", "mapa"}) && has(".shared")) return Class::kShared;

@@ -70,6 +70,7 @@ inline uint32_t float_to_bits(float x) { return sim::float_to_bits(x); }
 
 inline float exp2_approximate(float x) { return sim::exp2_approximate(x); }
 inline float reciprocal_approximate(float x) { return sim::reciprocal_approximate(x); }
+inline float tanh_approximate(float x) { return sim::tanh_approximate(x); }
 
 // ---- matrix products
 

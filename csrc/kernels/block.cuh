@@ -21,31 +21,36 @@ class InputTile {
 
   LSTM_FUSED_DEVICE InputTile(const LayerShape& s, const ForwardParams<T, Accumulator<T>>& p, int64_t first_row,
                               int64_t t)
-      : s(s), p(p), aligned(rows_are_aligned<A>(p.x, p.input_size)), t(static_cast<int>(t)) {
+      : width(static_cast<int>(p.input_size)),
+        direction(p.reverse ? -1 : 1),
+        stride(direction * s.batch * p.input_size),
+        whole(rows_are_aligned<A>(p.x, p.input_size)),
+        t(static_cast<int>(t)) {
 #pragma unroll
     for (int n = 0; n < kMost; ++n) {
       const int64_t b = first_row + row(n);
       length[n] = exists(n) && b < s.batch ? static_cast<int>(Clock{s, p.reverse}.length(b)) : 0;
-      from[n] = p.x + (t * s.batch + b) * p.input_size;
+      from[n] = p.x + (t * s.batch + b) * p.input_size + k(n);
     }
   }
   // Sends for the step at hand, and goes on to the next one. What lies past a row's end is never read.
   LSTM_FUSED_DEVICE void fetch() {
 #pragma unroll
     for (int n = 0; n < kMost; ++n) {
-      if (!exists(n)) continue;
-      carried[n] = static_cast<unsigned>(t) < static_cast<unsigned>(length[n])
-                       ? load_factors<A>(from[n], k(n), p.input_size, aligned)
-                       : Vector16{};
-      from[n] += (p.reverse ? -1 : 1) * s.batch * p.input_size;
+      const bool takes_part = static_cast<unsigned>(t) < static_cast<unsigned>(length[n]);
+      if (whole)
+        carried[n] = load_global_if(takes_part && k(n) < width, reinterpret_cast<const Vector16*>(from[n]));
+      else
+        carried[n] = takes_part ? load_factors_one_by_one<A>(from[n], 0, width - k(n)) : Vector16{};
+      from[n] += stride;
     }
-    t += p.reverse ? -1 : 1;
+    t += direction;
   }
   template <class Tiles>
   LSTM_FUSED_DEVICE void put(const Tiles& tiles, char* tile, int begin) const {
 #pragma unroll
     for (int n = 0; n < kMost; ++n)
-      if (exists(n)) tiles.store(tile, row(n), begin + k(n), carried[n]);
+      if (exists(n)) tiles.store(tile, row(n), begin + k(n), as_factors<A>(carried[n]));
   }
 
  private:
@@ -56,9 +61,9 @@ class InputTile {
   LSTM_FUSED_DEVICE int row(int n) const { return at(n) / (kLoads / static_cast<int>(kTileRows)); }
   LSTM_FUSED_DEVICE int k(int n) const { return at(n) % (kLoads / static_cast<int>(kTileRows)) * kLaneElements<A>; }
 
-  const LayerShape& s;
-  const ForwardParams<T, Accumulator<T>>& p;
-  const bool aligned;
+  const int width, direction;
+  const int64_t stride;  // from step to step
+  const bool whole;      // rows begin and end at a multiple of 16 bytes
   int t, length[kMost];
   const T* from[kMost];
   Vector16 carried[kMost] = {};
@@ -86,10 +91,10 @@ LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), kHidd
 lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   using Acc = Accumulator<Element<A>>;
-  const LayerShape& s = arguments.shape;
+  const LayerShape s = arguments.shape;  // in registers
   const auto& p = arguments.direction[block_index().y];
   const int64_t first_row = block_index().x * kTileRows, width = s.hidden_size;
-  const int64_t num_steps = longest(Clock{s, p.reverse}, first_row);
+  const int num_steps = static_cast<int>(longest(Clock{s, p.reverse}, first_row));
 
   const int64_t unit = warp_index() * kTileUnits + lane_group();
   const bool w_hh_aligned = rows_are_aligned<A>(p.w_hh, width),
@@ -109,9 +114,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
 
   const int column = lane_pair() * kColumns;
   constexpr Input kInput = kBlockInput<A, kHiddenChunks, kInputChunks>;
-  // Where registers allow it, all of h is read before the first product, and there are two chains of them.
-  constexpr bool kAhead = A::kTensorCore && kInput == Input::kNone;
-  constexpr int kChains = kAhead ? 2 : 1;
+  using Sums = Product<A, kNumGates, kInput == Input::kNone ? 2 : 1>;
   ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   RowTiles<A, kChunks> tiles;
@@ -121,6 +124,13 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     for (int n = 0; n < kColumns; ++n) tiles.store(tile, column + n, static_cast<int>(unit), cells.factor(n));
   };
 
+  // Of one of the two tiles.
+  const auto multiply = [&](const char* tile, int first_chunk, int end_chunk, Sums& sums) {
+#pragma unroll
+    for (int chunk = first_chunk; chunk < end_chunk; ++chunk)
+      sums.add(weights[chunk], [&](int n) { return tiles.load(tile, n, chunk); }, chunk);
+  };
+
   tiles.clear();
   block_barrier();
   cells.begin();
@@ -128,48 +138,34 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   x.fetch();
   x.put(tiles, tiles.current, kInputBegin);
   x.fetch();
+  x.put(tiles, tiles.next, kInputBegin);
+  x.fetch();
   block_barrier();
-  for (int64_t step = 0; step < num_steps; ++step) {
-    Product<A, kNumGates, kChains> product;
-    Vector16 factors[kChunks];
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk)
-      if (kAhead) factors[chunk] = tiles.load(lane_group(), chunk);
-#pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
-      product.add(weights[chunk], [&](int n) { return kAhead ? factors[chunk] : tiles.load(n, chunk); }, chunk);
-      // While products wait for one another: what the last step left, and what the next one needs.
-      if (chunk == 0) {
-        if constexpr (kInput != Input::kNone) cells.go_to(num_steps, step);
-        if constexpr (kInput == Input::kLoaded) cells.load();
-        if (kInput != Input::kLoaded && step > 0) cells.store();
-      }
-      if (chunk == 1) {
-        x.put(tiles, tiles.next, kInputBegin);
-        x.fetch();
-      }
-      if (chunk == kChunks / 2 && kInput != Input::kLoaded) cells.prefetch();
-    }
+  Sums product;
+  multiply(tiles.current, kHiddenChunks, kChunks, product);
+  if constexpr (kInputChunks > 0) block_barrier();
+  for (int left = num_steps; left > 0; --left) {
+    multiply(tiles.current, 0, kHiddenChunks, product);
+    // While products wait for one another: what the last step left, and what the next one needs.
+    cells.store();
     product.finish();
     Gates<Acc> sums[kColumns];
 #pragma unroll
     for (int n = 0; n < kColumns; ++n)
       sums[n] = {product.at(0, n), product.at(1, n), product.at(2, n), product.at(3, n)};
+    product = Sums();
+    multiply(tiles.next, kHiddenChunks, kChunks, product);
     cells.step(sums);
     put(tiles.next);
-    if constexpr (kInput == Input::kLoaded) {  // registers are short: nothing waits for the next step
-      cells.go_to(num_steps, step + 1);
-      cells.store();
-    } else if constexpr (kInput == Input::kPrefetched) {
-      cells.turn();
-    } else {
-      cells.advance();
-    }
+    x.put(tiles, tiles.current, kInputBegin);
+    x.fetch();
+    if constexpr (kInput != Input::kLoaded) cells.prefetch();
+    cells.advance();
+    if constexpr (kInput == Input::kLoaded) cells.load();
     block_barrier();
     tiles.turn();
   }
-  if constexpr (kInput == Input::kPrefetched) cells.go_to(num_steps, num_steps);
-  if (kInput != Input::kLoaded && num_steps > 0) cells.store();
+  cells.store();
   cells.finish();
 }
 

@@ -55,6 +55,7 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
     }
   }
   cells.begin();
+  cells.store();  // nothing yet
   cluster_arrive();
   cluster_wait();
   // Whoever reads a tile has to send, for that is how the others know that it has been read. And nobody waits for a

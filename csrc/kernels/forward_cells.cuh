@@ -42,10 +42,10 @@ class ForwardCells {
   // need none in between.
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
-    const int64_t at = int64_t{t} * s.batch + first_row;
-    output = p.output + at * s.output_stride + unit;
-    cells = p.cells + t * s.cells_time + first_row * s.cells_stride + unit;
-    gates = p.gates + (at - p.gates_time * s.batch) * kNumGates * s.hidden_size + unit;
+    const int64_t before = t - direction, gates_time = (kGatesFollow ? before : t) - p.gates_time;
+    gates = p.gates + (gates_time * s.batch + first_row) * kNumGates * s.hidden_size + unit;
+    output = p.output + (before * s.batch + first_row) * s.output_stride + unit;
+    cells = p.cells + before * s.cells_time + first_row * s.cells_stride + unit;
   }
   // What is to be kept of row n while the lane takes others.
   struct alignas(8) Carried {
@@ -69,20 +69,14 @@ class ForwardCells {
     load(has_input);
   }
   LSTM_FUSED_DEVICE void load(bool has_input = true) {
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      if constexpr (kInput != Input::kNone)
-        if (has_input) load_input(t, n, input[n]);
-      starts[n] = segment_starts(t + direction, n);
-    }
+    if constexpr (kInput != Input::kNone)
+      if (has_input) load_input(t, input);
+    find_starts(t + direction, starts);
   }
   // Where load() is not called at every step.
   LSTM_FUSED_DEVICE void prefetch() {
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      if constexpr (kInput == Input::kPrefetched) load_input(t + direction, n, coming[n]);
-      coming_starts[n] = segment_starts(t + 2 * direction, n);
-    }
+    if constexpr (kInput == Input::kPrefetched) load_input(t + direction, coming);
+    find_starts(t + 2 * direction, coming_starts);
   }
 
   // recurrent is h W_hh^T (and x W_ih^T, if multiplied here). An inactive row keeps what it had. Without branches, so
@@ -93,10 +87,10 @@ class ForwardCells {
     for (int n = 0; n < kRows; ++n) {
       // The bias last: it may be large, and no term should be rounded to its size.
       const Gates<Acc> sums = kInput == Input::kNone ? recurrent[n] : add(widen(input[n]), recurrent[n]);
-      const Gates<Acc> active = activate<Math>(add(sums, bias));
-      const Acc next = next_cell(active, c[n]);
-      const T hidden = round_to<T>(next_hidden<Math>(active, next));
-      if constexpr (kTraining) kept_gates[n] = round_gates<T>(active);
+      const Gates<Acc> activated = activate<Math>(add(sums, bias));
+      const Acc next = next_cell(activated, c[n]);
+      const T hidden = round_to<T>(next_hidden<Math>(activated, next));
+      if constexpr (kTraining) kept_gates[n] = round_gates<T>(activated);
       kept_c[n] = is_active(t, n) ? next : c[n];
       kept_h[n] = is_active(t, n) ? hidden : h[n];
       c[n] = starts[n] ? Acc{0} : kept_c[n];
@@ -110,7 +104,7 @@ class ForwardCells {
 
   LSTM_FUSED_DEVICE void advance() {
     t += direction;
-    if constexpr (!kAddressesWait) move_addresses();
+    if constexpr (!kGatesFollow) gates += direction * gates_stride();
     turn();
   }
   // To what prefetch() has sent for.
@@ -121,18 +115,20 @@ class ForwardCells {
       starts[n] = coming_starts[n];
     }
   }
-  // Of the step before the one at hand.
+  // Of the step before the one at hand, if there is one. Called once for each, as its addresses go on here.
   LSTM_FUSED_DEVICE void store() {
-    const int64_t back = kAddressesWait ? 0 : direction;
+    T* const its_gates = kGatesFollow ? gates : gates - direction * gates_stride();
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      if (!is_active(t - direction, n)) continue;
-      output[n * s.output_stride - back * s.batch * s.output_stride] = kept_h[n];
-      if (s.cells_time != 0) cells[n * s.cells_stride - back * s.cells_time] = kept_c[n];
+      const bool active = is_active(t - direction, n);
+      store_global_if(active, output + n * s.output_stride, kept_h[n]);
+      store_global_if(active && s.cells_time != 0, cells + n * s.cells_stride, kept_c[n]);
       if constexpr (kTraining)
-        store_gates(gates + n * kNumGates * s.hidden_size - back * gates_stride(), s.hidden_size, kept_gates[n]);
+        store_gates_if(active, its_gates + n * kNumGates * s.hidden_size, s.hidden_size, kept_gates[n]);
     }
-    if constexpr (kAddressesWait) move_addresses();
+    output += direction * s.batch * s.output_stride;
+    cells += direction * s.cells_time;
+    if constexpr (kGatesFollow) gates += direction * gates_stride();
   }
 
   // After the last step.
@@ -150,22 +146,25 @@ class ForwardCells {
   }
 
  private:
-  // Where nothing is loaded by them, addresses are those of the step that store() comes to next.
-  static constexpr bool kAddressesWait = kInput == Input::kNone;
-  LSTM_FUSED_DEVICE void move_addresses() {
-    output += direction * s.batch * s.output_stride;
-    cells += direction * s.cells_time;
-    if constexpr (kTraining || kInput != Input::kNone) gates += direction * gates_stride();  // else there are none
-  }
+  // Whether the address of gates is that of the step which store() comes to next, as load() has no use for it.
+  static constexpr bool kGatesFollow = kInput == Input::kNone;
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
   LSTM_FUSED_DEVICE bool is_active(int time, int n) const {
     return static_cast<unsigned>(time) < static_cast<unsigned>(length[n]);
   }
   LSTM_FUSED_DEVICE int64_t gates_stride() const { return s.batch * kNumGates * s.hidden_size; }
-  LSTM_FUSED_DEVICE void load_input(int time, int n, Gates<T>& to) const {
-    if (is_active(time, n))
-      to = load_gates(gates + (time - t) * gates_stride() + n * kNumGates * s.hidden_size, s.hidden_size);
+  LSTM_FUSED_DEVICE void load_input(int time, Gates<T> (&to)[kRows]) const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n)
+      to[n] = load_gates_if(is_active(time, n), gates + (time - t) * gates_stride() + n * kNumGates * s.hidden_size,
+                            s.hidden_size);
+  }
+  // Whether the step at that time starts a segment.
+  LSTM_FUSED_DEVICE void find_starts(int time, bool (&found)[kRows]) const {
+    if (s.segments.reset == nullptr) return;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) found[n] = segment_starts(time, n);
   }
   // As clock.before() says, of a row's length that is known.
   LSTM_FUSED_DEVICE bool segment_starts(int time, int n) const {
@@ -179,7 +178,8 @@ class ForwardCells {
   const Clock clock;
   const int unit, direction;
   int first_row = 0, t = 0;
-  T *output = nullptr, *gates = nullptr;  // of the first row, at time t
+  // Of the first row. Those of output and cells are where store() comes to next: of the step before.
+  T *gates = nullptr, *output = nullptr;
   Acc* cells = nullptr;
   Gates<Acc> bias = {};
   int length[kRows];

@@ -107,17 +107,21 @@ LSTM_FUSED_DEVICE_CALL Vector16 load_factors_one_by_one(const Element<A>* row, i
   return load_factors_inline<A>(row, k, width);
 }
 
-// Elements k, k + 1, ... of a row in global memory, zero past its width; one load where rows are `aligned`.
-template <class A, bool kCalls = true>
-LSTM_FUSED_DEVICE Vector16 load_factors(const Element<A>* row, int64_t k, int64_t width, bool aligned) {
-  if (!aligned || k + kLaneElements<A> > width)
-    return kCalls ? load_factors_one_by_one<A>(row, k, width) : load_factors_inline<A>(row, k, width);
-  Vector16 packed = *reinterpret_cast<const Vector16*>(row + k);
+template <class A>
+LSTM_FUSED_DEVICE Vector16 as_factors(Vector16 packed) {
   if constexpr (std::is_same_v<A, TF32>) {
 #pragma unroll
     for (uint32_t& word : packed.word) word = round_to_tf32(word);
   }
   return packed;
+}
+
+// Elements k, k + 1, ... of a row in global memory, zero past its width; one load where rows are `aligned`.
+template <class A, bool kCalls = true>
+LSTM_FUSED_DEVICE Vector16 load_factors(const Element<A>* row, int64_t k, int64_t width, bool aligned) {
+  if (!aligned || k + kLaneElements<A> > width)
+    return kCalls ? load_factors_one_by_one<A>(row, k, width) : load_factors_inline<A>(row, k, width);
+  return as_factors<A>(*reinterpret_cast<const Vector16*>(row + k));
 }
 
 // Whether every row of a matrix begins at a multiple of 16 bytes.

@@ -23,10 +23,11 @@ struct RowTiles {
     for (int at = thread_index() * kLaneBytes; at < 2 * kTileBytes; at += num_threads() * kLaneBytes)
       store_shared(reinterpret_cast<Vector16*>(current + at), Vector16{});
   }
-  LSTM_FUSED_DEVICE Vector16 load(int row, int chunk) const {
+  LSTM_FUSED_DEVICE Vector16 load(const char* tile, int row, int chunk) const {
     return load_shared(
-        reinterpret_cast<const Vector16*>(current + row * kRowBytes + chunk * kChunkBytes + lane_pair() * kLaneBytes));
+        reinterpret_cast<const Vector16*>(tile + row * kRowBytes + chunk * kChunkBytes + lane_pair() * kLaneBytes));
   }
+  LSTM_FUSED_DEVICE Vector16 load(int row, int chunk) const { return load(current, row, chunk); }
   // Elements k ... of a row, k counted from chunk 0.
   template <class V>
   LSTM_FUSED_DEVICE V load_at(int row, int k) const {

@@ -14,11 +14,12 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns; and grad_gates once more, if a step multiplies pairs, or rows that lie apart.
+// in panels of columns; grad_gates once more, if a step multiplies pairs, or rows that lie apart; and the products of a
+// step, (B, P) in whole panels.
 template <class T>
 struct Workspace {
   int64_t first_packed;  // of W_hh: the first block of columns that is packed
-  int64_t h_panel, w_hr, factors, size;
+  int64_t h_panel, w_hr, factors, products, width, size;
   SeparateRows<T> factor;
 
   explicit Workspace(const LayerShape& s) {
@@ -28,7 +29,9 @@ struct Workspace {
     w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * h_panel;
     factors = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
     if (kMultipliesPairs || SeparateRows<T>::pay(s.batch, row_size)) factor = SeparateRows<T>::of(s.batch, row_size);
-    size = factors + factor.size();
+    products = factors + factor.size();
+    width = num_tiles(s.proj_width, kPanelWidth<T>) * kPanelWidth<T>;
+    size = products + s.batch * width;
   }
 };
 
@@ -78,23 +81,15 @@ class Backward {
   }
 
   // The gradient of h, columns of blocks; without a projection the columns are hidden units and the cell's backward
-  // follows at once. The step that comes to a row after its first is h_0's; step == T is nothing else.
+  // follows, a row at a time, as what it reads and writes lies. The step that comes to a row after its first is h_0's;
+  // step == T is nothing else.
   void hidden_state(int64_t step, Range rows, Range blocks) const {
     for_chunks(step, rows, true, [&](const Chunk& chunk) {
-      if (!chunk.any_next) return without_product(chunk, blocks);
-      int64_t block = blocks.begin;
-      constexpr int kWideBlocks = kWideVectors / kTileVectors;
-      if (chunk.count <= kWideRows)
-        for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
-          with_rows<kWideRows>(chunk.count,
-                               [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
-      for (; block < blocks.end; ++block)
-        for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
-          h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
-        });
+      if (chunk.any_next) multiply_chunk(chunk, blocks);
+      const int64_t begin = blocks.begin * kPanelWidth<T>, end = min(blocks.end * kPanelWidth<T>, s.proj_width);
+      for (int64_t n = 0; n < chunk.count; ++n) states(chunk, n, begin, end);
     });
   }
-
   // With a projection: grad (o tanh c) = grad h W_hr, then the cell's backward.
   void units(int64_t step, Range rows, Range blocks) const {
     if (step == s.seq_len) return;
@@ -160,6 +155,7 @@ class Backward {
   E* factor(int64_t t, int64_t b) const {
     return reinterpret_cast<E*>(has_factors() ? workspace + layout.factors + layout.factor.at(t, b) : grad_gates(t, b));
   }
+  T* product(int64_t b) const { return workspace + layout.products + b * layout.width; }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
   template <class F>
@@ -194,10 +190,18 @@ class Backward {
     if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = factor(next, b);
   }
 
-  // Where no row has a next step, a row at a time: there is no product to wait for what lies apart.
-  void without_product(const Chunk& chunk, Range blocks) const {
-    const int64_t begin = blocks.begin * kPanelWidth<T>, end = min(blocks.end * kPanelWidth<T>, s.proj_width);
-    for (int64_t n = 0; n < chunk.count; ++n) states(chunk, n, begin, end, nullptr);
+  // grad_gates(next) W_hh.
+  void multiply_chunk(const Chunk& chunk, Range blocks) const {
+    constexpr int kWideBlocks = kWideVectors / kTileVectors;
+    int64_t block = blocks.begin;
+    if (chunk.count <= kWideRows)
+      for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
+        with_rows<kWideRows>(chunk.count,
+                             [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
+    for (; block < blocks.end; ++block)
+      for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
+        h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
+      });
   }
 
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.
@@ -216,16 +220,16 @@ class Backward {
       with_type<T>(p.w_hh, p.weight_type,
                    [&](const auto* w) { acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width); });
 
-    for (int r = 0; r < R; ++r) states(chunk, first + r, column, min(s.proj_width, column + V * kLanes<T>), acc.at[r]);
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) store(product(chunk.row[first + r]) + column + v * kLanes<T>, acc.at[r][v]);
   }
 
-  // state() of columns [begin, end) of row n of the chunk; `recurrent` may be null where there is no product. One
-  // function for tiles of all heights: in each of them it would be most of the library.
-  __attribute__((noinline)) void states(const Chunk& chunk, int64_t n, int64_t begin, int64_t end,
-                                        const Vec<T>* recurrent) const {
+  // state() of columns [begin, end) of row n of the chunk.
+  void states(const Chunk& chunk, int64_t n, int64_t begin, int64_t end) const {
+    const T* const recurrent = product(chunk.row[n]);
     for (; begin < end; begin += kLanes<T>) {
-      const Vec<T> product = recurrent != nullptr ? *recurrent++ : Vec<T>{};
-      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, product); });
+      const Vec<T> sum = chunk.next_gates[n] != nullptr ? load(recurrent + begin) : Vec<T>{};
+      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, sum); });
     }
   }
 
@@ -247,8 +251,7 @@ class Backward {
   // One vector of h of row n of the chunk: its whole gradient, and then the cell's or the projection's turn.
   LSTM_FUSED_INLINE void state(const Chunk& chunk, int64_t n, int64_t begin, int lanes, Vec<T> recurrent) const {
     const int64_t b = chunk.row[n];
-    Vec<T> grad = {};
-    if (chunk.next_gates[n] != nullptr) grad = recurrent;
+    Vec<T> grad = recurrent;
     if (chunk.ends[n] && p.grad_h_n != nullptr) grad = state_at(p.grad_h_n, b * s.proj_width + begin, lanes);
     if (chunk.initial[n]) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
     if (p.grad_output != nullptr)

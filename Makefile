@@ -18,7 +18,7 @@ FOR_HERE = LSTM_FUSED_CPU=here LSTM_FUSED_CUDA=$${LSTM_FUSED_CUDA:-driver}
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-all test-torches test-arm test-packages bench docs gpu lint format wheel wheels wheel-arm build cuda clean
+.PHONY: help demo test test-fast test-slow test-all test-torches test-arm test-packages bench docs links gpu lint format wheel wheels wheel-arm build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -57,6 +57,9 @@ bench: build ## Compare the speed with torch.nn.LSTM's
 docs: $(VENV)/editable.stamp $(VENV)/docs.stamp ## The manual: build/docs/docs/index.html
 	@$(FOR_HERE) $(BUILD)
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+
+links: docs ## Check the manual's links to other sites, which needs a network
+	$(PY) -m sphinx --quiet -b linkcheck -c docs . build/links
 
 gpu: ## All that needs a GPU, by $(PYTHON) as it is, without .venv: make gpu OUT=folder
 	PYTHON=$(PYTHON) tools/gpu.sh "$(or $(OUT),out/gpu)"

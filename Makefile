@@ -84,7 +84,8 @@ wheels: build ## A wheel for every CPython from 3.10 on that is here, each run i
 wheel-arm: $(VENV)/requirements.stamp ## A wheel for aarch64, cross-compiled without CUDA, and run as in test-arm
 	$(PY) tools/arm.py wheel
 
-build: $(VENV)/editable.stamp $(VENV)/cuda.stamp ## Compile what has changed, kernels for GPUs included
+build: FOR_HERE = # from the start all of it, as most of csrc/torch differs without CUDA
+build: $(VENV)/cuda.stamp $(VENV)/editable.stamp ## Compile what has changed, kernels for GPUs included
 	@$(BUILD)
 
 cuda: export FORCE_CUDA = 1

@@ -14,8 +14,8 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns; grad_gates once more, if a step multiplies pairs, or rows that lie apart; and the products of a
-// step, (B, H) in whole panels.
+// in panels of columns; grad_gates once more, where a step multiplies another type, or rows that lie apart; and the
+// products of a step, (B, H) in whole panels.
 template <class T>
 struct Workspace {
   int64_t first_packed;  // of W_hh: the first block of columns that is packed
@@ -28,10 +28,14 @@ struct Workspace {
     h_panel = panel_size<T>(row_size);
     w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * h_panel;
     factors = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
-    if (kMultipliesPairs || SeparateRows<T>::pay(s.batch, row_size)) factor = SeparateRows<T>::of(s.batch, row_size);
+    if (copies(s, DType::kFloat32)) factor = SeparateRows<T>::of(s.batch, row_size);
     products = factors + factor.size();
     width = num_tiles(s.hidden_size, kPanelWidth<T>) * kPanelWidth<T>;
     size = products + s.batch * width;
+  }
+  static bool copies(const LayerShape& s, DType grad_gates_type) {
+    return (kMultipliesPairs && grad_gates_type != DType::kBFloat16) ||
+           SeparateRows<T>::pay(s.batch, num_tiles(kNumGates * s.hidden_size, kTerms<Operand<T>>));
   }
 };
 
@@ -41,7 +45,12 @@ class Backward {
 
  public:
   Backward(const LayerShape& shape, const CpuBackwardParams<T>& params, T* workspace)
-      : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        layout(shape),
+        has_factors(layout.copies(shape, params.grad_gates_type)),
+        workspace(workspace) {}
 
   int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
   int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
@@ -60,7 +69,7 @@ class Backward {
       for (int64_t b = 0; b < s.batch; ++b) {
         const int64_t t = time(step);
         if (t < clock.length(b)) continue;
-        fill(grad_gates(t, b), T(0), kNumGates * s.hidden_size);
+        with_grad_gates(t, b, [&](auto* gates) { fill(gates, {}, kNumGates * s.hidden_size); });
         if (p.h_prev != nullptr) fill(h_prev(t, b), T(0), s.proj_width);
         if (!s.has_projection) continue;
         fill(hidden(t, b), T(0), s.hidden_size);
@@ -154,7 +163,12 @@ class Backward {
 
   int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
   int64_t row_in_range(int64_t t, int64_t b) const { return row_of(s, t, b) - row_of(s, p.first_time, 0); }
-  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + row_in_range(t, b) * kNumGates * s.hidden_size; }
+  template <class F>
+  LSTM_FUSED_INLINE void with_grad_gates(int64_t t, int64_t b, F&& f) const {
+    with_factor_type<T>(p.grad_gates, p.grad_gates_type, [&](auto* gates) __attribute__((always_inline)) {
+      f(gates + row_in_range(t, b) * kNumGates * s.hidden_size);
+    });
+  }
   T* h_prev(int64_t t, int64_t b) const { return p.h_prev + row_in_range(t, b) * s.proj_width; }
   T* hidden(int64_t t, int64_t b) const { return p.hidden + row_in_range(t, b) * s.hidden_size; }
   T* grad_h(int64_t t, int64_t b) const { return p.grad_h + row_in_range(t, b) * s.proj_width; }
@@ -174,10 +188,12 @@ class Backward {
   E* h_panel(int64_t block) const {
     return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
   }
-  bool has_factors() const { return layout.factor.size() > 0; }
   // A row of grad_gates as the next step multiplies it.
   E* factor(int64_t t, int64_t b) const {
-    return reinterpret_cast<E*>(has_factors() ? workspace + layout.factors + layout.factor.at(t, b) : grad_gates(t, b));
+    if (has_factors) return reinterpret_cast<E*>(workspace + layout.factors + layout.factor.at(t, b));
+    E* row = nullptr;
+    with_grad_gates(t, b, [&](auto* gates) { row = reinterpret_cast<E*>(gates); });
+    return row;
   }
   T* product(int64_t b) const { return workspace + layout.products + b * layout.width; }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
@@ -330,8 +346,8 @@ class Backward {
       store(out + unit + 2 * width, grad.pre.g.at[0], lanes);
       store(out + unit + 3 * width, grad.pre.o.at[0], lanes);
     };
-    keep(grad_gates(row.t, row.b));
-    if (has_factors() && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(row.t, row.b)));
+    with_grad_gates(row.t, row.b, keep);
+    if (has_factors && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(row.t, row.b)));
     store(carried, grad.c_prev.at[0], lanes);
     if (s.has_projection) store(hidden(row.t, row.b) + unit, next_hidden<CellMath<T, 1>>(active, c).at[0], lanes);
   }
@@ -340,6 +356,7 @@ class Backward {
   const CpuBackwardParams<T>& p;
   const Clock clock;
   const Workspace<T> layout;
+  const bool has_factors;
   T* const workspace;
 };
 

@@ -18,7 +18,7 @@ FOR_HERE = LSTM_FUSED_CPU=here LSTM_FUSED_CUDA=$${LSTM_FUSED_CUDA:-driver}
 CPP_FILES = $(shell find csrc tests bench examples -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-all test-torches test-arm test-packages bench docs gpu lint format wheel wheels wheel-arm build cuda clean
+.PHONY: help demo test test-fast test-slow test-all test-torches test-arm test-packages bench docs links gpu lint format wheel wheels wheel-arm build cuda clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -58,6 +58,9 @@ docs: $(VENV)/editable.stamp $(VENV)/docs.stamp ## The manual: build/docs/docs/i
 	@$(FOR_HERE) $(BUILD)
 	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 
+links: docs ## Check the manual's links to other sites, which needs a network
+	$(PY) -m sphinx --quiet -b linkcheck -c docs . build/links
+
 gpu: ## All that needs a GPU, by $(PYTHON) as it is, without .venv: make gpu OUT=folder
 	PYTHON=$(PYTHON) tools/gpu.sh "$(or $(OUT),out/gpu)"
 
@@ -81,7 +84,8 @@ wheels: build ## A wheel for every CPython from 3.10 on that is here, each run i
 wheel-arm: $(VENV)/requirements.stamp ## A wheel for aarch64, cross-compiled without CUDA, and run as in test-arm
 	$(PY) tools/arm.py wheel
 
-build: $(VENV)/editable.stamp $(VENV)/cuda.stamp ## Compile what has changed, kernels for GPUs included
+build: FOR_HERE = # from the start all of it, as most of csrc/torch differs without CUDA
+build: $(VENV)/cuda.stamp $(VENV)/editable.stamp ## Compile what has changed, kernels for GPUs included
 	@$(BUILD)
 
 cuda: export FORCE_CUDA = 1

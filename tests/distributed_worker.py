@@ -98,13 +98,14 @@ def compare(kind: str, device: str, library: str) -> None:
     plain.load_state_dict({name[len("lstm.") :]: t for name, t in state.items() if name.startswith("lstm.")})
 
 
-def main(kind: str, device: str, library: str = "lstm_fused") -> None:
+def main(device: str, library: str) -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    compare(kind, device, library)
+    for kind in ("ddp", "fsdp"):
+        compare(kind, device, library)
+        print(f"process {dist.get_rank()} of {dist.get_world_size()}: {kind} on {device} as in one process")
     # The models go before the group does: as its last owner, DistributedDataParallel or FSDP2, whose cycles otherwise
     # live until the interpreter ends, would end gloo's threads while they may be waiting for the interpreter's lock.
     gc.collect()
-    print(f"process {dist.get_rank()} of {dist.get_world_size()}: {kind} on {device} as in one process")
     dist.destroy_process_group()
 
 

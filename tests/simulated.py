@@ -16,7 +16,7 @@ from cases import Case
 
 from lstm_fused import _plan, ops, variant_ops
 
-SOURCES = [
+HOST = [
     "tests/sim/op/ops.cpp",
     *(
         f"csrc/torch/{name}.cpp"
@@ -27,7 +27,6 @@ SOURCES = [
     ),
     *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
     "csrc/kernels/table.cpp",
-    *ptx.KERNELS,
 ]
 
 
@@ -63,11 +62,13 @@ class Simulator:
         self._kernels = kernels
         torch_root = toolchain.find_torch().root
         target = "-DTORCH_TARGET_VERSION=0x{:02x}{:02x}000000000000".format(*toolchain.OLDEST_TORCH)
+        flags = ["-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")]
         path = simulation.build(
             "ops.so",
-            SOURCES,
+            ptx.KERNELS,
             "sanitized" if sanitized else "normal",
-            flags=["-DLSTM_FUSED_CUDA", target, "-isystem", str(torch_root / "include")],
+            objects=simulation.compiled("host", HOST, "normal", flags),
+            flags=flags,
             # Names are visible, for those of the kernels, and still this library's own.
             link_flags=["-Wl,-Bsymbolic", f"-L{torch_root / 'lib'}", "-ltorch", "-ltorch_cpu"],
         )

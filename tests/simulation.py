@@ -27,33 +27,35 @@ def build(
     sources: Iterable[Path | str],
     mode: str = "normal",
     *,
+    objects: Iterable[str] = (),
     flags: Iterable[str] = (),
     link_flags: Iterable[str] = (),
 ) -> Path:
     """The program `name`, or the library if it ends in .so, from `sources` (relative to the root) and the simulator.
 
     It lies in a folder of its own under build/, and the simulator in others, for all that is built in this mode; only
-    what has changed is compiled again. `flags` are for the compiler, includes among them, and `sources` alone;
-    `link_flags` stand last on the link line. Processes that build the same thing wait for one another.
+    what has changed is compiled again. `objects` are linked to it. `flags` are for the compiler, includes among them,
+    and `sources` alone; `link_flags` stand last on the link line. Processes that build the same thing wait for one
+    another.
     """
-    # Other modes execute no PTX, whatever mode that part is built in. It is last, so that of inline functions that
-    # others have, too, theirs are linked.
+    # Other modes execute no PTX, whatever mode that part is built in. What may be of another mode is last, so that of
+    # inline functions that others have, too, theirs are linked.
     simulator = compiled("machine", MACHINE, mode) + compiled("ptx", PTX, "normal")
     folder = Path("build", f"sim-{name.removesuffix('.so')}-{mode}")
-    lines, objects = compiling(folder, sources, [*MODES[mode], *flags])
+    lines, own = compiling(folder, sources, [*MODES[mode], *flags])
     kind = "-shared" if name.endswith(".so") else "-rdynamic"  # kernels have names
     link = shlex.join([*toolchain.find_compiler(), *MODES[mode], kind])
     last = shlex.join([*link_flags, "-ldl"])
     lines.append(f"rule link\n  command = {link} $in -o $out {last}".replace("$ORIGIN", "$$ORIGIN"))
-    lines.append(f"build {folder / name}: link {' '.join(objects + simulator)}")
+    lines.append(f"build {folder / name}: link {' '.join([*own, *simulator, *objects])}")
     run_ninja(folder, lines)
     return ROOT / folder / name
 
 
-def compiled(part: str, sources: Iterable[Path], mode: str) -> list[str]:
-    """The objects of a part of the simulator."""
+def compiled(part: str, sources: Iterable[Path | str], mode: str, flags: Iterable[str] = ()) -> list[str]:
+    """The objects of what several programs share."""
     folder = Path("build", f"sim-{part}-{mode}")
-    lines, objects = compiling(folder, sources, MODES[mode])
+    lines, objects = compiling(folder, sources, [*MODES[mode], *flags])
     run_ninja(folder, lines)
     return objects
 

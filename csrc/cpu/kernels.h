@@ -55,8 +55,9 @@ struct CpuBackwardParams {
   const void* grad_h_n;
   const void* grad_c_n;
   int64_t first_time;
-  T* grad_gates;
-  T* h_prev;  // null where nobody asks
+  void* grad_gates;
+  DType grad_gates_type;  // bfloat16 or T, as a product may have it
+  T* h_prev;              // null where nobody asks
   T* hidden;
   T* grad_h;
   T* grad_h_0;  // null where nobody asks
@@ -99,7 +100,8 @@ struct ActivateParams {
 template <class T>
 struct RowSumParams {
   int64_t num_rows, width;
-  const T* x;
+  const void* x;  // of T or, where T is float, of a half type
+  DType x_type;
   T* y;
   bool adds;
 };
@@ -130,11 +132,12 @@ struct ProductFactor {
 template <class T>
 struct ProductParams {
   int64_t rows, terms;
-  const T* a;                 // (rows, terms)
-  bool a_transposed = false;  // or (terms, rows)
-  ProductFactor factors[2];   // the second one with y = null is none
-  bool b_transposed = false;  // each b is (columns, terms)
-  int64_t batch = 1;          // of the terms of a gradient: those of one step
+  const void* a;                   // (rows, terms)
+  DType a_type = DType::kFloat32;  // or bfloat16, which is for kernels that multiply pairs; otherwise it is of T
+  bool a_transposed = false;       // or (terms, rows)
+  ProductFactor factors[2];        // the second one with y = null is none
+  bool b_transposed = false;       // each b is (columns, terms)
+  int64_t batch = 1;               // of the terms of a gradient: those of one step
 
   int num_factors() const { return factors[1].y != nullptr ? 2 : 1; }
 };

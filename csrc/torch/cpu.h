@@ -62,8 +62,8 @@ void multiply_matrices(const CpuKernels<T>& kernels, const ProductParams<T>& p, 
 
 // Of weights whose products with rows of the factors have the gradient `grad` (rows, width).
 template <class T>
-ProductParams<T> weight_gradients(int64_t rows, const T* grad, int64_t width, int64_t batch, const ProductFactor& first,
-                                  const ProductFactor& second) {
+ProductParams<T> weight_gradients(int64_t rows, const void* grad, int64_t width, int64_t batch,
+                                  const ProductFactor& first, const ProductFactor& second) {
   return {.rows = width, .terms = rows, .a = grad, .a_transposed = true, .factors = {first, second}, .batch = batch};
 }
 

@@ -31,6 +31,12 @@ int64_t steps_per_range(const Stack& stack) {
   return stack.batch < rows ? rows / std::max<int64_t>(stack.batch, 1) : 1;
 }
 
+// Of T, or where T is float, of a half type.
+struct Rows {
+  const void* data;
+  DType type;
+};
+
 // Of one direction of a layer: the gradients of its weights, in T, which grow from range to range; in the weights'
 // dtype where one product has them as they stay.
 template <class T>
@@ -49,11 +55,13 @@ class WeightGradients {
   }
 
   // The gradients of a range of `rows` rows, and what they are multiplied with.
-  void add(int64_t rows, const T* grad_gates, const T* x, const T* h_prev, const T* grad_h, const T* hidden) {
+  void add(int64_t rows, Rows grad_gates, const T* x, const T* h_prev, const T* grad_h, const T* hidden) {
     const int64_t gates = kNumGates * stack_.hidden_size;
     product(rows, grad_gates, gates, factor(x, w_ih_), factor(h_prev, w_hh_));
-    if (bias_) cpu_kernels<T>(stack_).sum_rows({rows, gates, grad_gates, data<T>(*bias_), adds_}, parallel_);
-    if (w_hr_) product(rows, grad_h, stack_.proj_width, factor(hidden, *w_hr_));
+    if (bias_)
+      cpu_kernels<T>(stack_).sum_rows({rows, gates, grad_gates.data, grad_gates.type, data<T>(*bias_), adds_},
+                                      parallel_);
+    if (w_hr_) product(rows, {grad_h, kernel_type(kScalarType<T>)}, stack_.proj_width, factor(hidden, *w_hr_));
     adds_ = true;
   }
 
@@ -76,10 +84,11 @@ class WeightGradients {
     return {result.size(1), rows, kernel_type(kScalarType<T>), data<void>(result), kernel_type(type_), adds_};
   }
 
-  void product(int64_t rows, const T* grad, int64_t width, const ProductFactor& first,
+  void product(int64_t rows, Rows grad, int64_t width, const ProductFactor& first,
                const ProductFactor& second = {}) const {
-    multiply_matrices<T>(cpu_kernels<T>(stack_), weight_gradients<T>(rows, grad, width, stack_.batch, first, second),
-                         w_ih_);
+    ProductParams<T> params = weight_gradients<T>(rows, grad.data, width, stack_.batch, first, second);
+    params.a_type = grad.type;
+    multiply_matrices<T>(cpu_kernels<T>(stack_), params, w_ih_);
   }
 
   const Stack& stack_;
@@ -161,9 +170,13 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
   // weights as it goes.
   const bool one_step = stack.seq_len == 1 && !stack.is_packed() && !call.options.lengths && !call.options.reset;
   const DType own_type = kernel_type(stack.dtype), wide_type = kernel_type(type);
-  const auto at = [wide_type](const Tensor& tensor, int64_t begin, DType type) {
-    return const_data<char>(tensor) + begin * (type == wide_type ? sizeof(T) : sizeof(uint16_t));
+  const auto bytes = [wide_type](DType type) -> int64_t { return type == wide_type ? sizeof(T) : sizeof(uint16_t); };
+  const auto at = [bytes](const Tensor& tensor, int64_t begin, DType type) {
+    return const_data<char>(tensor) + begin * bytes(type);
   };
+  // Products that multiply pairs, of two rows and more, would round them.
+  const bool rounds = multiplies_pairs(stack) && stack.keeps_gates && rows > 1;
+  const DType grad_gates_type = rounds ? own_type : wide_type;
 
   const Tensor h_first = dense(call.h_0, stack.dtype), c_first = dense(call.c_0, stack.dtype);
   const OptionalTensor grad_h_last = dense(grads.h_n, stack.dtype), grad_c_last = dense(grads.c_n, stack.dtype);
@@ -187,8 +200,8 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
     // Scratch, one behind the other: the kernel's, then of each direction the results, and x of one of them.
     const int64_t kernel_size = whole_lines<T>(directions * kernels.backward_workspace(shape));
     const auto per_row = [&](bool wanted, int64_t size) { return wanted ? whole_lines<T>(range_rows * size) : 0; };
-    const int64_t gates_size = per_row(true, gates_width), h_size = per_row(keeps_h_prev, width),
-                  hidden_size = per_row(stack.has_projection, hidden),
+    const int64_t gates_size = per_row(true, ceil_div(gates_width * bytes(grad_gates_type), sizeof(T))),
+                  h_size = per_row(keeps_h_prev, width), hidden_size = per_row(stack.has_projection, hidden),
                   grad_h_size = per_row(stack.has_projection, width),
                   x_size = per_row(keeps_h_prev && layer_input.needs_scratch(), input_size);
     const Tensor scratch =
@@ -227,22 +240,22 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       p.grad_h_n = part_of(grad_h_last, h_begin);
       p.grad_c_n = part_of(grad_c_last, c_begin);
       p.grad_gates = take(gates_size);
+      p.grad_gates_type = grad_gates_type;
       p.h_prev = take(h_size);
       p.hidden = take(hidden_size);
       p.grad_h = take(grad_h_size);
       p.grad_h_0 = grad_h_0 && !one_step ? data<T>(*grad_h_0) + h_begin : nullptr;
       p.grad_c_0 = data<T>(grad_c_0) + c_begin;
-      p.gates =
-          stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : static_cast<void*>(p.grad_gates);
+      p.gates = stack.keeps_gates ? at(reserve, stack.gates_begin(layer, d), own_type) : p.grad_gates;
       p.gates_type = p.weight_type;
       if (stack.keeps_gates) continue;
       const Tensor x = matrix(layer_input.rows(0, rows, x_scratch), rows, input_size);
       Tensor outputs = dense(stack.layer_output(reserve, layer), type);
       regenerate_pre_activations(
           stack, layer, d, w, x, dense(h_first, type), outputs, call.options, matrix(p.h_prev, rows, width),
-          matrix(p.grad_gates, rows, gates_width),
+          matrix(static_cast<T*>(p.grad_gates), rows, gates_width),
           [&](const Tensor& y, const Tensor& x, const Tensor& w) { multiply_by_transposed(kernels, y, x, w); });
-      kernels.activate_gates({rows, hidden, p.grad_gates}, schedule.parallel);
+      kernels.activate_gates({rows, hidden, static_cast<T*>(p.grad_gates)}, schedule.parallel);
     }
 
     if (needs_grad_x) {
@@ -269,7 +282,10 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
         const auto of_range = [&](T* results, int64_t size) {
           return results == nullptr ? nullptr : results + (first - base) * size;
         };
-        T* const grad_gates = of_range(p.grad_gates, gates_width);
+        const auto grad_gates_of = [&](int64_t row) {
+          return static_cast<char*>(p.grad_gates) + row * gates_width * bytes(grad_gates_type);
+        };
+        const Rows grad_gates = {grad_gates_of(first - base), grad_gates_type};
         if (needs.weights)
           gradients[d].add(count, grad_gates, layer_input.rows(first, last, x_scratch), of_range(p.h_prev, width),
                            of_range(p.grad_h, width), of_range(p.hidden, hidden));
@@ -283,15 +299,19 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
           factors[wanted++] = {width, const_data<void>(weights[d].w_hh), p.weight_type,
                                data<T>(*grad_h_0) + stack.h_begin(layer, d), wide_type};
         if (wanted > 0)
-          multiply_matrices<T>(
-              kernels, {.rows = count, .terms = gates_width, .a = grad_gates, .factors = {factors[0], factors[1]}},
-              input);
+          multiply_matrices<T>(kernels,
+                               {.rows = count,
+                                .terms = gates_width,
+                                .a = grad_gates.data,
+                                .a_type = grad_gates.type,
+                                .factors = {factors[0], factors[1]}},
+                               input);
         if (end == stack.seq_len) continue;
         // The next range goes on from the last step of this one, and expects it in its own place.
         const int64_t step = d == 0 ? time : end - 1, row = stack.first_row(step);
         const int64_t next_base = stack.first_row(first_time(d, end));
-        std::memmove(p.grad_gates + (row - next_base) * gates_width, p.grad_gates + (row - base) * gates_width,
-                     (stack.first_row(step + 1) - row) * gates_width * sizeof(T));
+        std::memmove(grad_gates_of(row - next_base), grad_gates_of(row - base),
+                     (stack.first_row(step + 1) - row) * gates_width * bytes(grad_gates_type));
       }
     }
     for (const WeightGradients<T>& g : gradients) g.append_to(weight_gradients[layer]);

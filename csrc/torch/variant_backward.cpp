@@ -30,7 +30,8 @@ class WeightGradients {
       product(rows, p.grad_ih, gates, of_x);
       product(rows, p.grad_hh, gates, of_h);
     }
-    if (bias_) kernels_.sum_rows({rows, gates, p.grad_sums, data<T>(*bias_), adds_}, parallel_);
+    if (bias_)
+      kernels_.sum_rows({rows, gates, p.grad_sums, kernel_type(kScalarType<T>), data<T>(*bias_), adds_}, parallel_);
     if (w_hr_) product(rows, p.grad_h, layer_.proj_width, factor(p.hidden, *w_hr_));
     const auto products = [&](const T* a, int64_t a_stride, const T* b, int64_t b_stride, int64_t width, T* y,
                               T limit = 0) {
@@ -56,7 +57,7 @@ class WeightGradients {
       products(p.grad_sums, gates, p.kept.input_sums + first * gates, gates, gates, data<T>(norms_[0]));
       products(p.grad_sums, gates, p.kept.recurrent_sums + first * gates, gates, gates, data<T>(norms_[1]));
       products(p.grad_norm, hidden, p.norm_c, hidden, hidden, data<T>(norms_[2]));
-      kernels_.sum_rows({rows, hidden, p.grad_norm, data<T>(norms_[3]), adds_}, parallel_);
+      kernels_.sum_rows({rows, hidden, p.grad_norm, kernel_type(kScalarType<T>), data<T>(norms_[3]), adds_}, parallel_);
     }
     adds_ = true;
   }

@@ -305,8 +305,7 @@ def _(make: Make) -> None:
 
 @trial("DistributedDataParallel, FSDP2")
 def _(make: Make) -> None:
-    for kind in ("ddp", "fsdp"):
-        run_in_two_processes(kind, "cpu", "lstm_fused" if make is lstm_fused.LSTM else "torch")
+    run_in_two_processes("cpu", "lstm_fused" if make is lstm_fused.LSTM else "torch")
 
 
 @pytest.mark.slow  # all of it together

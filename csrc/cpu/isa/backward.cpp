@@ -14,11 +14,12 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns; and grad_gates once more, if a step multiplies pairs, or rows that lie apart.
+// in panels of columns; grad_gates once more, where a step multiplies another type, or rows that lie apart; and the
+// products of a step, (B, H) in whole panels.
 template <class T>
 struct Workspace {
   int64_t first_packed;  // of W_hh: the first block of columns that is packed
-  int64_t h_panel, w_hr, factors, size;
+  int64_t h_panel, w_hr, factors, products, width, size;
   SeparateRows<T> factor;
 
   explicit Workspace(const LayerShape& s) {
@@ -27,8 +28,14 @@ struct Workspace {
     h_panel = panel_size<T>(row_size);
     w_hr = (num_tiles(s.proj_width, kPanelWidth<T>) - first_packed) * h_panel;
     factors = w_hr + (s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) * panel_size<T>(s.proj_width) : 0);
-    if (kMultipliesPairs || SeparateRows<T>::pay(s.batch, row_size)) factor = SeparateRows<T>::of(s.batch, row_size);
-    size = factors + factor.size();
+    if (copies(s, DType::kFloat32)) factor = SeparateRows<T>::of(s.batch, row_size);
+    products = factors + factor.size();
+    width = num_tiles(s.hidden_size, kPanelWidth<T>) * kPanelWidth<T>;
+    size = products + s.batch * width;
+  }
+  static bool copies(const LayerShape& s, DType grad_gates_type) {
+    return (kMultipliesPairs && grad_gates_type != DType::kBFloat16) ||
+           SeparateRows<T>::pay(s.batch, num_tiles(kNumGates * s.hidden_size, kTerms<Operand<T>>));
   }
 };
 
@@ -38,7 +45,12 @@ class Backward {
 
  public:
   Backward(const LayerShape& shape, const CpuBackwardParams<T>& params, T* workspace)
-      : s(shape), p(params), clock{shape, params.reverse}, layout(shape), workspace(workspace) {}
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        layout(shape),
+        has_factors(layout.copies(shape, params.grad_gates_type)),
+        workspace(workspace) {}
 
   int64_t num_h_blocks() const { return num_tiles(s.proj_width, kPanelWidth<T>); }
   int64_t num_unit_blocks() const { return s.has_projection ? num_tiles(s.hidden_size, kPanelWidth<T>) : 0; }
@@ -57,7 +69,7 @@ class Backward {
       for (int64_t b = 0; b < s.batch; ++b) {
         const int64_t t = time(step);
         if (t < clock.length(b)) continue;
-        fill(grad_gates(t, b), T(0), kNumGates * s.hidden_size);
+        with_grad_gates(t, b, [&](auto* gates) { fill(gates, {}, kNumGates * s.hidden_size); });
         if (p.h_prev != nullptr) fill(h_prev(t, b), T(0), s.proj_width);
         if (!s.has_projection) continue;
         fill(hidden(t, b), T(0), s.hidden_size);
@@ -78,20 +90,14 @@ class Backward {
   }
 
   // The gradient of h, columns of blocks; without a projection the columns are hidden units and the cell's backward
-  // follows at once. The step that comes to a row after its first is h_0's; step == T is nothing else.
+  // follows, a row at a time, as what it reads and writes lies. The step that comes to a row after its first is h_0's;
+  // step == T is nothing else.
   void hidden_state(int64_t step, Range rows, Range blocks) const {
     for_chunks(step, rows, true, [&](const Chunk& chunk) {
-      if (!chunk.any_next) return without_product(chunk, blocks);
-      int64_t block = blocks.begin;
-      constexpr int kWideBlocks = kWideVectors / kTileVectors;
-      if (chunk.count <= kWideRows)
-        for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
-          with_rows<kWideRows>(chunk.count,
-                               [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
-      for (; block < blocks.end; ++block)
-        for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
-          h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
-        });
+      if (chunk.any_next) multiply_chunk(chunk, blocks);
+      for_rows(chunk, blocks, s.proj_width,
+               [&](const Row& row, int64_t column, int lanes, Vec<T> product)
+                   __attribute__((always_inline)) { state(row, column, lanes, product); });
     });
   }
 
@@ -101,6 +107,9 @@ class Backward {
     for_chunks(step, rows, false, [&](const Chunk& chunk) {
       for (int64_t block = blocks.begin; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { unit_tile<rows.value>(chunk, first, block); });
+      for_rows(chunk, blocks, s.hidden_size,
+               [&](const Row& row, int64_t unit, int lanes, Vec<T> product)
+                   __attribute__((always_inline)) { cell(row, unit, lanes, product); });
     });
   }
 
@@ -130,17 +139,41 @@ class Backward {
     bool ends[kChunk];
   };
 
+  // What the vectors of a row of a chunk have in common.
+  struct Row {
+    int64_t t, b, at, previous;  // its row in (T, B, ...), and that of the step before it
+    Before before;
+    bool has_next, ends, initial;  // as the chunk says
+  };
+  Row row_of_chunk(const Chunk& chunk, int64_t n) const {
+    const int64_t t = chunk.t, b = chunk.row[n];
+    const Before before = chunk.initial[n] ? Before::kNothing : clock.before(t, b);
+    return {t,
+            b,
+            row_of(s, t, b),
+            before == Before::kStep ? row_of(s, clock.previous(t), b) : 0,
+            before,
+            chunk.next_gates[n] != nullptr,
+            chunk.ends[n],
+            chunk.initial[n]};
+  }
+
   // Whether any step or state before another wants grad_gates W_hh.
   bool multiplies() const { return s.seq_len > 1 || p.grad_h_0 != nullptr; }
 
   int64_t time(int64_t step) const { return clock.time(s.seq_len - 1 - step); }
   int64_t row_in_range(int64_t t, int64_t b) const { return row_of(s, t, b) - row_of(s, p.first_time, 0); }
-  T* grad_gates(int64_t t, int64_t b) const { return p.grad_gates + row_in_range(t, b) * kNumGates * s.hidden_size; }
+  template <class F>
+  LSTM_FUSED_INLINE void with_grad_gates(int64_t t, int64_t b, F&& f) const {
+    with_factor_type<T>(p.grad_gates, p.grad_gates_type, [&](auto* gates) __attribute__((always_inline)) {
+      f(gates + row_in_range(t, b) * kNumGates * s.hidden_size);
+    });
+  }
   T* h_prev(int64_t t, int64_t b) const { return p.h_prev + row_in_range(t, b) * s.proj_width; }
   T* hidden(int64_t t, int64_t b) const { return p.hidden + row_in_range(t, b) * s.hidden_size; }
   T* grad_h(int64_t t, int64_t b) const { return p.grad_h + row_in_range(t, b) * s.proj_width; }
-  Vec<T> cells(int64_t t, int64_t b, int64_t unit, int lanes) const {
-    return load_as(p.cells, p.kept_type, row_of(s, t, b) * s.cells_stride + unit, lanes);
+  LSTM_FUSED_INLINE Vec<T> cells(int64_t row, int64_t unit, int lanes) const {
+    return load_as(p.cells, p.kept_type, row * s.cells_stride + unit, lanes);
   }
   // What forward kept, in T or a half type.
   static LSTM_FUSED_INLINE Vec<T> load_as(const void* p, DType type, int64_t n, int lanes) {
@@ -155,11 +188,14 @@ class Backward {
   E* h_panel(int64_t block) const {
     return reinterpret_cast<E*>(workspace + (block - layout.first_packed) * layout.h_panel);
   }
-  bool has_factors() const { return layout.factor.size() > 0; }
   // A row of grad_gates as the next step multiplies it.
   E* factor(int64_t t, int64_t b) const {
-    return reinterpret_cast<E*>(has_factors() ? workspace + layout.factors + layout.factor.at(t, b) : grad_gates(t, b));
+    if (has_factors) return reinterpret_cast<E*>(workspace + layout.factors + layout.factor.at(t, b));
+    E* row = nullptr;
+    with_grad_gates(t, b, [&](auto* gates) { row = reinterpret_cast<E*>(gates); });
+    return row;
   }
+  T* product(int64_t b) const { return workspace + layout.products + b * layout.width; }
   T* unit_panel(int64_t block) const { return workspace + layout.w_hr + block * panel_size<T>(s.proj_width); }
 
   template <class F>
@@ -194,10 +230,18 @@ class Backward {
     if (!chunk.ends[n] && clock.before(next, b) == Before::kStep) chunk.next_gates[n] = factor(next, b);
   }
 
-  // Where no row has a next step, a row at a time: there is no product to wait for what lies apart.
-  void without_product(const Chunk& chunk, Range blocks) const {
-    const int64_t begin = blocks.begin * kPanelWidth<T>, end = min(blocks.end * kPanelWidth<T>, s.proj_width);
-    for (int64_t n = 0; n < chunk.count; ++n) states(chunk, n, begin, end, nullptr);
+  // grad_gates(next) W_hh.
+  void multiply_chunk(const Chunk& chunk, Range blocks) const {
+    constexpr int kWideBlocks = kWideVectors / kTileVectors;
+    int64_t block = blocks.begin;
+    if (chunk.count <= kWideRows)
+      for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
+        with_rows<kWideRows>(chunk.count,
+                             [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
+    for (; block < blocks.end; ++block)
+      for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
+        h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
+      });
   }
 
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.
@@ -216,87 +260,85 @@ class Backward {
       with_type<T>(p.w_hh, p.weight_type,
                    [&](const auto* w) { acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width); });
 
-    for (int r = 0; r < R; ++r) states(chunk, first + r, column, min(s.proj_width, column + V * kLanes<T>), acc.at[r]);
-  }
-
-  // state() of columns [begin, end) of row n of the chunk; `recurrent` may be null where there is no product. One
-  // function for tiles of all heights: in each of them it would be most of the library.
-  __attribute__((noinline)) void states(const Chunk& chunk, int64_t n, int64_t begin, int64_t end,
-                                        const Vec<T>* recurrent) const {
-    for (; begin < end; begin += kLanes<T>) {
-      const Vec<T> product = recurrent != nullptr ? *recurrent++ : Vec<T>{};
-      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { state(chunk, n, begin, lanes.value, product); });
-    }
+    keep_products(chunk, first, column, acc);
   }
 
   template <int R>
   __attribute__((noinline)) void unit_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = grad_h(chunk.t, chunk.row[first + r]);
-    const Accumulators<T, R> acc = multiply<T, R>(rows, s.proj_width, unit_panel(block));
-    const int64_t begin = block * kPanelWidth<T>, end = min(s.hidden_size, begin + kPanelWidth<T>);
-    for (int r = 0; r < R; ++r) cells_of(chunk, first + r, begin, end, acc.at[r]);
+    keep_products(chunk, first, block * kPanelWidth<T>, multiply<T, R>(rows, s.proj_width, unit_panel(block)));
   }
 
-  __attribute__((noinline)) void cells_of(const Chunk& chunk, int64_t n, int64_t begin, int64_t end,
-                                          const Vec<T>* grad_hidden) const {
-    for (; begin < end; begin += kLanes<T>, ++grad_hidden)
-      with_lanes<T>(valid_lanes<T>(begin, end), [&](auto lanes) { cell(chunk, n, begin, lanes.value, *grad_hidden); });
+  template <int R, int V>
+  LSTM_FUSED_INLINE void keep_products(const Chunk& chunk, int64_t first, int64_t column,
+                                       const Accumulators<T, R, V>& acc) const {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) store(product(chunk.row[first + r]) + column + v * kLanes<T>, acc.at[r][v]);
   }
 
-  // One vector of h of row n of the chunk: its whole gradient, and then the cell's or the projection's turn.
-  LSTM_FUSED_INLINE void state(const Chunk& chunk, int64_t n, int64_t begin, int lanes, Vec<T> recurrent) const {
-    const int64_t b = chunk.row[n];
-    Vec<T> grad = {};
-    if (chunk.next_gates[n] != nullptr) grad = recurrent;
-    if (chunk.ends[n] && p.grad_h_n != nullptr) grad = state_at(p.grad_h_n, b * s.proj_width + begin, lanes);
-    if (chunk.initial[n]) return store(p.grad_h_0 + b * s.proj_width + begin, grad, lanes);
+  // f(row, column, lanes, product) for the vectors of a chunk's rows in blocks of columns.
+  template <class F>
+  LSTM_FUSED_INLINE void for_rows(const Chunk& chunk, Range blocks, int64_t width, F&& f) const {
+    const int64_t end = min(blocks.end * kPanelWidth<T>, width);
+    for (int64_t n = 0; n < chunk.count; ++n) {
+      const Row row = row_of_chunk(chunk, n);
+      const T* const products = product(row.b);
+      for (int64_t column = blocks.begin * kPanelWidth<T>; column < end; column += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(column, end),
+                      [&](auto lanes) { f(row, column, lanes.value, load(products + column)); });
+    }
+  }
+
+  // One vector of h of a row: its whole gradient, and then the cell's or the projection's turn.
+  LSTM_FUSED_INLINE void state(const Row& row, int64_t column, int lanes, Vec<T> recurrent) const {
+    const int64_t state = row.b * s.proj_width + column;
+    Vec<T> grad = row.has_next ? recurrent : Vec<T>{};
+    if (row.ends && p.grad_h_n != nullptr) grad = state_at(p.grad_h_n, state, lanes);
+    if (row.initial) return store(p.grad_h_0 + state, grad, lanes);
     if (p.grad_output != nullptr)
-      grad += load_as(p.grad_output, p.grad_output_type, row_of(s, chunk.t, b) * s.output_stride + begin, lanes);
+      grad += load_as(p.grad_output, p.grad_output_type, row.at * s.output_stride + column, lanes);
     if (p.output != nullptr)
-      keep_h_prev(chunk.t, b, begin, lanes, [&](int64_t t) {
-        return load_as(p.output, p.kept_type, row_of(s, t, b) * s.output_stride + begin, lanes);
-      });
+      keep_h_prev(row, column, lanes,
+                  [&] { return load_as(p.output, p.kept_type, row.previous * s.output_stride + column, lanes); });
     if (s.has_projection)
-      store(grad_h(chunk.t, b) + begin, grad, lanes);
+      store(grad_h(row.t, row.b) + column, grad, lanes);
     else
-      cell(chunk, n, begin, lanes, grad);
+      cell(row, column, lanes, grad);
   }
 
-  // h_after(t): h of the step at t.
+  // previous(): h of the step before.
   template <class H>
-  LSTM_FUSED_INLINE void keep_h_prev(int64_t t, int64_t b, int64_t begin, int lanes, H&& h_after) const {
+  LSTM_FUSED_INLINE void keep_h_prev(const Row& row, int64_t column, int lanes, H&& previous) const {
     if (p.h_prev == nullptr) return;
     Vec<T> h = {};
-    const Before before = clock.before(t, b);
-    if (before == Before::kInitial) h = state_at(p.h_0, b * s.proj_width + begin, lanes);
-    if (before == Before::kStep) h = h_after(clock.previous(t));
-    store(h_prev(t, b) + begin, h, lanes);
+    if (row.before == Before::kInitial) h = state_at(p.h_0, row.b * s.proj_width + column, lanes);
+    if (row.before == Before::kStep) h = previous();
+    store(h_prev(row.t, row.b) + column, h, lanes);
   }
 
-  // The cell's backward for one vector of units of row n of the chunk; grad_c_0 carries grad c from step to step.
-  LSTM_FUSED_INLINE void cell(const Chunk& chunk, int64_t n, int64_t unit, int lanes, Vec<T> grad_hidden) const {
+  // The cell's backward for one vector of units of a row; grad_c_0 carries grad c from step to step.
+  LSTM_FUSED_INLINE void cell(const Row& row, int64_t unit, int lanes, Vec<T> grad_hidden) const {
     using V = Vectors<T, 1>;
-    const int64_t t = chunk.t, b = chunk.row[n], width = s.hidden_size, row = row_of(s, t, b);
+    const int64_t width = s.hidden_size, state = row.b * width + unit;
     const auto gate = [&](int64_t row, int which) {
       return load_as(p.gates, p.gates_type, (row * kNumGates + which) * width + unit, lanes);
     };
-    const Gates<V> active = {gate(row, 0), gate(row, 1), gate(row, 2), gate(row, 3)};
-    T* const carried = p.grad_c_0 + b * width + unit;
+    const Gates<V> active = {gate(row.at, 0), gate(row.at, 1), gate(row.at, 2), gate(row.at, 3)};
+    T* const carried = p.grad_c_0 + state;
     V c_prev = T(0), grad_c = T(0);
-    const Before before = clock.before(t, b);
-    if (before == Before::kInitial) c_prev = state_at(p.c_0, b * width + unit, lanes);
-    if (before == Before::kStep) c_prev = cells(clock.previous(t), b, unit, lanes);
-    if (chunk.next_gates[n] != nullptr) grad_c = load(carried, lanes);
-    if (chunk.ends[n] && p.grad_c_n != nullptr) grad_c = state_at(p.grad_c_n, b * width + unit, lanes);
+    if (row.before == Before::kInitial) c_prev = state_at(p.c_0, state, lanes);
+    if (row.before == Before::kStep) c_prev = cells(row.previous, unit, lanes);
+    if (row.has_next) grad_c = load(carried, lanes);
+    if (row.ends && p.grad_c_n != nullptr) grad_c = state_at(p.grad_c_n, state, lanes);
     if (p.grad_cells != nullptr)
-      grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row * p.grad_cells_stride + unit, lanes);
+      grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row.at * p.grad_cells_stride + unit, lanes);
     if (p.output == nullptr)
-      keep_h_prev(t, b, unit, lanes, [&](int64_t previous) {
-        return next_hidden<CellMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row_of(s, previous, b), 3)}, c_prev).at[0];
+      keep_h_prev(row, unit, lanes, [&] {
+        return next_hidden<CellMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row.previous, 3)}, c_prev).at[0];
       });
 
-    const V c = cells(t, b, unit, lanes);
+    const V c = cells(row.at, unit, lanes);
     const CellGradient<V> grad = cell_backward<CellMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
     const auto keep = [&](auto* out) {
       store(out + unit, grad.pre.i.at[0], lanes);
@@ -304,16 +346,17 @@ class Backward {
       store(out + unit + 2 * width, grad.pre.g.at[0], lanes);
       store(out + unit + 3 * width, grad.pre.o.at[0], lanes);
     };
-    keep(grad_gates(t, b));
-    if (has_factors() && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(t, b)));
+    with_grad_gates(row.t, row.b, keep);
+    if (has_factors && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(row.t, row.b)));
     store(carried, grad.c_prev.at[0], lanes);
-    if (s.has_projection) store(hidden(t, b) + unit, next_hidden<CellMath<T, 1>>(active, c).at[0], lanes);
+    if (s.has_projection) store(hidden(row.t, row.b) + unit, next_hidden<CellMath<T, 1>>(active, c).at[0], lanes);
   }
 
   const LayerShape& s;
   const CpuBackwardParams<T>& p;
   const Clock clock;
   const Workspace<T> layout;
+  const bool has_factors;
   T* const workspace;
 };
 

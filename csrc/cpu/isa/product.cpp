@@ -94,11 +94,11 @@ template <class T>
 void outer_product(const ProductParams<T>& p, const ProductFactor& f, const Parallel& parallel) {
   Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
     with_type<T>(f.y, f.y_type, [&](auto* y) {
-      const T* const b = static_cast<const T*>(f.b);
+      const T *const a = static_cast<const T*>(p.a), *const b = static_cast<const T*>(f.b);
       for (int64_t row = begin; row < end; ++row)
         for (int64_t n = 0; n < f.columns; n += kLanes<T>)
           with_lanes<T>(valid_lanes<T>(n, f.columns), [&](auto lanes) {
-            store(y + row * f.columns + n, p.a[row] * load(b + n, lanes.value), lanes.value);
+            store(y + row * f.columns + n, a[row] * load(b + n, lanes.value), lanes.value);
           });
     });
   });
@@ -110,7 +110,7 @@ void product_of_few_rows(const ProductParams<T>& p, const ProductFactor& f, cons
   Team{parallel, 1}.each(num_tiles(f.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
     with_type<T>(f.b, f.b_type, [&](const auto* b) {
       columns_of_product<T>(
-          p.rows, [&](int64_t row) { return p.a + row * p.terms; }, b, p.terms, begin * kColumns,
+          p.rows, [&](int64_t row) { return static_cast<const T*>(p.a) + row * p.terms; }, b, p.terms, begin * kColumns,
           min(f.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(f.y) + row * f.columns; });
     });
   });
@@ -168,17 +168,19 @@ class Product {
       constexpr int R = rows.value;
       E* to = packed_tile(block, first);
       const int64_t row = block.row + first;
-      if (!p.a_transposed)
-        return pack_transposed<E, num_vectors<R>>([&](int r) { return p.a + (row + r) * p.terms + block.term; },
-                                                  block.terms, R, to, R);
-      const T* from = p.a + block.term * p.rows + row;
-      for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += R, from += kTerms<E> * p.rows)
-        if constexpr (kTerms<E> == 1) {
-          for (int r = 0; r < R; ++r) to[r] = from[r];
-        } else {
-          const Vec<T> pairs = pairs_of(from, k + 1 < block.terms ? from + p.rows : nullptr, R);
-          std::memcpy(to, &pairs, R * sizeof(E));
-        }
+      with_factor_type<T>(p.a, p.a_type, [&](const auto* a) {
+        if (!p.a_transposed)
+          return pack_transposed<E, num_vectors<R>>([&](int r) { return a + (row + r) * p.terms + block.term; },
+                                                    block.terms, R, to, R);
+        const auto* from = a + block.term * p.rows + row;
+        for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += R, from += kTerms<E> * p.rows)
+          if constexpr (kTerms<E> == 1) {
+            for (int r = 0; r < R; ++r) to[r] = from[r];
+          } else {
+            const Vec<T> pairs = pairs_of(from, k + 1 < block.terms ? from + p.rows : nullptr, R);
+            std::memcpy(to, &pairs, R * sizeof(E));
+          }
+      });
     });
   }
   E* packed_tile(const Block& block, int64_t first) const { return packed_rows + first * num_elements<T>(block.terms); }
@@ -275,7 +277,7 @@ class Product {
 // Where pairs would not pay, or there are none, it is a product of a set without them.
 template <class T>
 bool is_of_pairs(const ProductParams<T>& p) {
-  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || p.terms > 1);
+  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || p.terms > 1 || p.a_type == DType::kBFloat16);
 }
 
 }  // namespace
@@ -295,8 +297,9 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
     for (int n = 0; n < p.num_factors(); ++n) run(p, p.factors[n], parallel);
   };
   if (!kMultipliesPairs && is_of_few_rows(p)) return each_factor(product_of_few_rows<T>);
-  const bool is_half = p.factors[0].b_type == DType::kFloat16 || p.factors[0].b_type == DType::kBFloat16;
-  if (p.terms == 1 && !p.factors[0].adds && !is_half) return each_factor(outer_product<T>);
+  const auto is_half = [](DType type) { return type == DType::kFloat16 || type == DType::kBFloat16; };
+  if (p.terms == 1 && !p.factors[0].adds && !is_half(p.a_type) && !is_half(p.factors[0].b_type))
+    return each_factor(outer_product<T>);
   // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.
   const int64_t threads = parallel.num_threads, panels = num_panels(p), tiles = num_tiles(p.rows, kTileRows);
   const bool by_columns = num_tiles(panels, threads) * tiles <= num_tiles(tiles, threads) * panels;
@@ -312,18 +315,20 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
 template <class T>
 void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
   Team{parallel, 1}.each(num_tiles(p.width, kLanes<T>), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t n = begin * kLanes<T>; n < min(p.width, end * kLanes<T>); n += kLanes<T>)
-      with_lanes<T>(valid_lanes<T>(n, p.width), [&](auto lanes) {
-        Vec<T> total = {};
-        if (p.adds) total = load(p.y + n, lanes.value);
-        for (int64_t row = 0; row < p.num_rows;) {
-          Vec<T> sum = {};
-          for (const int64_t last = min(p.num_rows, row + kChain); row < last; ++row)
-            sum += load(p.x + row * p.width + n, lanes.value);
-          total += sum;
-        }
-        store(p.y + n, total, lanes.value);
-      });
+    with_type<T>(p.x, p.x_type, [&](const auto* x) {
+      for (int64_t n = begin * kLanes<T>; n < min(p.width, end * kLanes<T>); n += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(n, p.width), [&](auto lanes) {
+          Vec<T> total = {};
+          if (p.adds) total = load(p.y + n, lanes.value);
+          for (int64_t row = 0; row < p.num_rows;) {
+            Vec<T> sum = {};
+            for (const int64_t last = min(p.num_rows, row + kChain); row < last; ++row)
+              sum += load(x + row * p.width + n, lanes.value);
+            total += sum;
+          }
+          store(p.y + n, total, lanes.value);
+        });
+    });
   });
 }
 

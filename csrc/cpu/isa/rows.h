@@ -65,6 +65,15 @@ LSTM_FUSED_INLINE void with_type(Void* w, DType type, F&& f) {
   call(T{});
 }
 
+// As above, of what products multiply weights with.
+template <class T, class Void, class F>
+LSTM_FUSED_INLINE void with_factor_type(Void* a, DType type, F&& f) {
+  if constexpr (kMultipliesPairs)
+    with_type<T>(a, type, f);
+  else
+    f(static_cast<std::conditional_t<std::is_const_v<Void>, const T, T>*>(a));
+}
+
 template <class T>
 inline void fill(T* p, std::common_type_t<T> value, int64_t count) {
   for (int64_t n = 0; n < count; ++n) p[n] = value;

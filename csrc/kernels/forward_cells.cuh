@@ -27,7 +27,9 @@ class ForwardCells {
         p(params),
         clock{shape, params.reverse},
         unit(static_cast<int>(unit)),
-        direction(params.reverse ? -1 : 1) {
+        direction(params.reverse ? -1 : 1),
+        output_bytes(static_cast<uint32_t>(shape.output_stride * int64_t{sizeof(T)})),
+        gates_bytes(static_cast<uint32_t>(kNumGates * shape.hidden_size * int64_t{sizeof(T)})) {
     if (unit < s.hidden_size) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
   }
 
@@ -46,6 +48,19 @@ class ForwardCells {
     output = p.output + at * s.output_stride + unit;
     cells = p.cells + t * s.cells_time + first_row * s.cells_stride + unit;
     gates = p.gates + (at - p.gates_time * s.batch) * kNumGates * s.hidden_size + unit;
+  }
+  // In place of all that: to a step of the same rows, its load() and its store(). Addresses are formed as they are
+  // used, and no registers hold them in between; rows of all steps are counted in 32 bits.
+  LSTM_FUSED_DEVICE void advance_by(int steps) { t += steps * direction; }
+  LSTM_FUSED_DEVICE void load_present(bool has_input) {
+    point_to_gates();
+    load(has_input);
+  }
+  LSTM_FUSED_DEVICE void store_present() {
+    output = row_at(p.output + unit, rows_until(t), output_bytes);
+    if (s.cells_time != 0) cells = p.cells + t * s.cells_time + first_row * s.cells_stride + unit;
+    if constexpr (kTraining) point_to_gates();
+    store(t, 0);
   }
   // What is to be kept of row n while the lane takes others.
   struct alignas(8) Carried {
@@ -123,15 +138,7 @@ class ForwardCells {
   }
   // Of the step before the one at hand.
   LSTM_FUSED_DEVICE void store() {
-    const int64_t back = kAddressesWait ? 0 : direction;
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      if (!is_active(t - direction, n)) continue;
-      output[n * s.output_stride - back * s.batch * s.output_stride] = kept_h[n];
-      if (s.cells_time != 0) cells[n * s.cells_stride - back * s.cells_time] = kept_c[n];
-      if constexpr (kTraining)
-        store_gates(gates + n * kNumGates * s.hidden_size - back * gates_stride(), s.hidden_size, kept_gates[n]);
-    }
+    store(t - direction, kAddressesWait ? 0 : direction);
     if constexpr (kAddressesWait) move_addresses();
   }
 
@@ -150,6 +157,27 @@ class ForwardCells {
   }
 
  private:
+  LSTM_FUSED_DEVICE uint32_t rows_until(int time) const {
+    return static_cast<uint32_t>(time) * static_cast<uint32_t>(s.batch) + static_cast<uint32_t>(first_row);
+  }
+  template <class E>
+  static LSTM_FUSED_DEVICE E* row_at(E* first, uint32_t row, uint32_t row_bytes) {
+    return reinterpret_cast<E*>(reinterpret_cast<char*>(first) + uint64_t{row} * row_bytes);  // one instruction
+  }
+  LSTM_FUSED_DEVICE void point_to_gates() {
+    gates = row_at(p.gates + unit, rows_until(t - static_cast<int>(p.gates_time)), gates_bytes);
+  }
+  // Of the step at `time`; addresses are those of a step so many behind it.
+  LSTM_FUSED_DEVICE void store(int time, int64_t back) const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      if (!is_active(time, n)) continue;
+      output[n * s.output_stride - back * s.batch * s.output_stride] = kept_h[n];
+      if (s.cells_time != 0) cells[n * s.cells_stride - back * s.cells_time] = kept_c[n];
+      if constexpr (kTraining)
+        store_gates(gates + n * kNumGates * s.hidden_size - back * gates_stride(), s.hidden_size, kept_gates[n]);
+    }
+  }
   // Where nothing is loaded by them, addresses are those of the step that store() comes to next.
   static constexpr bool kAddressesWait = kInput == Input::kNone;
   LSTM_FUSED_DEVICE void move_addresses() {
@@ -178,6 +206,7 @@ class ForwardCells {
   const ForwardParams<T, Acc>& p;
   const Clock clock;
   const int unit, direction;
+  const uint32_t output_bytes, gates_bytes;  // of a row
   int first_row = 0, t = 0;
   T *output = nullptr, *gates = nullptr;  // of the first row, at time t
   Acc* cells = nullptr;

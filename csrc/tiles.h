@@ -163,11 +163,9 @@ struct GroupVariant {
   bool backward;
 };
 
-// Rows that a group takes in one turn: two tiles, with each weight being used for both, where the registers have room
-// for the sums.
-constexpr int64_t group_turn_rows(DType dtype, bool stacked) {
-  return (is_16_bit(dtype) && !stacked ? 2 : 1) * kTileRows;
-}
+// Places for the sums of a turn: two, so that the products of one turn need not wait for the cells of another, where
+// shared memory has room for them.
+constexpr int64_t group_num_sums(DType dtype, bool stacked) { return is_16_bit(dtype) && !stacked ? 2 : 1; }
 
 // Lines of a matrix per lane: rows of W_hh, four for a unit; backward columns, one for a unit.
 constexpr int64_t group_lines(bool backward) { return (backward ? 1 : 4) * kGroupUnits / 8; }
@@ -190,9 +188,13 @@ constexpr int64_t kGroupMostLayers = 8;
 // Sums of all gates, forward, or of grad_h lie unit by unit, row by row. So many units to a row: neither those who
 // write nor those who read meet a bank twice.
 constexpr int64_t group_sum_stride(bool backward) { return backward ? 20 : 17; }
-constexpr int64_t group_sum_bytes(int64_t turn_rows, bool backward) {
-  return kGroupWarps * turn_rows * group_sum_stride(backward) * (backward ? 1 : 4) * 4;
+constexpr int64_t group_sum_bytes(bool backward) {
+  return kGroupWarps * kTileRows * group_sum_stride(backward) * (backward ? 1 : 4) * 4;
 }
+// What a cell has from step to step.
+constexpr int64_t kGroupCarriedBytes = 8;
+// Of a tile of rows, what its cells have, and how many steps it has, rounded up to a vector.
+constexpr int64_t kGroupTileBytes = kTileRows * kGroupUnits * kGroupCarriedBytes + kChunkBytes / 4;
 
 constexpr int64_t group_blocks(int64_t hidden_size) { return ceil_div(hidden_size, kGroupUnits); }
 constexpr int64_t group_row_tiles(int64_t batch) { return batch > kTileRows ? ceil_div(batch, kTileRows) : 1; }
@@ -214,27 +216,25 @@ constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size
   return (chunks < held ? chunks : held) * group_chunk_bytes(variant);
 }
 // What the registers leave over of the weights; the sums of the warps, of four gates, or of grad_h, where those from
-// the layer above stay apart; and the number of steps of each tile of rows.
-constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size) {
-  const int64_t sums = group_sum_bytes(group_turn_rows(variant.dtype, variant.stacked), variant.backward);
+// the layer above stay apart; and what each tile of rows has.
+constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size, int64_t rows_per_group) {
+  const int64_t sums = group_num_sums(variant.dtype, variant.stacked) * group_sum_bytes(variant.backward);
   return group_weight_bytes(variant, hidden_size) - group_register_bytes(variant, hidden_size) +
-         (variant.stacked && variant.backward ? 2 : 1) * sums + kGroupMostTiles * 4;
+         (variant.stacked && variant.backward ? 2 : 1) * sums + rows_per_group / kTileRows * kGroupTileBytes;
 }
 
-// Global memory of one direction. For each turn's rows: h or grad_gates of all blocks, of so many steps one after the
-// other, all kGroupMissing at first, and 8 bytes of each cell for groups that take several turns in a step.
+// Global memory of one direction, for the rows of all tiles: h or grad_gates of all blocks, of so many steps one after
+// the other, all kGroupMissing at first.
 constexpr int64_t kGroupSlots = 16;
 constexpr uint32_t kGroupMissing = 0xffffffff;  // a word that nobody has sent yet
-constexpr int64_t kGroupCarriedBytes = 8;
 constexpr int64_t group_row_bytes(DType dtype, int64_t hidden_size, bool backward) {
   return group_blocks(hidden_size) * kGroupUnits * element_bytes(dtype) * (backward ? 4 : 1);
 }
-constexpr int64_t group_turns(int64_t rows_per_group, int64_t batch, int64_t turn_rows) {  // of a step, of all groups
-  return ceil_div(batch, rows_per_group) * ceil_div(rows_per_group, turn_rows);
+constexpr int64_t group_rows(int64_t rows_per_group, int64_t batch) {  // in whole groups
+  return round_up(batch, rows_per_group);
 }
 constexpr int64_t group_exchange_bytes(DType dtype, int64_t hidden_size, int64_t rows, bool backward) {
-  return rows * (kGroupSlots * group_row_bytes(dtype, hidden_size, backward) +
-                 group_blocks(hidden_size) * kGroupUnits * kGroupCarriedBytes);
+  return rows * kGroupSlots * group_row_bytes(dtype, hidden_size, backward);
 }
 // h, or grad_gates, of every step and row for the next layer of the launch, all kGroupMissing at first.
 constexpr int64_t group_onward_bytes(DType dtype, int64_t hidden_size, int64_t rows, bool backward) {

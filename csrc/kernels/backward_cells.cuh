@@ -44,6 +44,14 @@ class BackwardCells {
     cells = p.cells + t * s.cells_time + first_row * s.cells_stride + first_unit;
     if (p.grad_output != nullptr) grad_output = p.grad_output + at * s.output_stride + first_unit;
   }
+  // So many steps on, where all rows of a step have few enough elements for 32 bits.
+  LSTM_FUSED_DEVICE void advance_by(int steps) {
+    const int by = steps * direction, batch = static_cast<int>(s.batch);
+    t += by;
+    gates_at += by * (batch * static_cast<int>(kNumGates * s.hidden_size));
+    cells += by * static_cast<int>(s.cells_time);
+    if (p.grad_output != nullptr) grad_output += by * (batch * static_cast<int>(s.output_stride));
+  }
   // What is to be kept of a cell while the lane takes others.
   LSTM_FUSED_DEVICE Acc carried(int u, int n) const { return grad_c[u][n]; }
   LSTM_FUSED_DEVICE void resume(int u, int n, Acc kept) { grad_c[u][n] = kept; }
@@ -115,13 +123,9 @@ class BackwardCells {
     if constexpr (kPrefetch) turn();
   }
   // Of the step before the one at hand, as it was computed.
-  LSTM_FUSED_DEVICE void store() const {
-#pragma unroll
-    for (int n = 0; n < kRows; ++n)
-#pragma unroll
-      for (int u = 0; u < kUnits; ++u)
-        if (is_active(t - direction, u, n)) put(u, n, -direction, kept[u][n]);
-  }
+  LSTM_FUSED_DEVICE void store() const { store(-direction); }
+  // Of the step at hand, where there is no advance().
+  LSTM_FUSED_DEVICE void store_present() const { store(0); }
   // After the first step, what is left flows to h_0 and c_0. grad_gates of steps that are not active become zero.
   LSTM_FUSED_DEVICE void finish(int u, int n, Acc recurrent) const {
     if (!has_unit(u) || row(n) >= s.batch) return;
@@ -189,6 +193,13 @@ class BackwardCells {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
       if (is_active(u, n)) c[u][n] = cells[n * s.cells_stride + u * static_cast<int>(kTileUnits)];
+  }
+  LSTM_FUSED_DEVICE void store(int steps) const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n)
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u)
+        if (is_active(t + steps, u, n)) put(u, n, steps, kept[u][n]);
   }
   // To grad_gates, so many steps of time behind the one at hand.
   LSTM_FUSED_DEVICE void put(int u, int n, int steps, const Gates<T>& values) const {

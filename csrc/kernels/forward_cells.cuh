@@ -27,7 +27,9 @@ class ForwardCells {
         p(params),
         clock{shape, params.reverse},
         unit(static_cast<int>(unit)),
-        direction(params.reverse ? -1 : 1) {
+        direction(params.reverse ? -1 : 1),
+        output_bytes(static_cast<uint32_t>(shape.output_stride * int64_t{sizeof(T)})),
+        gates_bytes(static_cast<uint32_t>(kNumGates * shape.hidden_size * int64_t{sizeof(T)})) {
     if (unit < s.hidden_size) bias = bias_of(p.b_ih, p.b_hh, unit, s.hidden_size);
   }
 
@@ -46,6 +48,19 @@ class ForwardCells {
     gates = p.gates + (gates_time * s.batch + first_row) * kNumGates * s.hidden_size + unit;
     output = p.output + (before * s.batch + first_row) * s.output_stride + unit;
     cells = p.cells + before * s.cells_time + first_row * s.cells_stride + unit;
+  }
+  // In place of all that: to a step of the same rows, its load() and its store(). Addresses are formed as they are
+  // used, and no registers hold them in between; rows of all steps are counted in 32 bits.
+  LSTM_FUSED_DEVICE void advance_by(int steps) { t += steps * direction; }
+  LSTM_FUSED_DEVICE void load_present(bool has_input) {
+    point_to_gates();
+    load(has_input);
+  }
+  LSTM_FUSED_DEVICE void store_present() {
+    output = row_at(p.output + unit, rows_until(t), output_bytes);
+    if (s.cells_time != 0) cells = p.cells + t * s.cells_time + first_row * s.cells_stride + unit;
+    if constexpr (kTraining) point_to_gates();
+    store_at(t, gates);
   }
   // What is to be kept of row n while the lane takes others.
   struct alignas(8) Carried {
@@ -117,15 +132,7 @@ class ForwardCells {
   }
   // Of the step before the one at hand, if there is one. Called once for each, as its addresses go on here.
   LSTM_FUSED_DEVICE void store() {
-    T* const its_gates = kGatesFollow ? gates : gates - direction * gates_stride();
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-      const bool active = is_active(t - direction, n);
-      store_global_if(active, output + n * s.output_stride, kept_h[n]);
-      store_global_if(active && s.cells_time != 0, cells + n * s.cells_stride, kept_c[n]);
-      if constexpr (kTraining)
-        store_gates_if(active, its_gates + n * kNumGates * s.hidden_size, s.hidden_size, kept_gates[n]);
-    }
+    store_at(t - direction, kGatesFollow ? gates : gates - direction * gates_stride());
     output += direction * s.batch * s.output_stride;
     cells += direction * s.cells_time;
     if constexpr (kGatesFollow) gates += direction * gates_stride();
@@ -148,6 +155,27 @@ class ForwardCells {
  private:
   // Whether the address of gates is that of the step which store() comes to next, as load() has no use for it.
   static constexpr bool kGatesFollow = kInput == Input::kNone;
+  LSTM_FUSED_DEVICE uint32_t rows_until(int time) const {
+    return static_cast<uint32_t>(time) * static_cast<uint32_t>(s.batch) + static_cast<uint32_t>(first_row);
+  }
+  template <class E>
+  static LSTM_FUSED_DEVICE E* row_at(E* first, uint32_t row, uint32_t row_bytes) {
+    return reinterpret_cast<E*>(reinterpret_cast<char*>(first) + uint64_t{row} * row_bytes);  // one instruction
+  }
+  LSTM_FUSED_DEVICE void point_to_gates() {
+    gates = row_at(p.gates + unit, rows_until(t - static_cast<int>(p.gates_time)), gates_bytes);
+  }
+  // Of the step at `time`, where output and cells point to.
+  LSTM_FUSED_DEVICE void store_at(int time, T* its_gates) const {
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      const bool active = is_active(time, n);
+      store_global_if(active, output + n * s.output_stride, kept_h[n]);
+      store_global_if(active && s.cells_time != 0, cells + n * s.cells_stride, kept_c[n]);
+      if constexpr (kTraining)
+        store_gates_if(active, its_gates + n * kNumGates * s.hidden_size, s.hidden_size, kept_gates[n]);
+    }
+  }
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
   LSTM_FUSED_DEVICE bool is_active(int time, int n) const {
@@ -177,6 +205,7 @@ class ForwardCells {
   const ForwardParams<T, Acc>& p;
   const Clock clock;
   const int unit, direction;
+  const uint32_t output_bytes, gates_bytes;  // of a row
   int first_row = 0, t = 0;
   // Of the first row. Those of output and cells are where store() comes to next: of the step before.
   T *gates = nullptr, *output = nullptr;

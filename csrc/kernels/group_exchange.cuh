@@ -18,8 +18,7 @@ struct GroupArguments {
   Layer layer;
   int64_t rows_per_group;
   int num_blocks;       // of a group
-  int tiles_per_group;  // of rows: a tile is what a turn takes
-  int num_tiles;        // of all groups
+  int tiles_per_group;  // of 8 rows: what a turn takes
   int part_chunks;      // of K for each warp
 };
 
@@ -29,13 +28,16 @@ template <class A, bool kStacked, bool kBackward>  // chunks of a warp's weights
 constexpr int kInRegisters = static_cast<int>(group_chunks_held({dtype_of<A>, A::kTensorCore, kStacked, kBackward}));
 
 template <class A, bool kStacked>
-constexpr int kTurnRows = static_cast<int>(group_turn_rows(dtype_of<A>, kStacked));
-// The first threads of a block, whole warps, have a cell each, as many as there are in a turn.
-LSTM_FUSED_DEVICE int cell_unit() { return thread_index() % static_cast<int>(kGroupUnits); }
-LSTM_FUSED_DEVICE int cell_row() { return thread_index() / static_cast<int>(kGroupUnits); }
-static_assert(kGroupUnits * group_turn_rows(DType::kFloat16, false) <= kThreads);
+constexpr int kNumSums = static_cast<int>(group_num_sums(dtype_of<A>, kStacked));
+// Half of a block's warps have the cells of one turn, the others those of the next, a thread one each.
+constexpr int kTurnCells = static_cast<int>(kTileRows * kGroupUnits);
+static_assert(2 * kTurnCells == kThreads);
+LSTM_FUSED_DEVICE int own_half() { return thread_index() / kTurnCells; }
+LSTM_FUSED_DEVICE int own_cell() { return thread_index() % kTurnCells; }
+LSTM_FUSED_DEVICE int cell_unit() { return own_cell() % static_cast<int>(kGroupUnits); }
+LSTM_FUSED_DEVICE int cell_row() { return own_cell() / static_cast<int>(kGroupUnits); }
 
-// The turns of a group: step 0 of each of its tiles of rows, step 1 of each, and so on. Tiles with fewer steps drop
+// The turns of a group: step 0 of each of its tiles of 8 rows, step 1 of each, and so on. Tiles with fewer steps drop
 // out.
 class Turns {
  public:
@@ -46,58 +48,64 @@ class Turns {
   const int64_t first_row;
   int num_tiles;
 
-  // `rows_per_tile`: 8, or twice as many. `more`: turns that every tile has beyond its steps. `memory`: kGroupMostTiles
-  // ints. A barrier must follow.
-  LSTM_FUSED_DEVICE Turns(const Clock& clock, int64_t rows_per_group, int rows_per_tile, uint32_t more, char* memory)
-      : first_row(block_index().y * rows_per_group),
-        rows_per_tile(rows_per_tile),
-        more(more),
-        steps(reinterpret_cast<uint32_t*>(memory)) {
+  // `more`: turns that every tile has beyond its steps. `memory`: an int for each tile. A barrier must follow.
+  LSTM_FUSED_DEVICE Turns(const Clock& clock, int64_t rows_per_group, uint32_t more, char* memory)
+      : first_row(block_index().y * rows_per_group), more(more), steps(reinterpret_cast<uint32_t*>(memory)) {
     const int64_t left = clock.shape.batch - first_row;
-    num_rows = static_cast<int>(left < rows_per_group ? left : rows_per_group);
-    num_tiles = (num_rows + rows_per_tile - 1) / rows_per_tile;
+    const int num_rows = static_cast<int>(left < rows_per_group ? left : rows_per_group);
+    num_tiles = (num_rows + kRows - 1) / kRows;
     for (int tile = thread_index(); tile < num_tiles; tile += num_threads()) {
-      store_shared(steps + tile, static_cast<uint32_t>(longest(clock, row_of(tile), rows_of(tile))));
+      const int rows = num_rows - tile * kRows;
+      store_shared(steps + tile, static_cast<uint32_t>(longest(clock, row_of(tile), rows < kRows ? rows : kRows)));
     }
   }
 
-  LSTM_FUSED_DEVICE int64_t row_of(int tile) const { return first_row + tile * rows_per_tile; }
-  LSTM_FUSED_DEVICE int rows_of(int tile) const {
-    const int left = num_rows - tile * rows_per_tile;
-    return left < rows_per_tile ? left : rows_per_tile;
-  }
-  // Its tiles of 8 rows, of which products are formed one by one.
-  LSTM_FUSED_DEVICE int num_eights(int tile) const { return rows_of(tile) > static_cast<int>(kTileRows) ? 2 : 1; }
-  // Whether the calling thread has one of its cells.
-  LSTM_FUSED_DEVICE bool has_cell(int tile) const {
-    return thread_index() < num_eights(tile) * static_cast<int>(kTileRows * kGroupUnits);
-  }
-  LSTM_FUSED_DEVICE uint32_t num_steps(int tile) const { return load_shared(steps + tile); }
+  LSTM_FUSED_DEVICE int64_t row_of(int tile) const { return first_row + tile * kRows; }
+  LSTM_FUSED_DEVICE uint32_t num_steps(int tile) const { return ragged ? load_shared(steps + tile) : most - more; }
   LSTM_FUSED_DEVICE Turn first() {
-    for (int tile = 0; tile < num_tiles; ++tile) most = num_steps(tile) + more > most ? num_steps(tile) + more : most;
+    const uint32_t of_first = num_steps(0);
+    bool alike = true;
+    for (int tile = 0; tile < num_tiles; ++tile) {
+      const uint32_t of_tile = num_steps(tile);
+      alike &= of_tile == of_first;
+      most = of_tile + more > most ? of_tile + more : most;
+    }
+    ragged = !alike;
     return next({-1, 0});
   }
   LSTM_FUSED_DEVICE Turn next(Turn turn) const {
-    if (num_tiles == 1 && turn.tile == 0) {  // one addition, where every cycle counts
-      ++turn.step;
-      return turn;
-    }
     do {
       if (++turn.tile == num_tiles) {
         turn.tile = 0;
         ++turn.step;
       }
-    } while (exists(turn) && turn.step >= num_steps(turn.tile) + more);
+    } while (ragged && exists(turn) && turn.step >= num_steps(turn.tile) + more);
     return turn;
   }
   LSTM_FUSED_DEVICE bool exists(const Turn& turn) const { return turn.step < most; }
 
  private:
-  const int rows_per_tile;
-  int num_rows;
+  static constexpr int kRows = static_cast<int>(kTileRows);
   const uint32_t more;
   uint32_t* const steps;
   uint32_t most = 0;
+  bool ragged = true;  // tiles have different numbers of steps, as far as is known
+};
+
+// What a block has of each of its tiles in shared memory: how many steps, and a Carried of each cell, from its turn in
+// one step to that in the next.
+template <class Carried>
+struct GroupTiles {
+  char* const memory;
+  static_assert(sizeof(Carried) <= kGroupCarriedBytes);
+  // Of the calling thread's cell in a tile.
+  LSTM_FUSED_DEVICE Carried* carried(int tile) const {
+    return reinterpret_cast<Carried*>(memory + (tile * kTurnCells + own_cell()) * static_cast<int>(kGroupCarriedBytes));
+  }
+  LSTM_FUSED_DEVICE char* steps(int num_tiles) const {
+    return memory + num_tiles * kTurnCells * static_cast<int>(kGroupCarriedBytes);
+  }
+  LSTM_FUSED_DEVICE char* end(int num_tiles) const { return memory + num_tiles * static_cast<int>(kGroupTileBytes); }
 };
 
 // ---- words that say themselves whether they are there. kGroupMissing stands in memory until a word is sent, and no
@@ -133,10 +141,10 @@ struct GroupRows {
   const char* first;
   int bytes;  // of each
   int count;
-  LSTM_FUSED_DEVICE GroupRows from(int row) const { return {first + row * bytes, bytes, count - row}; }
 };
 
-LSTM_FUSED_DEVICE bool is_whole(const Vector16& v) {
+template <int n>
+LSTM_FUSED_DEVICE bool is_whole(const Words<n>& v) {
   uint32_t most = 0;
 #pragma unroll
   for (const uint32_t word : v.word) most = word > most ? word : most;
@@ -156,6 +164,11 @@ LSTM_FUSED_DEVICE void unrolled(F&& f) {
   unrolled_over(std::make_integer_sequence<int, kCount>(), f);
 }
 
+// Until look() finds what it looks for.
+template <class Look>
+LSTM_FUSED_DEVICE void look_until(Look&& look) {
+  spin_wait(look);
+}
 // By a warp: until what its lanes have loaded is whole. load(i) loads vector i again.
 template <int kCount, class Load>
 LSTM_FUSED_DEVICE void await(Vector16* vectors, Load&& load) {
@@ -166,7 +179,7 @@ LSTM_FUSED_DEVICE void await(Vector16* vectors, Load&& load) {
     return !any_lane(!all);
   };
   if (are_whole()) return;
-  spin_wait([&] {
+  look_until([&] {
     unrolled<kCount>([&](auto i) {
       if (!is_whole(vectors[i.value])) vectors[i.value] = load(i);
     });
@@ -178,88 +191,110 @@ LSTM_FUSED_DEVICE void await(Vector16* vectors, Load&& load) {
 // tile they read what was sent at step n - 1 (before the first, by begin), and send into the next of kGroupSlots
 // slots. Who sends has read what all sent at the step before, and they had read then what lies one slot further back:
 // the sender's part of that is cleared. Whoever reads there again has seen it cleared, by the fences of take_turns.
-template <class V, int kRows, class Arguments>
+template <class V, class Arguments>
 class Exchange {
  public:
+  using Turn = Turns::Turn;
   LSTM_FUSED_DEVICE explicit Exchange(const Arguments& arguments)
-      : arguments(arguments),
-        row_bytes(arguments.num_blocks * static_cast<uint32_t>(kGroupUnits * sizeof(V))),
-        buffers(own().exchange + first_tile() * kSlots * kRows * row_bytes) {}
+      : row_bytes(arguments.num_blocks * static_cast<uint32_t>(kGroupUnits * sizeof(V))),
+        tiles(arguments.layer.direction[block_index().z].exchange +
+              int64_t{block_index().y} * arguments.tiles_per_group * kSlots * kRows * row_bytes),
+        cells(tiles + cell_row() * row_bytes + (first_unit() + cell_unit()) * static_cast<uint32_t>(sizeof(V))) {}
 
-  LSTM_FUSED_DEVICE int first_unit() const { return block_index().x * static_cast<int>(kGroupUnits); }
-  // What this turn multiplies.
-  LSTM_FUSED_DEVICE GroupRows rows(const Turns::Turn& turn) const {
-    return {buffers + row(turn.tile, turn.step) * row_bytes, static_cast<int>(row_bytes), kRows};
-  }
+  LSTM_FUSED_DEVICE static int first_unit() { return block_index().x * static_cast<int>(kGroupUnits); }
+  // What any turn multiplies lies so many bytes behind this.
+  LSTM_FUSED_DEVICE GroupRows rows() const { return {tiles, static_cast<int>(row_bytes), kRows}; }
+  LSTM_FUSED_DEVICE uint64_t place(const Turn& turn) const { return place(turn.tile, turn.step); }
 
-  // Of the calling thread's cell: what this turn reads, and what the tile's next one will.
-  LSTM_FUSED_DEVICE V mine(const Turns::Turn& turn) const {
+  // Of the calling thread's cell: what this turn reads, which another thread may have sent; and what the tile's next
+  // one will.
+  LSTM_FUSED_DEVICE V mine(const Turn& turn) const {
     V value;
-    const WordsOf<V> words = load_relaxed(reinterpret_cast<const WordsOf<V>*>(cell(turn.tile, turn.step)));
+    WordsOf<V> words;
+    look_until([&] {
+      words = load_relaxed(reinterpret_cast<const WordsOf<V>*>(cell(turn.tile, turn.step)));
+      return is_whole(words);
+    });
     std::memcpy(&value, &words, sizeof(value));
     return value;
   }
-  LSTM_FUSED_DEVICE void send(const Turns::Turn& turn, const V& value, bool wanted) const {
+  LSTM_FUSED_DEVICE void send(const Turn& turn, const V& value, bool wanted) const {
     send_to(cell(turn.tile, turn.step + 1), value, wanted);
   }
   // Behind a barrier that is behind this turn's products: what the step before it read is missing again.
-  LSTM_FUSED_DEVICE void clear_last(const Turns::Turn& turn) const { clear(cell(turn.tile, turn.step - 1)); }
+  LSTM_FUSED_DEVICE void clear_last(const Turn& turn) const { clear(cell(turn.tile, turn.step - 1)); }
   LSTM_FUSED_DEVICE void begin(int tile, const V& value) const { send_to(cell(tile, 0), value); }
-  // Where the calling thread keeps something of its cell while the group takes other tiles.
-  template <class K>
-  LSTM_FUSED_DEVICE K* keep(int tile) const {
-    static_assert(sizeof(K) <= kGroupCarriedBytes);
-    char* const kept = own().exchange + int64_t{arguments.num_tiles} * kSlots * kRows * row_bytes;
-    const int64_t block = (first_tile() + tile) * arguments.num_blocks + block_index().x;
-    return reinterpret_cast<K*>(kept + (block * kGroupUnits * kRows + thread_index()) * kGroupCarriedBytes);
-  }
 
  private:
   static constexpr uint32_t kSlots = static_cast<uint32_t>(kGroupSlots);
-  LSTM_FUSED_DEVICE const auto& own() const { return arguments.layer.direction[block_index().z]; }
-  LSTM_FUSED_DEVICE int64_t first_tile() const { return int64_t{block_index().y} * arguments.tiles_per_group; }
-  // 32 bits are enough for the buffers of a group.
-  LSTM_FUSED_DEVICE uint32_t row(int tile, uint32_t step) const { return (tile * kSlots + step % kSlots) * kRows; }
-  LSTM_FUSED_DEVICE V* cell(int tile, uint32_t step) const {
-    const uint32_t in_row = (first_unit() + cell_unit()) * static_cast<uint32_t>(sizeof(V));
-    return reinterpret_cast<V*>(buffers + ((row(tile, step) + cell_row()) * row_bytes + in_row));
+  static constexpr int kRows = static_cast<int>(kTileRows);
+  // Of a tile's slot, in bytes. Both factors have 32 bits: one instruction.
+  LSTM_FUSED_DEVICE uint64_t place(int tile, uint32_t step) const {
+    return uint64_t{tile * kSlots + step % kSlots} * (kRows * row_bytes);
   }
-  const Arguments& arguments;
+  LSTM_FUSED_DEVICE V* cell(int tile, uint32_t step) const { return reinterpret_cast<V*>(cells + place(tile, step)); }
+
   const uint32_t row_bytes;
-  char* const buffers;
+  char* const tiles;  // of the group
+  char* const cells;  // the calling thread's, of the first
 };
 
 // Takes all turns of a kernel:
-//   prepare(turn)   sends for what the cells need, by the threads that have one
 //   look(turn)      looks at what others may have sent
 //   multiply(turn)  the block's products, once it is all there; their sums into shared memory
+// and half of the warps, alternately:
+//   prepare(turn)   before: sends for what the cells need
 //   cells(turn)     of those sums, and sends what others wait for
-//   leave(turn)     stores what nobody waits for
-template <class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
+//   leave(turn)     stores what nobody waits for, while the other half has cells
+template <int kSums, class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
 LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepare&& prepare, Look&& look,
                                   Multiply&& multiply, Cells&& cells, Leave&& leave) {
-  Turns::Turn turn = turns.first();
+  Turns::Turn turn = turns.first(), own{-1, 0};  // of the calling thread, the turn of its cells, ahead or behind
   if (!turns.exists(turn)) return;
+  bool is_own = own_half() == 0;
   look(turn);
-  if (turns.has_cell(turn.tile)) prepare(turn);
-  // Of the steps from one that clears to the one that reads there again, so many may pass before the clearing thread
-  // comes to a fence, so many before the reader has one behind what was sent after that, and the reader looks a step
-  // ahead. Both fences are of the threads that clear, send and read.
-  constexpr uint32_t kOrderedSteps = static_cast<uint32_t>(kGroupSlots) / 4;
-  static_assert(2 * kOrderedSteps + 2 <= kGroupSlots);
+  if (is_own) {
+    prepare(turn, own);
+    own = turn;
+  }
+  // Half of the warps wait while the others have cells, so each comes to a fence at most so many steps after the last
+  // one, and one more. docs/kernels.md counts what lies between the clearing of a slot and the look that finds it.
+  constexpr uint32_t kOrderedSteps = 3;
+  static_assert(2 * kOrderedSteps + 6 < kGroupSlots - 2);
+  uint32_t ordered = kOrderedSteps;
   while (true) {
     multiply(turn);
-    block_barrier();
     const Turns::Turn next = turns.next(turn);
-    const bool goes_on = turns.exists(next);
-    if (turns.has_cell(turn.tile)) cells(turn);
-    block_barrier();  // the sums have been read; nor is it worth a look before this block has sent
-    if (turns.has_cell(turn.tile)) leave(turn);
-    if (!goes_on) return;
-    look(next);
-    if (turns.has_cell(turn.tile)) exchange.clear_last(turn);
-    if (next.step != turn.step && turn.step % kOrderedSteps == kOrderedSteps - 1) fence_gpu();
-    if (turns.has_cell(next.tile)) prepare(next);
+    const bool goes_on = turns.exists(next), apart = goes_on && (next.tile ^ turn.tile) & (kSums - 1);
+    block_barrier();
+    if (is_own) {
+      cells(turn, [&] {
+        if (apart) look(next);
+      });
+    } else {
+      if (apart) look(next);
+      if (turn.step >= ordered) {
+        fence_gpu();
+        ordered = turn.step + kOrderedSteps;
+      }
+      if (own.tile >= 0) {
+        leave(own);
+        exchange.clear_last(own);
+      }
+    }
+    if (!goes_on) {
+      if (is_own) leave(turn);
+      return;
+    }
+    if (!apart) {
+      block_barrier();  // the sums have been read; nor is it worth a look before this block has sent
+      look(next);
+    }
+    if (!is_own) {
+      prepare(next, own);
+      own = next;
+    }
+    is_own = !is_own;
     turn = next;
   }
 }

@@ -61,96 +61,118 @@ class GroupWeights {
     return shared + others * static_cast<int>(kGroupWarps) * kLines * kWarpSize * kLaneBytes;
   }
 
+  // At the factors of a tile: the first vectors, as far as they are there.
   struct Looks {
+    const char* first;
     Vector16 at[kAhead];
+    bool whole;  // what has been multiplied of them
   };
-  // At the first factors of a tile, as far as they are there: multiply() follows.
-  LSTM_FUSED_DEVICE void look(const GroupRows& rows, Looks& looks) const {
-    const Part part(*this, rows);
-    unrolled<kAhead>([&](auto n) { looks.at[n.value] = part.template load<n.value>(0); });
-  }
-  // Adds the product with a tile's rows, once they are there.
-  LSTM_FUSED_DEVICE void multiply(const GroupRows& rows, Looks& looks, GroupProduct<A, kLines>& product) const {
-    const Part part(*this, rows);
-    if constexpr (kStacked) {
-      unrolled<kHeld>(
-          [&](auto chunk) {  // takes fewer registers than multiply_held(), which both matrices leave none for
-            if (chunk.value < part_chunks) add_held<chunk.value>(part, looks, product);
-          });
-      multiply_shared(part, looks, product);
-    } else {
-      multiply_held<0>(part, looks, product);
-    }
-  }
-
- private:
-  // The lane's vectors of the warp's part of some rows, in the order in which they are multiplied.
+  // The lane's part of rows, in the order in which they are multiplied.
   class Part {
    public:
-    LSTM_FUSED_DEVICE Part(const GroupWeights& weights, const GroupRows& rows) : rows(rows) {
+    LSTM_FUSED_DEVICE Part(const GroupWeights& weights, const GroupRows& rows)
+        : row_bytes(rows.bytes), count(rows.count) {
       const auto byte_of = [](int k) { return k * static_cast<int>(sizeof(Element<A>)); };
       const int at = byte_of(weights.first_k(0)), end = byte_of(weights.chunk_k(weights.part_chunks));
       const int row = A::kTensorCore ? lane_group() : 0;
-      first = rows.first + row * rows.bytes + at;
+      first = rows.first + (row * rows.bytes + at);
       left = row < rows.count ? (end < rows.bytes ? end : rows.bytes) - at : 0;
     }
-    // The nth from a chunk on, as far as it is there.
+    // The nth vector from a chunk on, as far as it is there.
     template <int n>
-    LSTM_FUSED_DEVICE Vector16 load(int chunk) const {
+    LSTM_FUSED_DEVICE Vector16 load(const char* first, int chunk) const {
       constexpr int kBytes = static_cast<int>(kChunkBytes), kRow = n % kOfChunk;
-      return load_relaxed_within<n / kOfChunk * kBytes>(kRow < rows.count ? left - chunk * kBytes : 0,
-                                                        first + kRow * rows.bytes + chunk * kBytes);
+      return load_relaxed_within<n / kOfChunk * kBytes>(kRow < count ? left - chunk * kBytes : 0,
+                                                        first + (kRow * row_bytes + chunk * kBytes));
     }
+    const char* first;
 
    private:
-    const GroupRows& rows;
-    const char* first;
-    int left;  // bytes of a row
+    int row_bytes, count, left;  // left: bytes of a row
   };
+  LSTM_FUSED_DEVICE Part part(const GroupRows& rows) const { return {*this, rows}; }
+
+  // multiply() follows. `place`: of the rows, bytes behind those of `part`.
+  LSTM_FUSED_DEVICE void look(const Part& part, uint64_t place, Looks& looks) const {
+    looks.first = part.first + place;
+    look_again(part, looks);
+  }
+  LSTM_FUSED_DEVICE void look_again(const Part& part, Looks& looks) const {
+    looks.whole = true;
+    unrolled<kAhead>([&](auto n) { looks.at[n.value] = part.template load<n.value>(looks.first, 0); });
+  }
+  // Adds the product with a tile's rows, once they are there.
+  LSTM_FUSED_DEVICE void multiply(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+    if constexpr (kStacked) {
+      unrolled<kHeld>(
+          [&](auto chunk) {  // takes fewer registers than multiply_held(), which both matrices leave none for
+            if (chunk.value < part_chunks) add_held<chunk.value, true>(part, looks, product);
+          });
+      multiply_shared<true>(part, looks, product);
+      return;
+    } else if constexpr (A::kTensorCore) {
+      // It costs nothing to see behind the products whether all was there; if not, they are formed again.
+      if (multiply_held<0, false>(part, looks, product)) return;
+      product = {};
+      look_again(part, looks);
+    }
+    multiply_held<0, true>(part, looks, product);
+  }
+
+ private:
   // The chunks in registers from kChunk on, and then those in shared memory. What is not there ends the product, rather
   // than being skipped: then a vector that has been sent for is in the same registers on every way to those who use it.
   // A move to others would wait for it, and what is behind would wait with it.
-  template <int kChunk>
-  LSTM_FUSED_DEVICE void multiply_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+  // Whether all was there, of those and before; kAwaits: waits until it is.
+  template <int kChunk, bool kAwaits>
+  LSTM_FUSED_DEVICE bool multiply_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
     if constexpr (kChunk < kHeld) {
-      if (kChunk >= part_chunks) return;
-      add_held<kChunk>(part, looks, product);
-      multiply_held<kChunk + 1>(part, looks, product);
+      if (kChunk >= part_chunks) return kChunk % kAtOnce == 0 || are_whole(looks);
+      add_held<kChunk, kAwaits>(part, looks, product);
+      if (!kAwaits && (kChunk + 1) % kAtOnce == 0 && !are_whole(looks)) return false;
+      return multiply_held<kChunk + 1, kAwaits>(part, looks, product);
     } else {
-      multiply_shared(part, looks, product);
+      return multiply_shared<kAwaits>(part, looks, product);
     }
   }
-  template <int kChunk>
+  template <int kChunk, bool kAwaits>
   LSTM_FUSED_DEVICE void add_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
-    add<kChunk>(part, 0, held[kChunk], kChunk + kAtOnce < kHeld || part_chunks > kHeld, looks, product);
+    add<kChunk, kAwaits>(part, 0, held[kChunk], kChunk + kAtOnce < kHeld || part_chunks > kHeld, looks, product);
   }
-  LSTM_FUSED_DEVICE void multiply_shared(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
-    for (int first = kHeld; first < part_chunks; first += kAtOnce)
+  template <bool kAwaits>
+  LSTM_FUSED_DEVICE bool multiply_shared(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
+    for (int first = kHeld; first < part_chunks; first += kAtOnce) {
       unrolled<kAtOnce>([&](auto chunk) {
         if (first + chunk.value >= part_chunks) return;
         Vector16 weights[kLines];
         load(first + chunk.value, weights);
-        add<chunk.value>(part, first, weights, true, looks, product);
+        add<chunk.value, kAwaits>(part, first, weights, true, looks, product);
       });
+      if (!kAwaits && !are_whole(looks)) return false;
+    }
+    return true;
   }
   // Chunk from + kChunk, and sends for as much of what is behind those that are on their way, if there is more.
-  template <int kChunk>
+  template <int kChunk, bool kAwaits>
   LSTM_FUSED_DEVICE void add(const Part& part, int from, const Vector16 (&weights)[kLines], bool more, Looks& looks,
                              GroupProduct<A, kLines>& product) const {
     constexpr int kAwaited = kAhead > 1 ? kAhead / 2 : 1;
     unrolled<kOfChunk>([&](auto of_chunk) {
       constexpr int n = kChunk * kOfChunk + of_chunk.value;
       Vector16& place = looks.at[n % kAhead];
-      if constexpr (n % kAwaited == 0)
-        await<kAwaited>(&place, [&](auto i) { return part.template load<n + i.value>(from); });
+      if constexpr (kAwaits && n % kAwaited == 0)
+        await<kAwaited>(&place, [&](auto i) { return part.template load<n + i.value>(looks.first, from); });
       const Vector16 taken = place;
-      if (of_chunk.value + kAhead < kOfChunk || more) place = part.template load<n + kAhead>(from);
+      if constexpr (!kAwaits) looks.whole &= is_whole(taken);
+      if (of_chunk.value + kAhead < kOfChunk || more) place = part.template load<n + kAhead>(looks.first, from);
       if constexpr (A::kTensorCore)
         product.add(weights, [&](int) { return taken; }, kChunk);
       else
         product.add_column(of_chunk.value, weights, taken);
     });
   }
+  // By a warp: whether all that has been multiplied was.
+  LSTM_FUSED_DEVICE static bool are_whole(const Looks& looks) { return !any_lane(!looks.whole); }
 
   LSTM_FUSED_DEVICE void load(int chunk, Vector16 (&weights)[kLines]) const {
 #pragma unroll
@@ -167,16 +189,19 @@ class GroupWeights {
   Vector16 held[kHeld][kLines];
 };
 
-// The sums of the warps, each over its part of K: kGates of them for each cell of kRows rows.
-template <int kGates, int kRows>
+// The sums of the warps, each over its part of K: kGates of them for each cell of 8 rows.
+template <int kGates>
 class GroupSums {
  public:
-  static constexpr int kBytes = static_cast<int>(group_sum_bytes(kRows, kGates == 1));
+  static constexpr int kBytes = static_cast<int>(group_sum_bytes(kGates == 1));
   char* const memory;
 
-  // Of one of a turn's tiles. The lane's lines are its units gate by gate, in its two columns.
+  // The nth of several.
+  LSTM_FUSED_DEVICE GroupSums at(int n) const { return {memory + n * kBytes}; }
+
+  // The lane's lines are its units gate by gate, in its two columns.
   template <class Product>
-  LSTM_FUSED_DEVICE void put(Product& product, int tile) const {
+  LSTM_FUSED_DEVICE void put(Product& product) const {
     product.finish();
 #pragma unroll
     for (int unit = 0; unit < static_cast<int>(kGroupUnits) / kGroups; ++unit)
@@ -185,8 +210,7 @@ class GroupSums {
         Sums sums;
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) sums.of[gate] = product.at(unit * kGates + gate, n);
-        const int row = tile * static_cast<int>(kTileRows) + lane_pair() * kColumns + n;
-        store_shared(at(warp_index(), row, unit * kGroups + lane_group()), sums);
+        store_shared(at(warp_index(), lane_pair() * kColumns + n, unit * kGroups + lane_group()), sums);
       }
   }
   // Of the calling thread's cell.
@@ -208,7 +232,7 @@ class GroupSums {
   static constexpr int kStride = static_cast<int>(group_sum_stride(kGates == 1));
 
   LSTM_FUSED_DEVICE Sums* at(int warp, int row, int unit) const {
-    return reinterpret_cast<Sums*>(memory) + (warp * kRows + row) * kStride + unit;
+    return reinterpret_cast<Sums*>(memory) + (warp * static_cast<int>(kTileRows) + row) * kStride + unit;
   }
 };
 

@@ -91,9 +91,9 @@ class LayerInLaunch {
   // What the layer ahead has left of this turn.
   template <class Weights, class Product>
   LSTM_FUSED_DEVICE void add(const Turns::Turn& turn, const Weights& weights, Product& product) const {
-    const GroupRows its = rows(turn);
+    const auto its = weights.part(rows(turn));
     typename Weights::Looks looks;
-    weights.look(its, looks);
+    weights.look(its, 0, looks);
     weights.multiply(its, looks, product);
   }
 
@@ -157,7 +157,7 @@ class StackedBackward : public LayerInLaunch<GateFactors<Element<A>>, Arguments>
  public:
   using T = Element<A>;
   using Base = LayerInLaunch<GateFactors<T>, Arguments>;
-  using Sums = GroupSums<1, kTurnRows<A, true>>;
+  using Sums = GroupSums<1>;
   static constexpr int kLines = kGroupLines<true>;
 
   LSTM_FUSED_DEVICE StackedBackward(const Arguments& arguments, const Turns& turns, int first_unit, char* memory)
@@ -172,7 +172,7 @@ class StackedBackward : public LayerInLaunch<GateFactors<Element<A>>, Arguments>
     if (!follows(turn)) return;
     GroupProduct<A, kLines> product;
     this->add(turn, weights, product);
-    sums.put(product, 0);
+    sums.put(product);
   }
 
   // By a thread with a cell: as forward.

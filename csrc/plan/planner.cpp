@@ -125,7 +125,8 @@ Launch lay_out_group(int64_t layers, bool backward, const Problem& problem, cons
   const int64_t tiles_per_group = ceil_div(tiles, resident / launch.directions_at_once);
   launch.rows_per_group = tiles_per_group * kTileRows;
   launch.num_groups = layers * problem.num_directions * ceil_div(tiles, tiles_per_group);
-  launch.shared_bytes = group_shared_bytes({problem.dtype, tensor_cores, layers > 1, backward}, hidden);
+  launch.shared_bytes =
+      group_shared_bytes({problem.dtype, tensor_cores, layers > 1, backward}, hidden, launch.rows_per_group);
   return launch;
 }
 
@@ -258,6 +259,8 @@ Candidate group(const Problem& problem, const DeviceInfo& device, bool side_by_s
   for (const bool backward : {false, true})
     if (group.reason.empty() && (problem.training || !backward))
       group.reason = refuse_group(lay_out_group(1, backward, problem, device), device);
+  if (group.reason.empty() && problem.seq_len * problem.batch > std::numeric_limits<uint32_t>::max())
+    group.reason = "rows of all steps are counted in 32 bits";
   if (!group.reason.empty()) return group;
   group.legal = true;
   const GroupPass forward = group_pass(/*backward=*/false, problem, device, side_by_side);

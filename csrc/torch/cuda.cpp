@@ -95,9 +95,8 @@ GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool bac
       count_(launch.num_directions * launch.num_layers),
       num_onward_(launch.num_layers - 1) {
   if (launch.kind != KernelKind::kGroup) return;
-  const int64_t rows = group_turn_rows(launch.dtype, launch.num_layers > 1);
-  const int64_t turns = group_turns(launch.rows_per_group, shape.batch, rows);
-  exchange_bytes_ = group_exchange_bytes(launch.dtype, shape.hidden_size, turns * rows, backward);
+  const int64_t rows = group_rows(launch.rows_per_group, shape.batch);
+  exchange_bytes_ = group_exchange_bytes(launch.dtype, shape.hidden_size, rows, backward);
   const int64_t bytes = count_ * exchange_bytes_ + num_onward_ * onward_bytes_;
   memory_ = empty({bytes / int64_t{sizeof(kGroupMissing)}}, like, ScalarType::Int);
   torch::stable::fill_(memory_, static_cast<int32_t>(kGroupMissing));

@@ -121,7 +121,7 @@ EXCHANGE_PLANTS = {
     "slots that are not cleared": ("clear(cell(turn.tile, turn.step - 1));", ""),
     "slots that are cleared too early": (
         "clear(cell(turn.tile, turn.step - 1));",
-        "clear(cell(turn.tile, turn.step));",
+        "clear(cell(turn.tile, turn.step + 1));",
     ),
     "a word that is sent is taken for none": ("word < kGroupMissing ? word : kGroupMissing - 1", "word"),
 }

@@ -152,7 +152,8 @@ def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Lau
     def forward() -> tuple[torch.Tensor, ...]:
         return simulator.ops.forward(*args, run.what != "inference", False, allow_tf32)
 
-    with simulator.running(run.kind, allow_tf32, seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
+    kind = "group_stack" if run.kind == "group" and run.num_layers > 1 else run.kind  # layers side by side
+    with simulator.running(kind, allow_tf32, seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
         if run.what == "backward":
             output, h_n, c_n, _, reserve = forward()
         with simulator.timed():

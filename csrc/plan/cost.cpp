@@ -26,6 +26,10 @@ constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
 constexpr Cost kGroupTurn[] = {{"group turn", {1169, 1139, 1694}}, {"group backward turn", {1371, 1366, 1306}}};
 constexpr Cost kGroupSecond[] = {{"group second", {775, 0, 0}}, {"group backward second", {705, 0, 0}}};
 constexpr Cost kGroupKept[] = {{"group kept", {522, 298, 108}}, {"group backward kept", {428, 348, 449}}};
+// Where layers run side by side: the product with the h of the layer below, or the grad_gates of the one above, of 8 rows,
+// and each chunk of it.
+constexpr Cost kGroupStack[] = {{"group stack", {0, 0, 0}}, {"group backward stack", {0, 0, 0}}};
+constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {0, 0, 0}}, {"group backward stack chunk", {0, 0, 0}}};
 constexpr Cost kGroupChunk[] = {{"group chunk", {172, 164, 1275}}, {"group backward chunk", {170, 142, 549}}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
@@ -146,8 +150,7 @@ Step cluster_of(const Problem& problem, const DeviceInfo& device, const Launch& 
 
 // What the registers do not hold is read from shared memory once per tile of rows, and h, or grad_gates of four times
 // the size, from L2, while the tensor cores work. Tiles of rows are taken in turns.
-// Layers side by side multiply by W_ih while h is on its way, which is taken to cost nothing; the last one ends as many
-// steps late as there are ahead.
+// Of layers side by side the last one ends as many steps late as there are ahead.
 Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& launch, bool backward) {
   const bool stacked = launch.num_layers > 1;
   const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
@@ -159,7 +162,9 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
   return {{part(problem, kGroupTurn[backward], 1), part(problem, kGroupSecond[backward], tiles - 1),
-           part(problem, kGroupKept[backward], tiles > 2 ? tiles : 0), part(problem, kGroupChunk[backward], chunks)},
+           part(problem, kGroupKept[backward], tiles > 2 ? tiles : 0), part(problem, kGroupChunk[backward], chunks),
+           part(problem, kGroupStack[backward], stacked ? tiles : 0),
+           part(problem, kGroupStackChunk[backward], stacked ? chunks : 0)},
           std::max({products * product_cycles(problem, device, launch), shared, rows})};
 }
 

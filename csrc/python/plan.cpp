@@ -89,7 +89,7 @@ void bind_inputs(py::module_& module) {
 std::map<std::string, double> step_parts(const Problem& problem, const DeviceInfo& device, const std::string& kind,
                                          bool backward) {
   std::map<std::string, double> counts;
-  for (const Candidate& c : make_plan(problem, device, {}).candidates) {
+  for (const Candidate& c : make_plan(problem, device, {}, /*side_by_side=*/true).candidates) {
     if (!c.legal || kind_name(c.launch.kind) != kind) continue;
     const Launch launch = backward ? c.backward.value() : c.launch;
     for (const Part& part : cuda_step_parts(problem, device, launch, backward)) counts[part.name] += part.count;

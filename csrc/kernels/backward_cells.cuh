@@ -13,6 +13,17 @@ template <class T>
 struct alignas(kNumGates * sizeof(T)) GateFactors {
   T at[kNumGates];
 };
+// The same in registers.
+template <class T>
+using GateWords = Words<sizeof(GateFactors<T>) / sizeof(uint32_t)>;
+template <class T>
+LSTM_FUSED_DEVICE GateWords<T> round_to_words(const Gates<float>& x) {
+  if constexpr (sizeof(T) == 2) {
+    return {{round_two<T>(x.i, x.f), round_two<T>(x.g, x.o)}};
+  } else {
+    return {{float_to_bits(x.i), float_to_bits(x.f), float_to_bits(x.g), float_to_bits(x.o)}};
+  }
+}
 
 // kUnits hidden units, kTileUnits apart, of kRows neighbouring rows. kPrefetch: what a step needs is sent for by
 // prefetch(), a whole step before, and not by load().
@@ -29,7 +40,7 @@ class BackwardCells {
         first_unit(static_cast<int>(first_unit)),
         direction(params.reverse ? 1 : -1) {}
 
-  // To a step of these rows, counted from the last one; load() follows, and resume() unless they are new.
+  // To a step of these rows, counted from the last one; load() follows.
   LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
     first_row = static_cast<int>(row_of_batch);
 #pragma unroll
@@ -42,7 +53,8 @@ class BackwardCells {
     const int64_t at = int64_t{t} * s.batch + first_row;
     gates_at = at * kNumGates * s.hidden_size + first_unit;
     cells = p.cells + t * s.cells_time + first_row * s.cells_stride + first_unit;
-    if (p.grad_output != nullptr) grad_output = p.grad_output + at * s.output_stride + first_unit;
+    const T* const some = p.grad_output != nullptr ? p.grad_output : p.gates;  // there, if not to be read
+    grad_output = some + at * s.output_stride + first_unit;
   }
   // So many steps on, where all rows of a step have few enough elements for 32 bits.
   LSTM_FUSED_DEVICE void advance_by(int steps) {
@@ -50,11 +62,13 @@ class BackwardCells {
     t += by;
     gates_at += by * (batch * static_cast<int>(kNumGates * s.hidden_size));
     cells += by * static_cast<int>(s.cells_time);
-    if (p.grad_output != nullptr) grad_output += by * (batch * static_cast<int>(s.output_stride));
+    grad_output += by * (batch * static_cast<int>(s.output_stride));
   }
-  // What is to be kept of a cell while the lane takes others.
+  // What is to be kept of a cell while the lane takes others: forget() comes before load(), which adds to it what
+  // reaches the step from outside, and resume() adds what was kept.
   LSTM_FUSED_DEVICE Acc carried(int u, int n) const { return grad_c[u][n]; }
-  LSTM_FUSED_DEVICE void resume(int u, int n, Acc kept) { grad_c[u][n] = kept; }
+  LSTM_FUSED_DEVICE void forget(int u, int n) { grad_c[u][n] = 0; }
+  LSTM_FUSED_DEVICE void resume(int u, int n, Acc kept) { grad_c[u][n] += kept; }
 
   LSTM_FUSED_DEVICE int unit(int u) const { return first_unit + u * static_cast<int>(kTileUnits); }
   LSTM_FUSED_DEVICE bool is_active(int u, int n) const { return is_active(t, u, n); }
@@ -64,62 +78,43 @@ class BackwardCells {
     load_saved(t, saved, starts);
 #pragma unroll
     for (int n = 0; n < kRows; ++n) load_cells(n);
+    add_outer();
   }
   // Of the one after it: where load() is called before the first step alone.
   LSTM_FUSED_DEVICE void prefetch() {
     if constexpr (kPrefetch) load_saved(t + direction, coming, coming_starts);
   }
 
-  // recurrent is the gradient of h from the step after. Without branches but those of a row's last step.
+  // recurrent is the gradient of h from the step after. An inactive row keeps what it had. Without branches.
   LSTM_FUSED_DEVICE void step(const Acc (&recurrent)[kUnits][kRows]) {
     using Math = typename MathOf<T>::type;
-    Acc grad_h[kUnits][kRows], total_c[kUnits][kRows];
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) {
-#pragma unroll
-      for (int u = 0; u < kUnits; ++u) {
-        grad_h[u][n] = recurrent[u][n] + to_accumulator(saved[u][n].grad_output);
-        total_c[u][n] = grad_c[u][n];
-        if (p.grad_cells != nullptr && is_active(u, n))  // seldom, so not kept in registers
-          total_c[u][n] +=
-              to_accumulator(p.grad_cells[(int64_t{t} * s.batch + row(n)) * p.grad_cells_stride + unit(u)]);
-      }
-      if (t != last(n) || length[n] == 0) continue;
-#pragma unroll
-      for (int u = 0; u < kUnits; ++u) {
-        const int64_t state = row(n) * s.hidden_size + unit(u);
-        if (!has_unit(u)) continue;
-        if (p.grad_h_n != nullptr) grad_h[u][n] += to_accumulator(p.grad_h_n[state]);
-        if (p.grad_c_n != nullptr) total_c[u][n] += to_accumulator(p.grad_c_n[state]);
-      }
-    }
 #pragma unroll
     for (int n = 0; n < kRows; ++n)
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
         const Saved& cell = saved[u][n];
+        const Acc outer = to_accumulator(cell.grad_output) + (kOuterApart ? outer_h[u][n] : 0);
+        const Acc grad_h = recurrent[u][n] + outer;
         const Acc c_prev = starts[n] ? Acc{0} : cell.c_before;
-        const CellGradient<Acc> grad =
-            cell_backward<Math>(widen(cell.gates), c_prev, c[u][n], grad_h[u][n], total_c[u][n]);
-        kept[u][n] = round_gates<T>(grad.pre);
-        if (is_active(u, n)) grad_c[u][n] = starts[n] ? Acc{0} : grad.c_prev;
+        const CellGradient<Acc> grad = cell_backward<Math>(widen(cell.gates), c_prev, c[u][n], grad_h, grad_c[u][n]);
+        const GateWords<T> rounded = round_to_words<T>(grad.pre);
+#pragma unroll
+        for (int i = 0; i < kWords; ++i) kept[u][n].word[i] = is_active(u, n) ? rounded.word[i] : kept[u][n].word[i];
+        const Acc flows = starts[n] ? Acc{0} : grad.c_prev;
+        grad_c[u][n] = is_active(u, n) ? flows : grad_c[u][n];
       }
   }
-  // What flows on to the step before, of an active cell. It is rounded in any case: a branch around that is dearer.
-  LSTM_FUSED_DEVICE GateFactors<T> factors(int u, int n) const {
-    const GateFactors<T> all = as_factors(kept[u][n]);
-    return starts[n] ? GateFactors<T>{} : all;
-  }
+  // What flows on to the step before. Of a row that is not yet or no longer there it is what has flowed to it: nothing
+  // or, as its gradient waits, that of its first step.
+  LSTM_FUSED_DEVICE GateFactors<T> factors(int u, int n) const { return as_factors(kept[u][n], !starts[n]); }
   // And to the layer below, of any.
-  LSTM_FUSED_DEVICE GateFactors<T> factors_below(int u, int n) const {
-    return is_active(u, n) ? as_factors(kept[u][n]) : GateFactors<T>{};
-  }
+  LSTM_FUSED_DEVICE GateFactors<T> factors_below(int u, int n) const { return as_factors(kept[u][n], is_active(u, n)); }
 
   LSTM_FUSED_DEVICE void advance() {
     t += direction;
     gates_at += direction * gates_stride();
     cells += direction * s.cells_time;
-    if (p.grad_output != nullptr) grad_output += direction * s.batch * s.output_stride;
+    grad_output += direction * s.batch * s.output_stride;
     if constexpr (kPrefetch) turn();
   }
   // Of the step before the one at hand, as it was computed.
@@ -133,7 +128,8 @@ class BackwardCells {
     const bool empty = length[n] == 0;
     p.grad_h_0[state] = !empty ? round_to<T>(recurrent) : p.grad_h_n != nullptr ? p.grad_h_n[state] : T{};
     p.grad_c_0[state] = !empty ? round_to<T>(grad_c[u][n]) : p.grad_c_n != nullptr ? p.grad_c_n[state] : T{};
-    for (int64_t past = length[n]; past < s.seq_len; ++past) put(u, n, static_cast<int>(past - t), Gates<T>{});
+    for (int64_t past = length[n]; past < s.seq_len; ++past)
+      store_gates_if(true, grad_gates_at(u, n, past - t), s.hidden_size, Gates<T>{});
   }
 
  private:
@@ -147,8 +143,8 @@ class BackwardCells {
         saved[u][n] = coming[u][n];
       }
       starts[n] = coming_starts[n];
-      if (t == last(n)) load_cells(n);
     }
+    add_outer();
   }
 
   struct Saved {
@@ -157,8 +153,17 @@ class BackwardCells {
     T grad_output;
   };
 
-  static LSTM_FUSED_DEVICE GateFactors<T> as_factors(const Gates<T>& x) {
-    return {{as_factor<A>(x.i), as_factor<A>(x.f), as_factor<A>(x.g), as_factor<A>(x.o)}};
+  static constexpr bool kOuterApart = sizeof(T) < sizeof(Acc);  // else it is added to grad_output, which rounds nothing
+  static constexpr int kWords = sizeof(GateWords<T>) / sizeof(uint32_t);
+  static LSTM_FUSED_DEVICE GateFactors<T> as_factors(GateWords<T> words, bool flow) {
+#pragma unroll
+    for (uint32_t& word : words.word) {
+      if constexpr (std::is_same_v<A, TF32>) word = round_to_tf32(word);
+      word = flow ? word : 0;
+    }
+    GateFactors<T> factors;
+    std::memcpy(&factors, &words, sizeof factors);
+    return factors;
   }
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool has_unit(int u) const { return unit(u) < s.hidden_size; }
@@ -171,44 +176,87 @@ class BackwardCells {
 
   LSTM_FUSED_DEVICE void load_saved(int time, Saved (&to)[kUnits][kRows], bool (&to_starts)[kRows]) const {
     const int64_t steps = time - t;
+    bool any_first = false;
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       const bool is_first = time == first(n);
-      to_starts[n] = s.segments.reset != nullptr && static_cast<unsigned>(time) < static_cast<unsigned>(length[n]) &&
-                     !(p.reverse && is_first) &&
-                     s.segments.reset[int64_t{p.reverse ? time + 1 : time} * s.batch + row(n)];
+      any_first |= is_first;
       const T* const gates = p.gates + gates_at + steps * gates_stride() + n * kNumGates * s.hidden_size;
+      const T* const output = grad_output + (steps * s.batch + n) * s.output_stride;
+      const Acc* const before = cells + (steps + direction) * s.cells_time + n * s.cells_stride;
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        if (!is_active(time, u, n)) continue;
         const int at = u * static_cast<int>(kTileUnits);
-        to[u][n].gates = load_gates(gates + at, s.hidden_size);
-        if (p.grad_output != nullptr) to[u][n].grad_output = grad_output[(steps * s.batch + n) * s.output_stride + at];
-        to[u][n].c_before = is_first ? to_accumulator(p.c_0[row(n) * s.hidden_size + unit(u)])
-                                     : cells[(steps + direction) * s.cells_time + n * s.cells_stride + at];
+        const bool active = is_active(time, u, n);
+        to[u][n].gates = load_gates_if(active, gates + at, s.hidden_size);
+        to[u][n].grad_output = load_global_if(active && p.grad_output != nullptr, output + at);
+        to[u][n].c_before = load_global_if(active && !is_first, before + at);
       }
+    }
+    if (any_first) {
+#pragma unroll
+      for (int n = 0; n < kRows; ++n)
+#pragma unroll
+        for (int u = 0; u < kUnits; ++u)
+          if (time == first(n) && is_active(time, u, n))
+            to[u][n].c_before = to_accumulator(p.c_0[row(n) * s.hidden_size + unit(u)]);
+    }
+    if (s.segments.reset != nullptr) {
+#pragma unroll
+      for (int n = 0; n < kRows; ++n)
+        to_starts[n] = static_cast<unsigned>(time) < static_cast<unsigned>(length[n]) &&
+                       !(p.reverse && time == first(n)) &&
+                       s.segments.reset[int64_t{p.reverse ? time + 1 : time} * s.batch + row(n)];
     }
   }
   LSTM_FUSED_DEVICE void load_cells(int n) {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
-      if (is_active(u, n)) c[u][n] = cells[n * s.cells_stride + u * static_cast<int>(kTileUnits)];
+      c[u][n] = load_global_if(is_active(u, n), cells + n * s.cells_stride + u * static_cast<int>(kTileUnits));
   }
+  // Of the step so many steps of time behind the one at hand.
   LSTM_FUSED_DEVICE void store(int steps) const {
 #pragma unroll
     for (int n = 0; n < kRows; ++n)
 #pragma unroll
-      for (int u = 0; u < kUnits; ++u)
-        if (is_active(t + steps, u, n)) put(u, n, steps, kept[u][n]);
+      for (int u = 0; u < kUnits; ++u) {
+        Gates<T> values;
+        std::memcpy(&values, &kept[u][n], sizeof values);
+        store_gates_if(is_active(t + steps, u, n), grad_gates_at(u, n, steps), s.hidden_size, values);
+      }
   }
-  // To grad_gates, so many steps of time behind the one at hand.
-  LSTM_FUSED_DEVICE void put(int u, int n, int steps, const Gates<T>& values) const {
-    T* const at = p.grad_gates + gates_at + steps * gates_stride() + n * kNumGates * s.hidden_size +
-                  u * static_cast<int>(kTileUnits);
-    store_global(at, values.i);
-    store_global(at + s.hidden_size, values.f);
-    store_global(at + 2 * s.hidden_size, values.g);
-    store_global(at + 3 * s.hidden_size, values.o);
+  // What reaches the step at hand from neither the step after nor `output`. Seldom anything, but at a row's last step.
+  LSTM_FUSED_DEVICE void add_outer() {
+    bool any_last = false;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) {
+      any_last |= t == last(n);
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) outer_h[u][n] = 0;
+    }
+    if (any_last || p.grad_cells != nullptr) {
+#pragma unroll
+      for (int n = 0; n < kRows; ++n)
+#pragma unroll
+        for (int u = 0; u < kUnits; ++u) {
+          if (!is_active(u, n)) continue;
+          if (p.grad_cells != nullptr)
+            grad_c[u][n] +=
+                to_accumulator(p.grad_cells[(int64_t{t} * s.batch + row(n)) * p.grad_cells_stride + unit(u)]);
+          if (t != last(n)) continue;
+          const int64_t state = row(n) * s.hidden_size + unit(u);
+          c[u][n] = cells[n * s.cells_stride + u * static_cast<int>(kTileUnits)];
+          const Acc grad_h = p.grad_h_n != nullptr ? to_accumulator(p.grad_h_n[state]) : 0;
+          if constexpr (kOuterApart) outer_h[u][n] = grad_h;
+          if constexpr (!kOuterApart) saved[u][n].grad_output += grad_h;
+          if (p.grad_c_n != nullptr) grad_c[u][n] += to_accumulator(p.grad_c_n[state]);
+        }
+    }
+  }
+  // So many steps of time behind the one at hand.
+  LSTM_FUSED_DEVICE T* grad_gates_at(int u, int n, int64_t steps) const {
+    return p.grad_gates + gates_at + steps * gates_stride() + n * kNumGates * s.hidden_size +
+           u * static_cast<int>(kTileUnits);
   }
 
   const LayerShape& s;
@@ -223,7 +271,8 @@ class BackwardCells {
   Saved saved[kUnits][kRows] = {}, coming[kUnits][kRows] = {};
   Acc c[kUnits][kRows] = {};
   Acc grad_c[kUnits][kRows] = {};  // what flows to the step before
-  Gates<T> kept[kUnits][kRows] = {};
+  Acc outer_h[kUnits][kRows] = {};
+  GateWords<T> kept[kUnits][kRows] = {};               // grad_gates
   bool starts[kRows] = {}, coming_starts[kRows] = {};  // whether a segment does
 };
 

@@ -33,24 +33,25 @@ class InputTile {
       from[n] = p.x + (t * s.batch + b) * p.input_size + k(n);
     }
   }
-  // Sends for the step at hand, and goes on to the next one. What lies past a row's end is never read.
+  // Sends for the first step. What lies past a row's end is never read.
   LSTM_FUSED_DEVICE void fetch() {
 #pragma unroll
     for (int n = 0; n < kMost; ++n) {
-      const bool takes_part = static_cast<unsigned>(t) < static_cast<unsigned>(length[n]);
-      if (whole)
-        carried[n] = load_global_if(takes_part && k(n) < width, reinterpret_cast<const Vector16*>(from[n]));
-      else
-        carried[n] = takes_part ? load_factors_one_by_one<A>(from[n], 0, width - k(n)) : Vector16{};
-      from[n] += stride;
+      if (!exists(n)) break;
+      load(n);
     }
     t += direction;
   }
+  // To a tile what was sent for, and sends for the step after.
   template <class Tiles>
-  LSTM_FUSED_DEVICE void put(const Tiles& tiles, char* tile, int begin) const {
+  LSTM_FUSED_DEVICE void pass(const Tiles& tiles, char* tile, int begin) {
 #pragma unroll
-    for (int n = 0; n < kMost; ++n)
-      if (exists(n)) tiles.store(tile, row(n), begin + k(n), as_factors<A>(carried[n]));
+    for (int n = 0; n < kMost; ++n) {
+      if (!exists(n)) break;
+      tiles.store(tile, row(n), begin + k(n), as_factors<A>(carried[n]));
+      load(n);
+    }
+    t += direction;
   }
 
  private:
@@ -60,6 +61,15 @@ class InputTile {
   LSTM_FUSED_DEVICE bool exists(int n) const { return at(n) < kLoads; }
   LSTM_FUSED_DEVICE int row(int n) const { return at(n) / (kLoads / static_cast<int>(kTileRows)); }
   LSTM_FUSED_DEVICE int k(int n) const { return at(n) % (kLoads / static_cast<int>(kTileRows)) * kLaneElements<A>; }
+
+  LSTM_FUSED_DEVICE void load(int n) {
+    const bool takes_part = static_cast<unsigned>(t) < static_cast<unsigned>(length[n]);
+    if (whole)
+      carried[n] = load_global_if(takes_part && k(n) < width, reinterpret_cast<const Vector16*>(from[n]));
+    else
+      carried[n] = takes_part ? load_factors_one_by_one<A>(from[n], 0, width - k(n)) : Vector16{};
+    from[n] += stride;
+  }
 
   const int width, direction;
   const int64_t stride;  // from step to step
@@ -75,7 +85,7 @@ class InputTile<A, 0> {
   LSTM_FUSED_DEVICE explicit InputTile(const Any&...) {}
   LSTM_FUSED_DEVICE void fetch() const {}
   template <class... Any>
-  LSTM_FUSED_DEVICE void put(const Any&...) const {}
+  LSTM_FUSED_DEVICE void pass(const Any&...) const {}
 };
 
 // x W_ih^T a whole step ahead, unless a block's threads are so many that they have few registers each.
@@ -136,10 +146,8 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   cells.begin();
   put(tiles.current);
   x.fetch();
-  x.put(tiles, tiles.current, kInputBegin);
-  x.fetch();
-  x.put(tiles, tiles.next, kInputBegin);
-  x.fetch();
+  x.pass(tiles, tiles.current, kInputBegin);
+  x.pass(tiles, tiles.next, kInputBegin);
   block_barrier();
   Sums product;
   multiply(tiles.current, kHiddenChunks, kChunks, product);
@@ -148,6 +156,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     multiply(tiles.current, 0, kHiddenChunks, product);
     // While products wait for one another: what the last step left, and what the next one needs.
     cells.store();
+    cells.prefetch();
     product.finish();
     Gates<Acc> sums[kColumns];
 #pragma unroll
@@ -157,11 +166,9 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
     multiply(tiles.next, kHiddenChunks, kChunks, product);
     cells.step(sums);
     put(tiles.next);
-    x.put(tiles, tiles.current, kInputBegin);
-    x.fetch();
-    if constexpr (kInput != Input::kLoaded) cells.prefetch();
+    x.pass(tiles, tiles.current, kInputBegin);
     cells.advance();
-    if constexpr (kInput == Input::kLoaded) cells.load();
+    cells.load();
     block_barrier();
     tiles.turn();
   }
@@ -176,16 +183,16 @@ LSTM_FUSED_KERNEL(block_backward_threads(kHiddenChunks* kChunkElements<A>), 1)
 lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
   using T = Element<A>;
   constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
-  const LayerShape& s = arguments.shape;
+  const LayerShape s = arguments.shape;  // in registers
   const auto& p = arguments.direction[block_index().y];
   const int64_t first_row = block_index().x * kTileRows;
-  const int64_t num_steps = longest(Clock{s, p.reverse}, first_row);
+  const int num_steps = static_cast<int>(longest(Clock{s, p.reverse}, first_row));
 
   const int column = lane_pair() * kColumns, first_unit = warp_index() * kUnits * static_cast<int>(kTileUnits);
   constexpr bool kPrefetch = A::kTensorCore;  // without, products take most registers, and long enough by themselves
   BackwardCells<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
   cells.move_to(first_row + column, num_steps, 0);
-  cells.load();
+  if constexpr (kPrefetch) cells.load();
   Vector16 weights[kChunks][kUnits];  // columns of W_hh
   load_columns(Columns<A>(p.w_hh, s.hidden_size), first_unit, 0, kChunks, weights);
 
@@ -205,28 +212,22 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
   };
   tiles.clear();
   block_barrier();
-  for (int64_t step = 0; step < num_steps; ++step) {
+  for (int left = num_steps; left > 0; --left) {
     multiply([&] {
-      if (step > 0) cells.store();
-      cells.prefetch();
+      cells.store();
+      kPrefetch ? cells.prefetch() : cells.load();
     });
     cells.step(sums);
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
 #pragma unroll
-      for (int n = 0; n < kColumns; ++n) {
-        const int k = kNumGates * cells.unit(u);
-        // A row that is not yet or no longer there: its gradient waits.
-        GateFactors<T> factors = cells.factors(u, n);
-        if (!cells.is_active(u, n)) factors = tiles.template load_at<GateFactors<T>>(column + n, k);
-        tiles.store(tiles.next, column + n, k, factors);
-      }
+      for (int n = 0; n < kColumns; ++n)
+        tiles.store(tiles.next, column + n, kNumGates * cells.unit(u), cells.factors(u, n));
     cells.advance();
-    if constexpr (!kPrefetch) cells.load();
     block_barrier();
     tiles.turn();
   }
-  if (num_steps > 0) cells.store();
+  cells.store();
   multiply([] {});
 #pragma unroll
   for (int u = 0; u < kUnits; ++u)

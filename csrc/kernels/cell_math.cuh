@@ -5,7 +5,7 @@
 
 #include "cell.h"
 #include "clock.h"
-#include "kernels/cluster_primitives.cuh"
+#include "kernels/accesses.cuh"
 
 namespace lstm_fused {
 
@@ -66,18 +66,18 @@ LSTM_FUSED_DEVICE void store_gates(T* gates, int64_t width, const Gates<T>& valu
   gates[2 * width] = values.g;
   gates[3 * width] = values.o;
 }
-// Where `predicate` holds, without a branch; what is not loaded is zero.
+// Only where they are `wanted`; what is not loaded is zero.
 template <class T>
-LSTM_FUSED_DEVICE Gates<T> load_gates_if(bool predicate, const T* gates, int64_t width) {
-  return {load_global_if(predicate, gates), load_global_if(predicate, gates + width),
-          load_global_if(predicate, gates + 2 * width), load_global_if(predicate, gates + 3 * width)};
+LSTM_FUSED_DEVICE Gates<T> load_gates_if(bool wanted, const T* gates, int64_t width) {
+  return {load_global_if(wanted, gates), load_global_if(wanted, gates + width),
+          load_global_if(wanted, gates + 2 * width), load_global_if(wanted, gates + 3 * width)};
 }
 template <class T>
-LSTM_FUSED_DEVICE void store_gates_if(bool predicate, T* gates, int64_t width, const Gates<T>& values) {
-  store_global_if(predicate, gates, values.i);
-  store_global_if(predicate, gates + width, values.f);
-  store_global_if(predicate, gates + 2 * width, values.g);
-  store_global_if(predicate, gates + 3 * width, values.o);
+LSTM_FUSED_DEVICE void store_gates_if(bool wanted, T* gates, int64_t width, const Gates<T>& x) {
+  store_global_if(wanted, gates, x.i);
+  store_global_if(wanted, gates + width, x.f);
+  store_global_if(wanted, gates + 2 * width, x.g);
+  store_global_if(wanted, gates + 3 * width, x.o);
 }
 template <class T>
 LSTM_FUSED_DEVICE Gates<Accumulator<T>> widen(const Gates<T>& x) {

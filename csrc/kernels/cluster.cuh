@@ -150,11 +150,7 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
     cells.step(sums);
 #pragma unroll
     for (int u = 0; u < kLaneUnits; ++u) {
-      // A row that is not yet or no longer there: its gradient waits.
-      GateFactors<T> factors = cells.factors(u, 0);
-      if (!cells.is_active(u, 0))
-        factors = mailbox.tiles.template load_at<GateFactors<T>>(my_column, kNumGates * cells.unit(u));
-      team.put(my_column, my_unit + u * static_cast<int>(kTileUnits), factors);
+      team.put(my_column, my_unit + u * static_cast<int>(kTileUnits), cells.factors(u, 0));
     }
     team.send(mailbox, num_blocks, kNumGates * first_unit);
     // While grad_gates are on their way.

@@ -161,64 +161,6 @@ LSTM_FUSED_DEVICE void store_global(V* p, V value) {
   static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   *p = value;
 }
-// The same where `predicate` holds, without a branch, which would come between what is otherwise one stretch of code.
-// What is not loaded is zero.
-template <class V>
-LSTM_FUSED_DEVICE V load_global_if(bool predicate, const V* p) {
-  static_assert(sizeof(V) == 2 || sizeof(V) == 4 || sizeof(V) == 16);
-  const int asked = predicate;
-  V value;
-  if constexpr (sizeof(V) == 2) {
-    uint16_t bits;
-    asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %1, 0;\nmov.b16 %0, 0;\n@p ld.global.b16 %0, [%2];\n}"
-                 : "=h"(bits)
-                 : "r"(asked), "l"(p)
-                 : "memory");
-    std::memcpy(&value, &bits, sizeof bits);
-  } else if constexpr (sizeof(V) == 4) {
-    uint32_t bits;
-    asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %1, 0;\nmov.b32 %0, 0;\n@p ld.global.b32 %0, [%2];\n}"
-                 : "=r"(bits)
-                 : "r"(asked), "l"(p)
-                 : "memory");
-    std::memcpy(&value, &bits, sizeof bits);
-  } else {
-    Vector16 words;
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "setp.ne.s32 p, %4, 0;\n"
-        "mov.b32 %0, 0;\n"
-        "mov.b32 %1, 0;\n"
-        "mov.b32 %2, 0;\n"
-        "mov.b32 %3, 0;\n"
-        "@p ld.global.v4.b32 {%0,%1,%2,%3}, [%5];\n"
-        "}"
-        : "=r"(words.word[0]), "=r"(words.word[1]), "=r"(words.word[2]), "=r"(words.word[3])
-        : "r"(asked), "l"(p)
-        : "memory");
-    std::memcpy(&value, &words, sizeof words);
-  }
-  return value;
-}
-template <class V>
-LSTM_FUSED_DEVICE void store_global_if(bool predicate, V* p, V value) {
-  static_assert(sizeof(V) == 2 || sizeof(V) == 4);
-  const int asked = predicate;
-  if constexpr (sizeof(V) == 2) {
-    uint16_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %0, 0;\n@p st.global.b16 [%1], %2;\n}" ::"r"(asked), "l"(p),
-                 "h"(bits)
-                 : "memory");
-  } else {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    asm volatile("{\n.reg .pred p;\nsetp.ne.s32 p, %0, 0;\n@p st.global.b32 [%1], %2;\n}" ::"r"(asked), "l"(p),
-                 "r"(bits)
-                 : "memory");
-  }
-}
 
 // Words between all threads of the GPU, relaxed: each arrives whole, sooner or later, and says nothing about any other,
 // nor about its neighbours of a vector.

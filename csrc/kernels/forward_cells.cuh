@@ -3,7 +3,7 @@
 //   step()     computes; h is then on its way to those who multiply it
 //   advance()  to the next step
 //   store()    what the step leaves in memory
-//   load()     sends for what the next step needs; or prefetch() did, while step() still had to wait for its sums
+//   load()     sends for what the next step needs; x W_ih^T prefetch() may have, while step() still waited for its sums
 #pragma once
 
 #include "kernels/cell_math.cuh"
@@ -40,7 +40,7 @@ class ForwardCells {
     for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
     go_to(num_steps, step);
   }
-  // To another step of the same rows, in place of advance() but for its turn(): where registers are short, addresses
+  // To another step of the same rows, in place of advance(): where registers are short, addresses
   // need none in between.
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
@@ -81,17 +81,18 @@ class ForwardCells {
       h[n] = loads ? p.h_0[row(n) * s.hidden_size + unit] : T{};
       c[n] = loads ? to_accumulator(p.c_0[row(n) * s.hidden_size + unit]) : 0;
     }
+    if constexpr (kInput == Input::kPrefetched) load_input(t, input);
     load(has_input);
   }
   LSTM_FUSED_DEVICE void load(bool has_input = true) {
-    if constexpr (kInput != Input::kNone)
+    if constexpr (kInput == Input::kLoaded)
       if (has_input) load_input(t, input);
-    find_starts(t + direction, starts);
+    if (s.segments.reset == nullptr) return;
+#pragma unroll
+    for (int n = 0; n < kRows; ++n) starts[n] = segment_starts(t + direction, n);
   }
-  // Where load() is not called at every step.
   LSTM_FUSED_DEVICE void prefetch() {
     if constexpr (kInput == Input::kPrefetched) load_input(t + direction, coming);
-    find_starts(t + 2 * direction, coming_starts);
   }
 
   // recurrent is h W_hh^T (and x W_ih^T, if multiplied here). An inactive row keeps what it had. Without branches, so
@@ -120,15 +121,9 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void advance() {
     t += direction;
     if constexpr (!kGatesFollow) gates += direction * gates_stride();
-    turn();
-  }
-  // To what prefetch() has sent for.
-  LSTM_FUSED_DEVICE void turn() {
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) {
+    for (int n = 0; n < kRows; ++n)
       if constexpr (kInput == Input::kPrefetched) input[n] = coming[n];
-      starts[n] = coming_starts[n];
-    }
   }
   // Of the step before the one at hand, if there is one. Called once for each, as its addresses go on here.
   LSTM_FUSED_DEVICE void store() {
@@ -188,13 +183,7 @@ class ForwardCells {
       to[n] = load_gates_if(is_active(time, n), gates + (time - t) * gates_stride() + n * kNumGates * s.hidden_size,
                             s.hidden_size);
   }
-  // Whether the step at that time starts a segment.
-  LSTM_FUSED_DEVICE void find_starts(int time, bool (&found)[kRows]) const {
-    if (s.segments.reset == nullptr) return;
-#pragma unroll
-    for (int n = 0; n < kRows; ++n) found[n] = segment_starts(time, n);
-  }
-  // As clock.before() says, of a row's length that is known.
+  // Whether the step at that time does, as clock.before() says, of a row's length that is known.
   LSTM_FUSED_DEVICE bool segment_starts(int time, int n) const {
     if (s.segments.reset == nullptr || !is_active(time, n)) return false;
     if (p.reverse && time == length[n] - 1) return false;
@@ -215,7 +204,7 @@ class ForwardCells {
   T h[kRows], kept_h[kRows];  // before the coming step, and after the last one
   Acc c[kRows], kept_c[kRows];
   Gates<T> input[kRows] = {}, coming[kRows] = {}, kept_gates[kRows];
-  bool starts[kRows] = {}, coming_starts[kRows] = {};  // whether a segment does at the step behind the one at hand
+  bool starts[kRows] = {};  // whether a segment does at the step behind the one at hand
 };
 
 }  // namespace lstm_fused

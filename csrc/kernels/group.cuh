@@ -125,6 +125,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked>
       cells.move_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
     else
       cells.advance_by(static_cast<int>(turn.step - own.step));
+    cells.forget(0, 0);
     if (A::kTensorCore && !is_last(turn)) cells.load();  // as forward
     stack.prepare(turn);
   };

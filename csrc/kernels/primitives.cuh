@@ -70,6 +70,22 @@ LSTM_FUSED_DEVICE bfloat16 round_to<bfloat16, float>(float x) {
   return y;
 }
 
+// Two at once, the first in the lower half.
+template <class T>
+LSTM_FUSED_DEVICE uint32_t round_two(float first, float second);
+template <>
+LSTM_FUSED_DEVICE uint32_t round_two<float16>(float first, float second) {
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+  return y;
+}
+template <>
+LSTM_FUSED_DEVICE uint32_t round_two<bfloat16>(float first, float second) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(second), "f"(first));
+  return y;
+}
+
 // The float whose upper 19 bits mma_tf32 reads, rounded to the nearest, ties away from zero.
 LSTM_FUSED_DEVICE uint32_t round_to_tf32(uint32_t float_bits) {
   uint32_t y;

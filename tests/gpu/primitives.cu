@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/accesses.cuh"
 #include "kernels/cluster_primitives.cuh"
 #ifndef __CUDACC__
 #include "sim/sim.h"
@@ -53,6 +54,14 @@ LSTM_FUSED_KERNEL(kThreads, 1) round_kernel(LSTM_FUSED_PARAMS Words p) {
     p.out[3 * n] = round_to<float16>(x).bits;
     p.out[3 * n + 1] = round_to<bfloat16>(x).bits;
     p.out[3 * n + 2] = round_to_tf32(p.in[n]);
+  }
+}
+
+LSTM_FUSED_KERNEL(kThreads, 1) round_two_kernel(LSTM_FUSED_PARAMS Words p) {
+  for (int n = thread_index(); n < kInputs; n += num_threads()) {
+    const float first = bits_to_float(p.in[n]), second = bits_to_float(p.in[(n + 1) % kInputs]);
+    p.out[2 * n] = round_two<float16>(first, second);
+    p.out[2 * n + 1] = round_two<bfloat16>(first, second);
   }
 }
 
@@ -307,6 +316,19 @@ LSTM_FUSED_KERNEL(kWarpSize, 1) exchange_kernel(LSTM_FUSED_PARAMS Words p) {
   store_global(out + 6, load_global(p.in + 7));
 }
 
+// ---- global memory, only where it is wanted
+
+LSTM_FUSED_KERNEL(kThreads, 1) wanted_kernel(LSTM_FUSED_PARAMS Words p) {  // out: zeroed memory
+  using lstm_fused::Vector16;
+  const int n = thread_index();
+  const uint32_t which = p.in[n];
+  store_global_if(which & 1, p.out + n, load_global_if(which & 2, p.in + n + 1));
+  uint16_t* const halves = reinterpret_cast<uint16_t*>(p.out + kThreads);
+  store_global_if(which & 4, halves + n, load_global_if(which & 8, reinterpret_cast<const uint16_t*>(p.in) + n));
+  const Vector16 v = load_global_if(which & 16, reinterpret_cast<const Vector16*>(p.in) + n);
+  store_global(p.out + 2 * kThreads + n, v.word[0] + 3 * v.word[1] + 5 * v.word[2] + 7 * v.word[3]);
+}
+
 // ---- the programs
 
 #ifdef __CUDACC__
@@ -413,6 +435,7 @@ void run_all() {
   run("where", where_kernel, Grid{{2, 3, 2}, kThreads}, 12 * kThreads * 7, random);
   run("widen", widen_kernel, Grid{{32, 1, 1}, kThreads}, 2 * 65536, random);
   run("round", round_kernel, Grid{{1, 1, 1}, kThreads}, 3 * kInputs, inputs(any_float));
+  run("round_two", round_two_kernel, Grid{{1, 1, 1}, kThreads}, 2 * kInputs, inputs(moderate_float));
   run("approximate", approximate_kernel, Grid{{1, 1, 1}, kThreads}, 3 * kInputs, inputs(moderate_float));
 
   const auto half = [] { return 0x3000u + random_word() % 0xc00u + (random_word() % 2 << 15); };   // 1/8 to 1
@@ -428,6 +451,7 @@ void run_all() {
   run("large_shared", large_shared_kernel, Grid{{1, 1, 1}, kThreads, kLargeSharedBytes}, kThreads, random);
   run("copy", copy_kernel, block, 16 * kThreads, random);
   run("named_barrier", named_barrier_kernel, block, kThreads, random);
+  run("wanted", wanted_kernel, block, 3 * kThreads, random);
   run("exchange", exchange_kernel, Grid{{8, 1, 1}, kWarpSize}, 64, random);
   if (!has_clusters()) return;
   const Grid clusters{{8, 1, 1}, kWarpSize, sizeof(ClusterShared), 4};

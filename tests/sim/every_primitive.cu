@@ -1,4 +1,5 @@
 // Every primitive once, for compilers alone: what the two headers of each name have to have in common.
+#include "kernels/accesses.cuh"
 #include "kernels/cluster_primitives.cuh"
 
 namespace lstm_fused {
@@ -15,6 +16,7 @@ LSTM_FUSED_DEVICE void warps_and_numbers(const EveryPrimitive& p) {
   const uint32_t a[4] = {p.words[0], p.words[1], p.words[2], round_to_tf32(p.words[3])}, b[2] = {p.words[4], 0};
   float d[4] = {};
   mma_float16(d, a, b);
+  p.words[5] = round_two<float16>(d[0], d[1]) + round_two<bfloat16>(d[2], d[3]);
   mma_bfloat16(d, a, b);
   mma_tf32(d, a, b);
   const float x = to_accumulator(round_to<float16>(d[0])) + to_accumulator(round_to<bfloat16>(d[1])) +
@@ -60,6 +62,7 @@ LSTM_FUSED_DEVICE void exchange_words(Words<n>* words) {
 }
 LSTM_FUSED_DEVICE void exchange(const EveryPrimitive& p) {
   store_global(p.words, load_global(p.words + 1));
+  store_global_if(lane_index() == 0, p.words, load_global_if(p.parity == 0, p.words + 1));
   exchange_words(reinterpret_cast<Words<1>*>(p.words));
   exchange_words(reinterpret_cast<Words<2>*>(p.pairs));
   exchange_words(p.vectors);

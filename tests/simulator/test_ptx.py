@@ -13,7 +13,7 @@ import simulation
 from ptx_reference import from_bits, mask, reference, to_bits, width
 
 # Hardware's own approximations, and formats that Python lacks: tested apart.
-APPROXIMATE = re.compile(r"approx|bf16|tf32")
+APPROXIMATE = re.compile(r"approx|bf16|f16x2|tf32")
 # What moves values rather than computing them.
 MOVES = re.compile(r"^(mov|selp|cvta)\.")
 
@@ -145,6 +145,9 @@ def test_formats_that_python_lacks(program: Path) -> None:
     one_and_a_bit, tie = 0x3F808000, 0x3F801000  # halfway to the next number of bfloat16, of TF32
     words = np.array([[one_and_a_bit], [one_and_a_bit + 1], [0x3F818000], [0x7FC00001]], np.uint64)
     assert compute(program, "cvt.rn.bf16.f32", words)[:, 0].tolist() == [0x3F80, 0x3F81, 0x3F82, 0x7FFF]
+    two = np.array([[0x3F808000, 0xC0000000]], np.uint64)  # the first becomes the upper half
+    assert compute(program, "cvt.rn.bf16x2.f32", two)[:, 0].tolist() == [0x3F80C000]
+    assert compute(program, "cvt.rn.f16x2.f32", two)[:, 0].tolist() == [0x3C04C000]
     words = np.array([[tie], [tie - 1], [0xBF801000]], np.uint64)
     assert compute(program, "cvt.rna.tf32.f32", words)[:, 0].tolist() == [0x3F802000, 0x3F800000, 0xBF802000]
 

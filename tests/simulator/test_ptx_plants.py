@@ -24,7 +24,9 @@ pytestmark = [
 ]
 __all__ = ["program", "twin"]  # fixtures
 
-PRIMITIVES, CLUSTER = "kernels/primitives.cuh", "kernels/cluster_primitives.cuh"
+PRIMITIVES, CLUSTER, ACCESSES = (
+    f"kernels/{name}.cuh" for name in ("primitives", "cluster_primitives", "accesses")
+)
 # What is wrong: the file, the text that is right, and the text in its place. All of these compile. (Where a statement
 # is volatile nvcc makes the same PTX without its clobber: test_asm.py looks at those.)
 PLANTS = {
@@ -42,6 +44,7 @@ PLANTS = {
     "mma that forgets its sums": (PRIMITIVES, '"+f"(d[0]), "+f"(d[1])', '"=f"(d[0]), "=f"(d[1])'),
     "mma of another type": (PRIMITIVES, "f32.bf16.bf16.f32", "f32.f16.f16.f32"),
     "conversion from the wrong type": (PRIMITIVES, "cvt.rn.bf16.f32 %0", "cvt.rn.f16.f32 %0"),
+    "halves of two exchanged": (PRIMITIVES, '"f"(second), "f"(first)', '"f"(first), "f"(second)'),
     "TF32 not rounded": (
         PRIMITIVES,
         'asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(__uint_as_float(float_bits)))',
@@ -77,6 +80,13 @@ PLANTS = {
         '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};',
         '"@p st.relaxed.gpu.global.v4.u32 [%0], {%1, %3, %2, %4};',
     ),
+    "load where none is wanted": (ACCESSES, "@p ld.global.b16 %0, [%2]", "ld.global.b16 %0, [%2]"),
+    "words of a vector that are loaded in another order": (
+        ACCESSES,
+        "@p ld.global.v4.b32 {%0, %1, %2, %3}",
+        "@p ld.global.v4.b32 {%0, %2, %1, %3}",
+    ),
+    "store where none but the others is wanted": (ACCESSES, "@p st.global.b32 [%0]", "@!p st.global.b32 [%0]"),
     "store where none is wanted": (CLUSTER, "@p st.relaxed.gpu.global.u32", "st.relaxed.gpu.global.u32"),
     "load one byte early": (CLUSTER, "setp.gt.s32 p, %5, %6;", "setp.ge.s32 p, %5, %6;"),
     "offset forgotten": (CLUSTER, "[%4+%6]", "[%4]"),

@@ -191,11 +191,11 @@ def names(header: Path) -> set[str]:
     return set(functions + types + re.findall(r"^#define (\w+)", text, re.M))
 
 
-@pytest.mark.parametrize("name", ["primitives.cuh", "cluster_primitives.cuh"])
-def test_the_twins_have_the_same_names(name: str) -> None:
+@pytest.mark.parametrize(("name", "least"), [("primitives.cuh", 21), ("cluster_primitives.cuh", 21), ("accesses.cuh", 2)])
+def test_the_twins_have_the_same_names(name: str, least: int) -> None:
     own = {"LSTM_FUSED_SM90_ASM", "shared_address"}  # the original's means
     device = names(ROOT / "csrc/kernels" / name) - own
-    assert len(device) > 20
+    assert len(device) >= least
     switched_on = {"LSTM_FUSED_WATCHDOG"}
     assert device == names(ROOT / "tests/sim/include/kernels" / name) - switched_on
 

@@ -195,6 +195,8 @@ void add_conversions(Opcodes& table) {
   table["cvt.rn.f16.f32"] = of<float_to_float16>();
   table["cvt.f32.bf16"] = of<bfloat16_to_float>();
   table["cvt.rn.bf16.f32"] = of<float_to_bfloat16>();
+  table["cvt.rn.f16x2.f32"] = of<two<float_to_float16>>();
+  table["cvt.rn.bf16x2.f32"] = of<two<float_to_bfloat16>>();
   table["cvt.rna.tf32.f32"] = of<to_tf32>();
 }
 

@@ -210,6 +210,10 @@ template <class T>
 T round_to_integer(T a) {  // ties to even
   return std::nearbyint(a);
 }
+template <uint16_t (*round)(float)>
+uint32_t two(float upper, float lower) {
+  return static_cast<uint32_t>(round(upper)) << 16 | round(lower);
+}
 inline uint32_t to_tf32(float a) { return float_to_tf32(float_to_bits(a)); }
 
 }  // namespace sim::ptx

@@ -79,14 +79,6 @@ void store_global(V* p, V value, Site site = Site::here()) {
   static_assert(sizeof(V) <= 16 && (sizeof(V) & (sizeof(V) - 1)) == 0);
   sim::store_global(p, &value, sizeof value, site);
 }
-template <class V>
-V load_global_if(bool predicate, const V* p, Site site = Site::here()) {
-  return predicate ? load_global(p, site) : V{};
-}
-template <class V>
-void store_global_if(bool predicate, V* p, V value, Site site = Site::here()) {
-  if (predicate) store_global(p, value, site);
-}
 
 template <int n>
 Words<n> load_relaxed(const Words<n>* p, Site site = Site::here()) {

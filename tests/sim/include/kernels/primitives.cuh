@@ -63,6 +63,11 @@ inline bfloat16 round_to<bfloat16, float>(float x) {
   return {sim::float_to_bfloat16(x)};
 }
 
+template <class T>
+uint32_t round_two(float first, float second) {
+  return round_to<T>(first).bits | static_cast<uint32_t>(round_to<T>(second).bits) << 16;
+}
+
 inline uint32_t round_to_tf32(uint32_t float_bits) { return sim::float_to_tf32(float_bits); }
 
 inline float bits_to_float(uint32_t bits) { return sim::bits_to_float(bits); }

@@ -155,14 +155,15 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const bool stacked = launch.num_layers > 1;
   const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
   const int64_t hidden = problem.hidden_size, tiles = launch.rows_per_group / kTileRows;
+  const int64_t turns = ceil_div(tiles, group_num_sums(problem.dtype, stacked));  // those hand in hand as one
   const int64_t chunks = tiles * group_part_chunks(problem.dtype, hidden, backward);
   const int64_t read = group_weight_bytes(variant, hidden) - group_register_bytes(variant, hidden);
   const double shared = static_cast<double>(tiles * read) / kSharedBytesPerClock;
   const double products = stacked ? 2 : 1;
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
-  return {{part(problem, kGroupTurn[backward], 1), part(problem, kGroupSecond[backward], tiles - 1),
-           part(problem, kGroupKept[backward], tiles > 2 ? tiles : 0), part(problem, kGroupChunk[backward], chunks),
+  return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
+           part(problem, kGroupKept[backward], turns > 1 ? turns : 0), part(problem, kGroupChunk[backward], chunks),
            part(problem, kGroupStack[backward], stacked ? tiles : 0),
            part(problem, kGroupStackChunk[backward], stacked ? chunks : 0)},
           std::max({products * product_cycles(problem, device, launch), shared, rows})};

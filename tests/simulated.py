@@ -13,6 +13,7 @@ import simulation
 import toolchain
 import torch
 from cases import Case
+from places import ROOT
 
 from lstm_fused import _plan, ops, variant_ops
 
@@ -25,7 +26,7 @@ HOST = [
             *("variant_cuda_forward", "variant_cuda_backward", "variant_layer"),
         )
     ),
-    *(f"csrc/plan/{name}.cpp" for name in ("planner", "cost", "cpu", "device_info", "text")),
+    *sorted(ROOT.glob("csrc/plan/*.cpp")),
     "csrc/kernels/table.cpp",
 ]
 

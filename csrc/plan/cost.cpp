@@ -26,8 +26,8 @@ constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
 constexpr Cost kGroupTurn[] = {{"group turn", {1169, 1139, 1694}}, {"group backward turn", {1371, 1366, 1306}}};
 constexpr Cost kGroupSecond[] = {{"group second", {775, 0, 0}}, {"group backward second", {705, 0, 0}}};
 constexpr Cost kGroupKept[] = {{"group kept", {522, 298, 108}}, {"group backward kept", {428, 348, 449}}};
-// Where layers run side by side: the product with the h of the layer below, or the grad_gates of the one above, of 8 rows,
-// and each chunk of it.
+// Where layers run side by side: the product with the h of the layer below, or the grad_gates of the one above, of 8
+// rows, and each chunk of it.
 constexpr Cost kGroupStack[] = {{"group stack", {0, 0, 0}}, {"group backward stack", {0, 0, 0}}};
 constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {0, 0, 0}}, {"group backward stack chunk", {0, 0, 0}}};
 constexpr Cost kGroupChunk[] = {{"group chunk", {172, 164, 1275}}, {"group backward chunk", {170, 142, 549}}};

@@ -20,7 +20,7 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
   using Acc = Accumulator<T>;
   constexpr int kRows = kColumns / kSplit, kUnits = static_cast<int>(kTileUnits);
   using Warps = Team<A, kSplit, kNumGates * kRows, T, kUnits>;
-  const LayerShape& s = arguments.shape;
+  const LayerShape s = arguments.shape;  // in registers
   const auto& p = arguments.direction[block_index().y];
   const Clock clock{s, p.reverse};
   const int num_blocks = cluster_size(), width = static_cast<int>(s.hidden_size);
@@ -107,7 +107,7 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
   constexpr int kUnits = 2, kTile = kUnits * static_cast<int>(kTileUnits);
   constexpr int kRows = 1, kLaneUnits = kUnits * kColumns / kSplit;
   using Warps = Team<A, kSplit, kLaneUnits, GateFactors<T>, kTile>;
-  const LayerShape& s = arguments.shape;
+  const LayerShape s = arguments.shape;  // in registers
   const auto& p = arguments.direction[block_index().y];
   const int num_blocks = cluster_size(), width = static_cast<int>(s.hidden_size);
   const int64_t first_row = block_index().x / num_blocks * kTileRows;

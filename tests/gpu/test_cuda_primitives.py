@@ -75,7 +75,9 @@ def test_every_primitive_ran(simulated: dict[str, np.ndarray], on_gpu: dict[str,
     assert on_gpu.keys() == simulated.keys() - (set() if has_clusters else NEED_CLUSTERS)
 
 
-EXACT = "where round round_two warp shared large_shared copy named_barrier wanted exchange cluster async_store arrive".split()
+EXACT = (
+    "where round round_two warp shared large_shared copy named_barrier wanted exchange cluster async_store arrive"
+).split()
 
 
 @pytest.mark.gpu

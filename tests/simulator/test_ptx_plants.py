@@ -24,9 +24,7 @@ pytestmark = [
 ]
 __all__ = ["program", "twin"]  # fixtures
 
-PRIMITIVES, CLUSTER, ACCESSES = (
-    f"kernels/{name}.cuh" for name in ("primitives", "cluster_primitives", "accesses")
-)
+PRIMITIVES, CLUSTER, ACCESSES = (f"kernels/{name}.cuh" for name in ("primitives", "cluster_primitives", "accesses"))
 # What is wrong: the file, the text that is right, and the text in its place. All of these compile. (Where a statement
 # is volatile nvcc makes the same PTX without its clobber: test_asm.py looks at those.)
 PLANTS = {

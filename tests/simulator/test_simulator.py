@@ -191,7 +191,9 @@ def names(header: Path) -> set[str]:
     return set(functions + types + re.findall(r"^#define (\w+)", text, re.M))
 
 
-@pytest.mark.parametrize(("name", "least"), [("primitives.cuh", 21), ("cluster_primitives.cuh", 21), ("accesses.cuh", 2)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("primitives.cuh", 21), ("cluster_primitives.cuh", 21), ("accesses.cuh", 2)]
+)
 def test_the_twins_have_the_same_names(name: str, least: int) -> None:
     own = {"LSTM_FUSED_SM90_ASM", "shared_address"}  # the original's means
     device = names(ROOT / "csrc/kernels" / name) - own

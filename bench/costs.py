@@ -1,7 +1,7 @@
 """The constants of the planner's estimates (csrc/plan/cost.cpp) from the simulator's model cycles.
 
     python -m bench.costs          # runs all sizes below, writes bench/results/costs-sm_90a.json and cost.cpp: minutes
-    python -m bench.costs --fit    # cost.cpp alone, from the file as it is
+    python -m bench.costs --fit    # from the cycles in that file, with the parts that cost.cpp, as built, counts now
 
 cost.cpp says of which parts a time step consists, and how often each occurs; here are the cycles of each part: those
 whose sum is closest to what the model says of all sizes, by the least squares of the relative error. No time is
@@ -121,18 +121,21 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def save(rows: list[dict[str, Any]]) -> None:
+def save(rows: list[dict[str, Any]], csrc: str) -> None:
     """A line for each case."""
     cases = ",\n".join(map(json.dumps, rows))
-    OUT.write_text(f'{{"csrc": "{static.source_hash()}", "cases": [\n{cases}\n]}}\n')
+    OUT.write_text(f'{{"csrc": "{csrc}", "cases": [\n{cases}\n]}}\n')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.costs")
-    parser.add_argument("--fit", action="store_true", help="from the committed file, without the simulator")
-    if not parser.parse_args().fit:
-        save(measure())
-    rows = json.loads(OUT.read_text())["cases"]
+    parser.add_argument("--fit", action="store_true", help="from the committed cycles, without the simulator")
+    if parser.parse_args().fit:
+        known = json.loads(OUT.read_text())
+        rows, csrc = [row | {"parts": parts(Run.of(row["run"]))} for row in known["cases"]], known["csrc"]
+    else:
+        rows, csrc = measure(), static.source_hash()
+    save(rows, csrc)
     cycles = fit(rows)
     for row in rows:
         found = reckoned(row, cycles)

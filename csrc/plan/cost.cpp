@@ -15,27 +15,27 @@ struct Cost {
 };
 // Latencies of product, cells and barrier; the instructions of each warp of a scheduler. With x given as x W_ih^T, and
 // where the kernel multiplies it.
-constexpr Cost kBlockStep[] = {{"block step", {699, 1000, 1047}}, {"block fused step", {1040, 1168, 970}}};
-constexpr Cost kBlockWarp[] = {{"block warp", {260, 199, 806}}, {"block fused warp", {54, 62, 1021}}};
-// The same, with the way to another SM; each chunk of a warp's part of K, of each warp of a scheduler.
-constexpr Cost kClusterStep = {"cluster step", {979, 1041, 1259}};
-constexpr Cost kClusterWork = {"cluster work", {29, 24, 178}};
-// Forward and backward. A turn of 8 rows: sums, cells, and what it sends to L2 and back. Its second 8 rows. Its cells
-// from memory and back, where other turns come in between. Each chunk of a warp's part of K for 8 rows: loads from L2
-// and the product. 0: does not occur.
-constexpr Cost kGroupTurn[] = {{"group turn", {1169, 1139, 1694}}, {"group backward turn", {1371, 1366, 1306}}};
-constexpr Cost kGroupSecond[] = {{"group second", {775, 0, 0}}, {"group backward second", {705, 0, 0}}};
-constexpr Cost kGroupKept[] = {{"group kept", {522, 298, 108}}, {"group backward kept", {428, 348, 449}}};
-// Where layers run side by side: the product with the h of the layer below, or the grad_gates of the one above, of 8
-// rows, and each chunk of it.
-constexpr Cost kGroupStack[] = {{"group stack", {0, 0, 0}}, {"group backward stack", {0, 0, 0}}};
-constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {0, 0, 0}}, {"group backward stack chunk", {0, 0, 0}}};
-constexpr Cost kGroupChunk[] = {{"group chunk", {172, 164, 1275}}, {"group backward chunk", {170, 142, 549}}};
+constexpr Cost kBlockStep[] = {{"block step", {176, 551, 584}}, {"block fused step", {289, 486, 537}}};
+constexpr Cost kBlockWarp[] = {{"block warp", {237, 152, 783}}, {"block fused warp", {149, 196, 1089}}};
+// The same, with the way to another SM; each warp of a scheduler but the first; each chunk of a warp's part of K.
+constexpr Cost kClusterStep = {"cluster step", {533, 689, 641}};
+constexpr Cost kClusterWarp = {"cluster warp", {262, 179, 1124}};
+constexpr Cost kClusterChunk = {"cluster chunk", {57, 59, 286}};
+// Forward and backward. A turn of 8 rows, or of two such tiles hand in hand: sums, cells, and what it sends to L2 and
+// back. The second of those tiles. Each chunk of a warp's part of K for 8 rows: loads from L2 and the product. 0: does
+// not occur.
+constexpr Cost kGroupTurn[] = {{"group turn", {902, 922, 1540}}, {"group backward turn", {979, 1057, 734}}};
+constexpr Cost kGroupSecond[] = {{"group second", {435, 0, 0}}, {"group backward second", {747, 0, 0}}};
+constexpr Cost kGroupChunk[] = {{"group chunk", {151, 149, 1298}}, {"group backward chunk", {146, 127, 592}}};
+// Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
+// one above, part of which is done while h is on its way, and each chunk that follows.
+constexpr Cost kGroupStack[] = {{"group stack", {294, 333, 3498}}, {"group backward stack", {676, 635, 1100}}};
+constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {593, 816, 4140}}, {"group backward stack chunk", {106, 129, 815}}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
-constexpr Cost kStepWave = {"step wave", {3191, 4112, 5180}};
+constexpr Cost kStepWave = {"step wave", {3135, 4112, 5180}};
 constexpr Cost kStepWork = {"step work", {61, 37, 159}};
-constexpr Cost kStepChunk = {"step chunk", {612, 1570, 2069}};
+constexpr Cost kStepChunk = {"step chunk", {618, 1570, 2069}};
 
 // ---- Published rates. Where they say more than the model, which knows one block on an SM and nobody else in L2, they
 // count.
@@ -144,7 +144,9 @@ Step cluster_of(const Problem& problem, const DeviceInfo& device, const Launch& 
                 split = cluster_split(problem.dtype, problem.hidden_size);
   const int64_t warps = ceil_div(launch.threads_per_block, kWarp * kSchedulers);
   const int64_t chunks = ceil_div(num_chunks(problem.dtype, problem.hidden_size), split);
-  return {{part(problem, kClusterStep, waves), part(problem, kClusterWork, waves * chunks * warps)},
+  const bool by_fours = has_tensor_cores(problem.dtype, problem.allow_tf32);
+  return {{part(problem, kClusterStep, waves), part(problem, kClusterWarp, waves * (warps - 1)),
+           part(problem, kClusterChunk, waves * (by_fours ? round_up(chunks, 4) : chunks))},
           static_cast<double>(waves) * product_cycles(problem, device, launch)};
 }
 
@@ -163,9 +165,8 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
   return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
-           part(problem, kGroupKept[backward], turns > 1 ? turns : 0), part(problem, kGroupChunk[backward], chunks),
-           part(problem, kGroupStack[backward], stacked ? tiles : 0),
-           part(problem, kGroupStackChunk[backward], stacked ? chunks : 0)},
+           part(problem, kGroupChunk[backward], chunks), part(problem, kGroupStack[backward], stacked ? tiles : 0),
+           part(problem, kGroupStackChunk[backward], stacked ? chunks - tiles : 0)},
           std::max({products * product_cycles(problem, device, launch), shared, rows})};
 }
 

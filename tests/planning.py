@@ -15,9 +15,10 @@ def everything(kinds: list[str] = KINDS) -> set[str]:
     return {f"{kind}_{dtype}_{mode}" for kind in kinds for dtype in DTYPES for mode in ("training", "inference")}
 
 
-def plan(device: str, built: set[str] | None = None, **sizes) -> Plan:
+def plan(device: str, built: set[str] | None = None, *, side_by_side: bool = False, **sizes) -> Plan:
     sizes = {"seq_len": 128, "batch": 16, "dtype": "bfloat16"} | sizes
-    return _plan.plan(Problem(**{"input_size": sizes["hidden_size"]} | sizes), DEVICES[device], built or set())
+    problem = Problem(**{"input_size": sizes["hidden_size"]} | sizes)
+    return _plan.plan(problem, DEVICES[device], built or set(), side_by_side=side_by_side)
 
 
 NO_CLUSTERS_TOLD = [0] * 16

@@ -28,9 +28,12 @@ constexpr Cost kGroupTurn[] = {{"group turn", {902, 922, 1540}}, {"group backwar
 constexpr Cost kGroupSecond[] = {{"group second", {435, 0, 0}}, {"group backward second", {747, 0, 0}}};
 constexpr Cost kGroupChunk[] = {{"group chunk", {151, 149, 1298}}, {"group backward chunk", {146, 127, 592}}};
 // Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
-// one above, part of which is done while h is on its way, and each chunk that follows.
-constexpr Cost kGroupStack[] = {{"group stack", {294, 333, 3498}}, {"group backward stack", {676, 635, 1100}}};
-constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {593, 816, 4140}}, {"group backward stack chunk", {106, 129, 815}}};
+// one above, part of which is done while h is on its way, and each chunk that follows; backward each beyond four waits
+// for L2 by itself.
+constexpr Cost kGroupStack[] = {{"group stack", {290, 333, 3498}}, {"group backward stack", {676, 635, 1100}}};
+constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {655, 816, 4140}},
+                                     {"group backward stack chunk", {106, 129, 815}}};
+constexpr Cost kGroupStackWait = {"group backward stack wait", {383, 378, 93}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
 constexpr Cost kStepWave = {"step wave", {3135, 4112, 5180}};
@@ -166,7 +169,8 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
   return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
            part(problem, kGroupChunk[backward], chunks), part(problem, kGroupStack[backward], stacked ? tiles : 0),
-           part(problem, kGroupStackChunk[backward], stacked ? chunks - tiles : 0)},
+           part(problem, kGroupStackChunk[backward], stacked ? chunks - tiles : 0),
+           part(problem, kGroupStackWait, stacked && backward ? std::max<int64_t>(chunks - 4 * tiles, 0) : 0)},
           std::max({products * product_cycles(problem, device, launch), shared, rows})};
 }
 

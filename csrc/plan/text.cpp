@@ -51,7 +51,6 @@ std::string estimate_text(const Candidate& candidate, bool is_cuda) {
   std::string basis = !is_cuda        ? "estimated"
                       : step.is_model ? "modelled from the compiled kernels"
                                       : "reckoned from published rates";
-  if (candidate.launch.num_layers > 1) basis += ", W_ih's product left out";
   if (step.launch_us > 0) basis = number("launches %.2f, rest ", step.launch_us, "") + basis;
   return us_text(step.us) + " per step of a layer's forward recurrence (" + basis + ", not measured)";
 }

@@ -35,7 +35,10 @@ H100 = next(device for device in _plan.known_devices() if device.name == "H100")
 
 
 def planned(kind: str, case: Case, *, training: bool = True, allow_tf32: bool = False) -> _plan.Candidate:
-    """What the planner has in mind for the case where this kind runs, on the GPU that is simulated."""
+    """What the planner has in mind for the case where this kind runs, on the GPU that is simulated.
+
+    kind: or "group_stack", as LSTM_FUSED_KERNEL has it.
+    """
     names = ("seq_len", "input_size", "hidden_size", "proj_size", "num_layers")
     problem = _plan.Problem(
         **{name: getattr(case, name) for name in names},
@@ -45,7 +48,9 @@ def planned(kind: str, case: Case, *, training: bool = True, allow_tf32: bool = 
         allow_tf32=allow_tf32,
         training=training,
     )
-    return next(found for found in _plan.plan(problem, H100).candidates if found.kind == kind)
+    kind, stack, _ = kind.partition("_stack")
+    candidates = _plan.plan(problem, H100, side_by_side=bool(stack)).candidates
+    return next(found for found in candidates if found.kind == kind)
 
 
 # What executes a kernel: its source as C++, or what nvcc makes of it for one of these architectures.

@@ -120,7 +120,7 @@ def test_any_alignment_gives_the_same_bits(case: Case, dtype: torch.dtype):
 
 
 def test_python_runs_while_the_op_does():
-    case = Case(2000, 1, 8, 32)
+    case = Case(20000, 1, 8, 32)  # some 10 ms, so that another thread wakes up in time
     leaves = draw(case).leaves
     weights = [tensor for name, tensor in leaves.items() if name not in ("input", "h_0", "c_0")]
     operands = (leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None)

@@ -43,7 +43,7 @@ def fitted(case: Case, kind: str, arithmetic: str) -> Case:
     case = case.but(dtype=ARITHMETICS[arithmetic])
     if kind == "step":
         return case
-    most = {"block": 256, "cluster": 1024, "group": 4096}[kind] // case.dtype.itemsize
+    most = {"block": 256, "cluster": 1024, "group": 4096}[kind.removesuffix("_stack")] // case.dtype.itemsize
     return case.but(proj_size=0, hidden_size=min(case.hidden_size, most))
 
 

@@ -29,22 +29,22 @@ CASES = [
 @pytest.mark.parametrize("arithmetic", ALL)
 def test_accuracy(simulator: Simulator, arithmetic: str, case: Case) -> None:
     case = case.but(dtype=ARITHMETICS[arithmetic])
-    plan = planned("group", case, allow_tf32=arithmetic == "tf32")
+    plan = planned("group_stack", case, allow_tf32=arithmetic == "tf32")
     assert plan.layers_at_once == plan.backward_layers_at_once == case.num_layers
-    check(simulator, ("group", arithmetic), case, times=10 if case.hidden_size == 1 else 1)
+    check(simulator, ("group_stack", arithmetic), case, times=10 if case.hidden_size == 1 else 1)
 
 
 @pytest.mark.parametrize("arithmetic", ALL)
 def test_inference(simulator: Simulator, arithmetic: str) -> None:
     case = Case(3, 5, 9, 17, num_layers=3, **EVERYTHING)
-    check(simulator, ("group", arithmetic), case, times=2, run=inference)
+    check(simulator, ("group_stack", arithmetic), case, times=2, run=inference)
 
 
 @pytest.mark.parametrize(("arithmetic", "hidden_size"), [("float32", 129), ("tf32", 257), ("bfloat16", 513)])
 def test_weights_in_shared_memory(simulator: Simulator, arithmetic: str, hidden_size: int) -> None:
     """Beyond what half of the registers hold, for W_hh and W_ih each; of the last block a single unit."""
     case = Case(2, 2, 5, hidden_size, num_layers=2, lengths=True, reset=0.3)
-    check(simulator, ("group", arithmetic), case, times=1)
+    check(simulator, ("group_stack", arithmetic), case, times=1)
 
 
 @pytest.mark.parametrize("arithmetic", ALL)
@@ -75,7 +75,7 @@ def test_no_room_for_all_layers(simulator: Simulator, training: bool) -> None:
     problem = draw(Case(3, 9, 5, 33, num_layers=3, **EVERYTHING))
     with simulator.running("step"), torch.set_grad_enabled(training):
         by_step, launches = fused(problem), simulator.launches()
-    with simulator.running("group", room=2), torch.set_grad_enabled(training):
+    with simulator.running("group_stack", room=2), torch.set_grad_enabled(training):
         results = fused(problem)
         assert simulator.launches() == launches
     for name, tensor in by_step.items():
@@ -84,7 +84,7 @@ def test_no_room_for_all_layers(simulator: Simulator, training: bool) -> None:
 
 def test_recomputed_gates(simulator: Simulator) -> None:
     """Backward runs layer by layer: the gates of a single one are in memory."""
-    with simulator.running("group"):
+    with simulator.running("group_stack"):
         assert_accurate(Case(3, 5, 9, 17, num_layers=3, **EVERYTHING), partial(fused, recompute_gates=True), times=1)
         assert simulator.launches() == 1 + 3
 
@@ -104,7 +104,7 @@ class Backward:
 
 
 def test_gradients_that_are_not_given_are_zero_and_only_what_is_wanted_is_computed(simulator: Simulator) -> None:
-    with simulator.running("group"):
+    with simulator.running("group_stack"):
         backward = Backward(simulator, draw(Case(3, 9, 5, 17, num_layers=3, **EVERYTHING)))
         for n in range(4):
             zero, none = list(backward.grads), list(backward.grads)
@@ -126,12 +126,12 @@ def test_gradients_that_are_not_given_are_zero_and_only_what_is_wanted_is_comput
 def test_no_barrier_may_be_missing_backward(simulator: Simulator, file_name: str, line: int, text: str) -> None:
     """What forward needs too, and would report before; see test_cuda_waiting.py."""
     problem = draw(Case(3, 9, 5, 17, num_layers=2, lengths=True, dtype=torch.bfloat16))
-    with simulator.running("group"):
+    with simulator.running("group_stack"):
         backward = Backward(simulator, problem)
     for seed in range(SEEDS):
         with (
             simulator.without_barrier(file_name, line),
-            simulator.running("group", seed=seed),
+            simulator.running("group_stack", seed=seed),
             pytest.raises(RuntimeError, match=r"race: |never written"),
         ):
             backward(backward.grads)

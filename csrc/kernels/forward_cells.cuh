@@ -45,7 +45,7 @@ class ForwardCells {
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
     const int64_t before = t - direction, gates_time = (kGatesFollow ? before : t) - p.gates_time;
-    gates = p.gates + (gates_time * s.batch + first_row) * kNumGates * s.hidden_size + unit;
+    if constexpr (kHasGates) gates = p.gates + (gates_time * s.batch + first_row) * kNumGates * s.hidden_size + unit;
     output = p.output + (before * s.batch + first_row) * s.output_stride + unit;
     cells = p.cells + before * s.cells_time + first_row * s.cells_stride + unit;
   }
@@ -130,7 +130,7 @@ class ForwardCells {
     store_at(t - direction, kGatesFollow ? gates : gates - direction * gates_stride());
     output += direction * s.batch * s.output_stride;
     cells += direction * s.cells_time;
-    if constexpr (kGatesFollow) gates += direction * gates_stride();
+    if constexpr (kHasGates && kGatesFollow) gates += direction * gates_stride();
   }
 
   // After the last step.
@@ -150,6 +150,7 @@ class ForwardCells {
  private:
   // Whether the address of gates is that of the step which store() comes to next, as load() has no use for it.
   static constexpr bool kGatesFollow = kInput == Input::kNone;
+  static constexpr bool kHasGates = kTraining || kInput != Input::kNone;  // in memory, to load x W_ih^T from or to keep
   LSTM_FUSED_DEVICE uint32_t rows_until(int time) const {
     return static_cast<uint32_t>(time) * static_cast<uint32_t>(s.batch) + static_cast<uint32_t>(first_row);
   }

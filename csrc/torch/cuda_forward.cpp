@@ -78,7 +78,8 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
           .b_hh = const_data<T>(w.b_hh),
           .h_0 = const_data<T>(h_first) + h_begin,
           .c_0 = const_data<T>(c_first) + c_begin,
-          .gates = data<T>(gates.back()),
+          // Kernels form addresses from it, even where there are none to read or keep.
+          .gates = data<T>(gates.back().numel() > 0 ? gates.back() : outputs.back()),
           .gates_time = 0,
           .keep_gates = stack.keeps_gates,
           .cells = kept_cells,

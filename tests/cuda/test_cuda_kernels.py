@@ -402,6 +402,11 @@ for kind, arithmetic in HOW:
             fused(problem)
             with torch.no_grad():
                 fused(problem)
+        if kind == "group" and case.num_layers > 1:  # layers side by side, which upper ones have no x W_ih^T for
+            with simulator.running("group_stack", allow_tf32=arithmetic == "tf32"):
+                fused(problem)
+                with torch.no_grad():
+                    fused(problem)
     no_steps = draw(fitted(Case(3, 1, 2, 1, bidirectional=True), kind, arithmetic))
     with simulator.running(kind):
         args = *arguments(no_steps), torch.tensor([0]), None, None

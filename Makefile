@@ -84,7 +84,7 @@ wheels: build ## A wheel for every CPython from 3.10 on that is here, each run i
 wheel-arm: $(VENV)/requirements.stamp ## A wheel for aarch64, cross-compiled without CUDA, and run as in test-arm
 	$(PY) tools/arm.py wheel
 
-build: FOR_HERE = # from the start all of it, as most of csrc/torch differs without CUDA
+build: FOR_HERE = # all of it, in one run
 build: $(VENV)/cuda.stamp $(VENV)/editable.stamp ## Compile what has changed, kernels for GPUs included
 	@$(BUILD)
 

@@ -113,11 +113,13 @@ def ninja_file(folder: Path, plan_name: str, torch: toolchain.Torch, cuda: toolc
     ninja.rule("link_plan", f"{command(*cxx, '-shared')} $in -o $out {command(*extra_link)}")
 
     planner = ninja.compile("cxx", "csrc/plan/*.cpp")
-    objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", f"{torch_flags} {cuda_flags}")
+    objects = planner + ninja.compile("cxx", "csrc/torch/*.cpp", torch_flags)
+    objects += ninja.compile("cxx", "csrc/torch/cpu/*.cpp", torch_flags)
     objects += ninja.compile("cxx", "csrc/cpu/*.cpp") + ninja.compile("cxx", "csrc/kernels/*.cpp", cuda_flags)
     for isa, isa_flags in instruction_sets().items():
         objects += ninja.compile("cxx", "csrc/cpu/isa/*.cpp", f"{isa_flags} -DLSTM_FUSED_ISA={isa}", tag=f".{isa}")
     if cuda:
+        objects += ninja.compile("cxx", "csrc/torch/cuda/*.cpp", torch_flags)
         # The host compiler is cxx's last word: a launcher such as ccache may stand before it.
         nvcc = [cuda.nvcc, "-ccbin", cxx[-1], "-O3", "-std=c++17", "-Icsrc", "-DLSTM_FUSED_CUDA", *cuda.gencode()]
         nvcc += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "--resource-usage"]

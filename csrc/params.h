@@ -24,6 +24,8 @@ struct Problem {
   bool training = false;  // forward keeps a reserve, and backward will follow
   bool has_lengths = false;
   bool has_reset = false;
+  bool is_variant = false;  // the cell is not the plain one; it is of one direction of one layer then
+  bool has_norms = false;   // and has layer norms
 };
 
 // Which steps of a row exist, and where a new segment starts. Both may be null.

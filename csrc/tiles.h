@@ -9,11 +9,31 @@
 
 namespace lstm_fused {
 
-// kVariant is of other cells than the plain one (variant_params.h), and no candidate of a plan.
-enum class KernelKind : int32_t { kStep, kBlock, kCluster, kGroup, kCpu, kVariant };
+// Those from kVariant on are of other cells than the plain one (variant_params.h). They are no candidates of a plan: it
+// is made of the plain cell's kinds, and built_kind() stands for the one that is chosen.
+enum class KernelKind : int32_t {
+  kStep,
+  kBlock,
+  kCluster,
+  kGroup,
+  kCpu,
+  kVariant,
+  kVariantBlock,
+  kVariantCluster,
+  kVariantGroup
+};
+
+constexpr KernelKind built_kind(const Problem& problem, KernelKind kind) {
+  if (!problem.is_variant) return kind;
+  return kind == KernelKind::kBlock     ? KernelKind::kVariantBlock
+         : kind == KernelKind::kCluster ? KernelKind::kVariantCluster
+         : kind == KernelKind::kGroup   ? KernelKind::kVariantGroup
+                                        : KernelKind::kVariant;
+}
 
 constexpr const char* kind_name(KernelKind kind) {
-  constexpr const char* kNames[] = {"step", "block", "cluster", "group", "cpu", "variant"};
+  constexpr const char* kNames[] = {"step",    "block",         "cluster",         "group",        "cpu",
+                                    "variant", "variant_block", "variant_cluster", "variant_group"};
   return kNames[static_cast<int>(kind)];
 }
 

@@ -55,7 +55,9 @@ struct VariantForwardParams {
   T *output, *cells;  // (T, B, P), (T, B, H)
   T *h_n, *c_n;
 
-  T* hidden = nullptr;  // (B, H), CUDA only: scratch with a projection, o tanh(..)
+  // CUDA only.
+  T* hidden = nullptr;       // (B, H), scratch with a projection: o tanh(..)
+  char* exchange = nullptr;  // of `group`, as ForwardParams
 };
 
 // Of a range of steps: results that are (T', B, ..) begin at first_time. The gradients of the states are carried from
@@ -78,6 +80,7 @@ struct VariantBackwardParams {
   // CUDA only.
   const T *w_hh_t = nullptr, *w_hr_t = nullptr;  // (P, 4H), (H, P): transposed
   T* grad_hidden = nullptr;                      // (B, H), scratch with norms: of o tanh(..)
+  char* exchange = nullptr;                      // of `group`, as BackwardParams
 };
 
 }  // namespace lstm_fused

@@ -19,6 +19,8 @@ class Problem:
         training: bool = False,
         has_lengths: bool = False,
         has_reset: bool = False,
+        is_variant: bool = False,
+        has_norms: bool = False,
     ) -> None: ...
     @property
     def seq_len(self) -> int: ...
@@ -44,6 +46,10 @@ class Problem:
     def has_lengths(self) -> bool: ...
     @property
     def has_reset(self) -> bool: ...
+    @property
+    def is_variant(self) -> bool: ...
+    @property
+    def has_norms(self) -> bool: ...
 
 class DeviceInfo:
     @property

@@ -21,24 +21,21 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class VariantPlan:
     """The plan of a module whose cell is not the plain one. What it has not itself, it has from the plain cell's."""
 
-    plain: Plan  # of the same sizes: how the threads share the work is its
+    plain: Plan  # of the same sizes: how the CPU's threads share the work is its
+    layer: Plan  # of what is launched at a time: one direction of one layer, in the type that computes it
     cell: CellOptions
 
     @property
     def kernel(self) -> str:
-        """ "variant", or "none" where this build has none for a GPU."""
-        problem = self.plain.problem
-        dtype = "float64" if problem.dtype == "float64" else "float32"
-        name = f"variant_{dtype}_{'training' if problem.training else 'inference'}"
-        return "variant" if not self.plain.device.is_cuda or name in built_kernels() else "none"
+        """On a GPU "block", "cluster", "group" or, where every time step is a launch, "variant"; "none" where this
+        build has none. On a CPU "variant"."""
+        return "variant" if self.layer.kernel in ("step", "cpu") else self.layer.kernel
 
     @property
     def launches(self) -> int:
         """On a GPU: forward, the whole stack, input projections included."""
-        problem = self.plain.problem
-        each_step = 1 + self.cell.layer_norm + (problem.proj_size > 0)
-        once = 3 + self.cell.layer_norm
-        return problem.num_layers * problem.num_directions * (each_step * problem.seq_len + once)
+        problem, shown = self.plain.problem, self.layer.chosen or self.layer.candidates[0]
+        return problem.num_layers * problem.num_directions * shown.launches
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.plain, name)
@@ -46,15 +43,8 @@ class VariantPlan:
     def __str__(self) -> str:
         shown = [line for line in str(self.plain).splitlines() if line.startswith(("problem", "device"))]
         if self.plain.device.is_cuda:
-            shown += [
-                "kernel     variant, one direction of one layer at a time; as in step, launches at every time step"
-                if self.kernel != "none"
-                else "kernel     none: no CUDA kernels in this build; CUDA tensors are refused",
-                "on chip    nothing between steps: W_hh comes from L2 or memory at every step",
-                f"launches   {self.launches} forward, input projections included",
-                "ruled out  block, cluster, group: they know the plain cell alone; TF32 in W_hh h",
-                "           packed input (it is padded), half types (in float32)",
-            ]
+            shown += [self._of_layer(line) for line in str(self.layer).splitlines()[2:]]
+            besides = "packed input is padded, half types are computed in float32, W_hh h never in TF32"
         else:
             cpu = self.plain.cpu
             assert cpu is not None
@@ -62,10 +52,20 @@ class VariantPlan:
                 "kernel     variant, one direction of one layer at a time",
                 f"split      {cpu.split} over {cpu.num_tasks} threads, as the plain cell",
                 "W_hh       packed once per call",
-                "ruled out  direct and one_step kernels, infer, packed input (it is padded), half types (in float32)",
             ]
+            besides = "no direct and one_step kernels, no infer; packed input is padded, half types are in float32"
         costs = {name: _COSTS[name] for name in self.cell._asdict() if f"{name}=" in str(self.cell)}
-        return "\n".join([*shown, *(f"{name}: {cost}" for name, cost in costs.items())])
+        return "\n".join([*shown, f"besides    {besides}", *(f"{name}: {cost}" for name, cost in costs.items())])
+
+    def _of_layer(self, line: str) -> str:
+        """A line of the layer's plan, as it is true of the module."""
+        label = line.split(maxsplit=1)[0]
+        if label == "kernel" and self.kernel != "none":
+            every_step = "; as in step, launches at every time step" if self.kernel == "variant" else ""
+            return f"kernel     {self.kernel}, one direction of one layer at a time{every_step}"
+        if label == "launches":
+            return f"launches   {self.launches} forward, input projections included"
+        return line.replace("(", "(of the plain cell, ", 1) if label == "estimate" else line
 
 
 # Of a step of one row, beside the plain cell's.
@@ -129,9 +129,23 @@ def explain(
         allow_tf32=ops.allows_tf32(),
         training=torch.is_grad_enabled() and any(p.requires_grad for p in found.parameters()),
     )
-    plan = _plan.plan(problem, _find_device(weight.device if device is None else device), built_kernels())
-    cell = getattr(module, "cell_options", None)
-    return VariantPlan(plan, cell) if cell is not None and cell.varies(module.training) else plan
+    found_device, built = _find_device(weight.device if device is None else device), built_kernels()
+    plan = _plan.plan(problem, found_device, built)
+    options = getattr(module, "cell_options", None)
+    if options is None or not options.varies(module.training):
+        return plan
+    layer = Problem(
+        seq_len=problem.seq_len,
+        batch=problem.batch,
+        input_size=problem.input_size,
+        hidden_size=problem.hidden_size,
+        proj_size=problem.proj_size,
+        dtype="float64" if problem.dtype == "float64" else "float32",
+        training=problem.training,
+        is_variant=True,
+        has_norms=options.layer_norm,
+    )
+    return VariantPlan(plan, _plan.plan(layer, found_device, built), options)
 
 
 def built_kernels() -> set[str]:

@@ -19,13 +19,8 @@ from lstm_fused import _plan, ops, variant_ops
 
 HOST = [
     "tests/sim/op/ops.cpp",
-    *(
-        f"csrc/torch/{name}.cpp"
-        for name in (
-            *("call", "cuda", "cuda_forward", "cuda_backward", "lstm_cell", "regenerate", "stack"),
-            *("variant_cuda_forward", "variant_cuda_backward", "variant_layer"),
-        )
-    ),
+    *(path for path in sorted(ROOT.glob("csrc/torch/*.cpp")) if path.stem != "ops"),
+    *(path for path in sorted(ROOT.glob("csrc/torch/cuda/*.cpp")) if path.stem not in ("ops", "stream")),
     *sorted(ROOT.glob("csrc/plan/*.cpp")),
     "csrc/kernels/table.cpp",
 ]

@@ -11,18 +11,16 @@ namespace lstm_fused {
 
 // The directions of a layer; or, in `group`, layers of a stack in one direction: forward from below, backward from
 // above.
-template <class T, int kMost = 2>
-struct ForwardArguments {
+template <class Params, int kMost = 2>
+struct Arguments {
   LayerShape shape;
   int64_t units_per_block;
-  ForwardParams<T, Accumulator<T>> direction[kMost];
+  Params direction[kMost];
 };
-template <class T, int kMost = 2>
-struct BackwardArguments {
-  LayerShape shape;
-  int64_t units_per_block;
-  BackwardParams<T, Accumulator<T>> direction[kMost];
-};
+template <class T>
+using ForwardArguments = Arguments<ForwardParams<T, Accumulator<T>>>;
+template <class T>
+using BackwardArguments = Arguments<BackwardParams<T, Accumulator<T>>>;
 
 // From what a Launcher is given.
 template <class Arguments>

@@ -66,9 +66,13 @@ class BackwardCells {
   }
   // What is to be kept of a cell while the lane takes others: forget() comes before load(), which adds to it what
   // reaches the step from outside, and resume() adds what was kept.
-  LSTM_FUSED_DEVICE Acc carried(int u, int n) const { return grad_c[u][n]; }
+  using Carried = Acc;
+  LSTM_FUSED_DEVICE Carried carried(int u, int n) const { return grad_c[u][n]; }
   LSTM_FUSED_DEVICE void forget(int u, int n) { grad_c[u][n] = 0; }
-  LSTM_FUSED_DEVICE void resume(int u, int n, Acc kept) { grad_c[u][n] += kept; }
+  LSTM_FUSED_DEVICE void resume(int u, int n, Carried kept) { grad_c[u][n] += kept; }
+  // Of a row of the batch, to its last step: nothing yet.
+  LSTM_FUSED_DEVICE Carried first_carried(int64_t) const { return 0; }
+  LSTM_FUSED_DEVICE void begin() const {}
 
   LSTM_FUSED_DEVICE int unit(int u) const { return first_unit + u * static_cast<int>(kTileUnits); }
   LSTM_FUSED_DEVICE bool is_active(int u, int n) const { return is_active(t, u, n); }

@@ -3,10 +3,8 @@
 // the essay.
 #pragma once
 
-#include "kernels/arguments.h"
-#include "kernels/backward_cells.cuh"
+#include "kernels/cells.cuh"
 #include "kernels/columns.cuh"
-#include "kernels/forward_cells.cuh"
 #include "kernels/launchers.h"
 #include "kernels/row_tiles.cuh"
 
@@ -96,9 +94,9 @@ constexpr Input kBlockInput =
                                                                           : Input::kPrefetched;
 
 // A warp takes 8 units. With kInputChunks x is multiplied here too.
-template <class A, int kHiddenChunks, int kInputChunks, bool kTraining>
+template <class A, int kHiddenChunks, int kInputChunks, bool kTraining, class Kind>
 LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), kHiddenChunks + kInputChunks == 2 ? 2 : 1)
-lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
+lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> arguments) {
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   using Acc = Accumulator<Element<A>>;
   const LayerShape s = arguments.shape;  // in registers
@@ -107,25 +105,28 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
   const int num_steps = static_cast<int>(longest(Clock{s, p.reverse}, first_row));
 
   const int64_t unit = warp_index() * kTileUnits + lane_group();
-  const bool w_hh_aligned = rows_are_aligned<A>(p.w_hh, width),
-             w_ih_aligned = rows_are_aligned<A>(p.w_ih, p.input_size);
+  const bool w_hh_aligned = rows_are_aligned<A>(p.w_hh, width);
+  bool w_ih_aligned = false;
+  if constexpr (kInputChunks > 0) w_ih_aligned = rows_are_aligned<A>(p.w_ih, p.input_size);
+  const auto load = [&](int chunk, int gate) {
+    const int k = chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>;
+    const int64_t row = gate * width + unit;
+    if constexpr (kInputChunks > 0)
+      if (chunk >= kHiddenChunks)
+        return load_factors<A>(p.w_ih + row * p.input_size, k - kInputBegin, p.input_size, w_ih_aligned);
+    return load_factors<A>(p.w_hh + row * width, k, width, w_hh_aligned);
+  };
   Vector16 weights[kChunks][kNumGates] = {};
 #pragma unroll
   for (int chunk = 0; chunk < kChunks; ++chunk)
 #pragma unroll
-    for (int gate = 0; gate < kNumGates; ++gate) {
-      if (unit >= width) continue;
-      const int k = chunk * kChunkElements<A> + lane_pair() * kLaneElements<A>;
-      const int64_t row = gate * width + unit;
-      weights[chunk][gate] = chunk < kHiddenChunks ? load_factors<A>(p.w_hh + row * width, k, width, w_hh_aligned)
-                                                   : load_factors<A>(p.w_ih + row * p.input_size, k - kInputBegin,
-                                                                     p.input_size, w_ih_aligned);
-    }
+    for (int gate = 0; gate < kNumGates; ++gate)
+      if (unit < width) weights[chunk][gate] = load(chunk, gate);
 
   const int column = lane_pair() * kColumns;
   constexpr Input kInput = kBlockInput<A, kHiddenChunks, kInputChunks>;
   using Sums = Product<A, kNumGates, kInput == Input::kNone ? 2 : 1>;
-  ForwardCells<A, kColumns, kTraining, kInput> cells(s, p, unit);
+  typename Kind::template Forward<A, kColumns, kTraining, kInput> cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   RowTiles<A, kChunks> tiles;
   InputTile<A, kInputChunks> x(s, p, first_row, p.reverse ? num_steps - 1 : 0);
@@ -178,9 +179,9 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argumen
 
 // A warp takes 16 units, two per lane. The tile in shared memory is grad_gates of the step after, unit by unit, gate by
 // gate, so that a lane stores its cell's four gates at once: element k = 4 * unit + gate.
-template <class A, int kHiddenChunks>
+template <class A, int kHiddenChunks, class Kind>
 LSTM_FUSED_KERNEL(block_backward_threads(kHiddenChunks* kChunkElements<A>), 1)
-lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
+lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> arguments) {
   using T = Element<A>;
   constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
   const LayerShape s = arguments.shape;  // in registers
@@ -190,8 +191,9 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
 
   const int column = lane_pair() * kColumns, first_unit = warp_index() * kUnits * static_cast<int>(kTileUnits);
   constexpr bool kPrefetch = A::kTensorCore;  // without, products take most registers, and long enough by themselves
-  BackwardCells<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
+  typename Kind::template Backward<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
   cells.move_to(first_row + column, num_steps, 0);
+  cells.begin();
   if constexpr (kPrefetch) cells.load();
   Vector16 weights[kChunks][kUnits];  // columns of W_hh
   load_columns(Columns<A>(p.w_hh, s.hidden_size), first_unit, 0, kChunks, weights);
@@ -237,10 +239,10 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> argum
 
 // ---- launchers
 
-template <class A, int kHiddenChunks, int kInputChunks>
-int launch_block_forward(const ForwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
-  const auto kernel = launch.training ? lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, true>
-                                      : lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, false>;
+template <class Kind, class A, int kHiddenChunks, int kInputChunks>
+int launch_block_forward(const ForwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
+  const auto kernel = launch.training ? lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, true, Kind>
+                                      : lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, false, Kind>;
   const LayerShape& s = arguments.shape;
   Grid grid;
   grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
@@ -251,8 +253,8 @@ int launch_block_forward(const ForwardArguments<Element<A>>& arguments, const La
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class A, int kHiddenChunks>
-int launch_block_backward(const BackwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
+template <class Kind, class A, int kHiddenChunks>
+int launch_block_backward(const BackwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
   const LayerShape& s = arguments.shape;
   Grid grid;
   grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
@@ -260,43 +262,47 @@ int launch_block_backward(const BackwardArguments<Element<A>>& arguments, const 
   grid.shared_bytes = block_backward_shared_bytes({kHiddenChunks, 0});
   static_assert(2 * RowTiles<A, kNumGates * kHiddenChunks>::kTileBytes ==
                 block_backward_shared_bytes({kHiddenChunks, 0}));
-  return launch_kernel(lstm_block_backward_kernel<A, kHiddenChunks>, grid, stream, arguments);
+  return launch_kernel(lstm_block_backward_kernel<A, kHiddenChunks, Kind>, grid, stream, arguments);
 }
 
-template <class A>
+// Plain cells alone have a kernel that multiplies x itself.
+template <class Kind, class A>
 int run_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, true),
                          kLarge = block_variant(kType, block_max_hidden(kType), false);
-  const auto arguments = make_arguments<ForwardArguments<Element<A>>>(launch, shape, params);
-  if (launch.fuses_input)
-    return launch_block_forward<A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream);
+  const auto arguments = make_arguments<ForwardArgumentsOf<Kind, A>>(launch, shape, params);
+  if constexpr (std::is_same_v<Kind, PlainCells>)
+    if (launch.fuses_input)
+      return launch_block_forward<Kind, A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream);
   return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
-             ? launch_block_forward<A, kLarge.hidden_chunks, 0>(arguments, launch, stream)
-             : launch_block_forward<A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
+             ? launch_block_forward<Kind, A, kLarge.hidden_chunks, 0>(arguments, launch, stream)
+             : launch_block_forward<Kind, A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
 }
 
-template <class A>
+template <class Kind, class A>
 int run_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, false),
                          kLarge = block_variant(kType, block_max_hidden(kType), false);
-  const auto arguments = make_arguments<BackwardArguments<Element<A>>>(launch, shape, params);
+  const auto arguments = make_arguments<BackwardArgumentsOf<Kind, A>>(launch, shape, params);
   return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
-             ? launch_block_backward<A, kLarge.hidden_chunks>(arguments, launch, stream)
-             : launch_block_backward<A, kSmall.hidden_chunks>(arguments, launch, stream);
+             ? launch_block_backward<Kind, A, kLarge.hidden_chunks>(arguments, launch, stream)
+             : launch_block_backward<Kind, A, kSmall.hidden_chunks>(arguments, launch, stream);
 }
 
 template <DType kType>
 int block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return with_arithmetic<kType>(
-      launch, [&](auto arithmetic) { return run_block_forward<decltype(arithmetic)>(launch, shape, params, stream); });
+  return with_arithmetic<kType>(launch, [&](auto arithmetic) {
+    return run_block_forward<PlainCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 
 template <DType kType>
 int block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return with_arithmetic<kType>(
-      launch, [&](auto arithmetic) { return run_block_backward<decltype(arithmetic)>(launch, shape, params, stream); });
+  return with_arithmetic<kType>(launch, [&](auto arithmetic) {
+    return run_block_backward<PlainCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 
 }  // namespace lstm_fused

@@ -2,20 +2,18 @@
 // other h, or grad_gates, through distributed shared memory once per step. docs/kernels.md has the essay.
 #pragma once
 
-#include "kernels/arguments.h"
-#include "kernels/backward_cells.cuh"
+#include "kernels/cells.cuh"
 #include "kernels/cluster_exchange.cuh"
 #include "kernels/columns.cuh"
-#include "kernels/forward_cells.cuh"
 #include "kernels/launchers.h"
 
 namespace lstm_fused {
 
 // grid: the blocks of a cluster side by side, clusters for the row tiles; directions. Warps take 8 units, kSplit warps
 // the same.
-template <class A, int kPartChunks, int kSplit, bool kTraining>
+template <class A, int kPartChunks, int kSplit, bool kTraining, class Kind>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
-lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> arguments) {
+lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
   constexpr int kRows = kColumns / kSplit, kUnits = static_cast<int>(kTileUnits);
@@ -45,13 +43,15 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
     }
 
   const int column = lane_pair() * kColumns + team.part * kRows;
-  ForwardCells<A, kRows, kTraining, Input::kLoaded> cells(s, p, unit);
+  using Cells = typename Kind::template Forward<A, kRows, kTraining, Input::kLoaded>;
+  Cells cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   if (num_steps > 0) {
     for (int at = thread_index(); at < static_cast<int>(kTileRows) * width; at += num_threads()) {
       const int64_t b = first_row + at / width, t = p.reverse ? num_steps - 1 : 0;
       if (b >= s.batch || (t < clock.length(b) && clock.before(t, b) == Before::kNothing)) continue;
-      mailbox.tiles.store(mailbox.tiles.current, at / width, at % width, as_factor<A>(p.h_0[b * width + at % width]));
+      mailbox.tiles.store(mailbox.tiles.current, at / width, at % width,
+                          Cells::first_factor(p, b * width + at % width));
     }
   }
   cells.begin();
@@ -98,9 +98,9 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArguments<Element<A>> argum
 
 // Warps take 16 units, two per lane, kSplit warps the same. What travels is grad_gates of the step after, unit by unit,
 // gate by gate.
-template <class A, int kPartChunks, int kSplit>
+template <class A, int kPartChunks, int kSplit, class Kind>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
-lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arguments) {
+lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
   // Each of kSplit parts keeps kLaneUnits units of kRows rows: two parts a row each, four parts a cell each.
@@ -120,8 +120,9 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArguments<Element<A>> arg
 
   const int my_column = lane_pair() * kColumns + team.part % kColumns;
   const int my_unit = lane_group() + team.part / kColumns * static_cast<int>(kTileUnits);
-  BackwardCells<A, kLaneUnits, kRows, false> cells(s, p, first_unit + my_unit);
+  typename Kind::template Backward<A, kLaneUnits, kRows, false> cells(s, p, first_unit + my_unit);
   cells.move_to(first_row + my_column, num_steps, 0);
+  cells.begin();
   cells.load();
   const Part part(team.part, kSplit, s.hidden_size * sizeof(GateFactors<T>));
   Vector16 weights[kPartChunks][kUnits];  // columns of W_hh
@@ -174,8 +175,8 @@ inline Grid cluster_grid(const Launch& launch, const LayerShape& s, int64_t thre
           static_cast<int>(size)};
 }
 
-template <class A, int kSplit>
-int launch_cluster_forward(const ForwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
+template <class Kind, class A, int kSplit>
+int launch_cluster_forward(const ForwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
   constexpr int kPartChunks = static_cast<int>(kClusterForwardChunks), kKept = kNumGates * kColumns / kSplit;
   constexpr int64_t kOfTile = Team<A, kSplit, kKept, Element<A>, kTileUnits>::kBytes;
   static_assert(cluster_forward_shared_bytes(dtype_of<A>, kSplit, kTileUnits) ==
@@ -184,13 +185,13 @@ int launch_cluster_forward(const ForwardArguments<Element<A>>& arguments, const 
   const int64_t units = cluster_units(s.hidden_size, launch.blocks_per_group);
   const Grid grid = cluster_grid(launch, s, kWarp * units / kTileUnits * kSplit,
                                  cluster_forward_shared_bytes(dtype_of<A>, kSplit, units));
-  const auto kernel = launch.training ? lstm_cluster_forward_kernel<A, kPartChunks, kSplit, true>
-                                      : lstm_cluster_forward_kernel<A, kPartChunks, kSplit, false>;
+  const auto kernel = launch.training ? lstm_cluster_forward_kernel<A, kPartChunks, kSplit, true, Kind>
+                                      : lstm_cluster_forward_kernel<A, kPartChunks, kSplit, false, Kind>;
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class A, int kSplit>
-int launch_cluster_backward(const BackwardArguments<Element<A>>& arguments, const Launch& launch, void* stream) {
+template <class Kind, class A, int kSplit>
+int launch_cluster_backward(const BackwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
   constexpr int kPartChunks = static_cast<int>(kClusterBackwardChunks), kUnits = static_cast<int>(kClusterUnits);
   constexpr int64_t kOfTile = Team<A, kSplit, 2 * kColumns / kSplit, GateFactors<Element<A>>, kUnits>::kBytes;
   static_assert(cluster_backward_shared_bytes(dtype_of<A>, kSplit, kUnits) ==
@@ -199,33 +200,35 @@ int launch_cluster_backward(const BackwardArguments<Element<A>>& arguments, cons
   const int64_t units = cluster_units(s.hidden_size, launch.blocks_per_group);
   const Grid grid = cluster_grid(launch, s, kWarp * units / kClusterUnits * kSplit,
                                  cluster_backward_shared_bytes(dtype_of<A>, kSplit, units));
-  return launch_kernel(lstm_cluster_backward_kernel<A, kPartChunks, kSplit>, grid, stream, arguments);
+  return launch_kernel(lstm_cluster_backward_kernel<A, kPartChunks, kSplit, Kind>, grid, stream, arguments);
 }
 
-template <class A>
+template <class Kind, class A>
 int run_cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  const auto arguments = make_arguments<ForwardArguments<Element<A>>>(launch, shape, params);
-  return cluster_split(dtype_of<A>, shape.hidden_size) == 1 ? launch_cluster_forward<A, 1>(arguments, launch, stream)
-                                                            : launch_cluster_forward<A, 2>(arguments, launch, stream);
+  const auto arguments = make_arguments<ForwardArgumentsOf<Kind, A>>(launch, shape, params);
+  return cluster_split(dtype_of<A>, shape.hidden_size) == 1
+             ? launch_cluster_forward<Kind, A, 1>(arguments, launch, stream)
+             : launch_cluster_forward<Kind, A, 2>(arguments, launch, stream);
 }
-template <class A>
+template <class Kind, class A>
 int run_cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  const auto arguments = make_arguments<BackwardArguments<Element<A>>>(launch, shape, params);
-  return cluster_split(dtype_of<A>, shape.hidden_size) == 1 ? launch_cluster_backward<A, 2>(arguments, launch, stream)
-                                                            : launch_cluster_backward<A, 4>(arguments, launch, stream);
+  const auto arguments = make_arguments<BackwardArgumentsOf<Kind, A>>(launch, shape, params);
+  return cluster_split(dtype_of<A>, shape.hidden_size) == 1
+             ? launch_cluster_backward<Kind, A, 2>(arguments, launch, stream)
+             : launch_cluster_backward<Kind, A, 4>(arguments, launch, stream);
 }
 
 template <DType kType>
 int cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   return with_arithmetic<kType>(launch, [&](auto arithmetic) {
-    return run_cluster_forward<decltype(arithmetic)>(launch, shape, params, stream);
+    return run_cluster_forward<PlainCells, decltype(arithmetic)>(launch, shape, params, stream);
   });
 }
 
 template <DType kType>
 int cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   return with_arithmetic<kType>(launch, [&](auto arithmetic) {
-    return run_cluster_backward<decltype(arithmetic)>(launch, shape, params, stream);
+    return run_cluster_backward<PlainCells, decltype(arithmetic)>(launch, shape, params, stream);
   });
 }
 

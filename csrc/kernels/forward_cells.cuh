@@ -73,6 +73,10 @@ class ForwardCells {
     h[n] = kept.h;
   }
 
+  // What the product of a first step takes for element `at` of h_0, (B, H).
+  static LSTM_FUSED_DEVICE T first_factor(const ForwardParams<T, Acc>& p, int64_t at) {
+    return as_factor<A>(p.h_0[at]);
+  }
   // Before the first step, if there is one. What it needs is sent for.
   LSTM_FUSED_DEVICE void begin(bool has_input = true) {
 #pragma unroll

@@ -2,8 +2,7 @@
 // them, and send each other h, or grad_gates, through global memory once per step. docs/kernels.md has the essay.
 #pragma once
 
-#include "kernels/backward_cells.cuh"
-#include "kernels/forward_cells.cuh"
+#include "kernels/cells.cuh"
 #include "kernels/group_stack.cuh"
 #include "kernels/launchers.h"
 
@@ -11,29 +10,30 @@ namespace lstm_fused {
 
 template <bool kStacked>
 constexpr int kMostSideBySide = kStacked ? static_cast<int>(kGroupMostLayers) : 2;
-template <class A, bool kStacked>
-using GroupForwardArguments = GroupArguments<ForwardArguments<Element<A>, kMostSideBySide<kStacked>>>;
-template <class A, bool kStacked>
-using GroupBackwardArguments = GroupArguments<BackwardArguments<Element<A>, kMostSideBySide<kStacked>>>;
+template <class Kind, class A, bool kStacked>
+using GroupForwardArguments = GroupArguments<ForwardArgumentsOf<Kind, A, kMostSideBySide<kStacked>>>;
+template <class Kind, class A, bool kStacked>
+using GroupBackwardArguments = GroupArguments<BackwardArgumentsOf<Kind, A, kMostSideBySide<kStacked>>>;
 
 // grid: the blocks of a group side by side; groups for the rows of the batch; directions, or layers of a stack. A block
 // has 16 units.
-template <class A, bool kTraining, bool kStacked>
+template <class A, bool kTraining, bool kStacked, class Kind>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> arguments) {
+lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<Kind, A, kStacked> arguments) {
+  using Given = GroupForwardArguments<Kind, A, kStacked>;
   using T = Element<A>;
   using Turn = Turns::Turn;
   using Sums = GroupSums<kNumGates>;
   constexpr int kLines = kGroupLines<false>;
-  using Stack = std::conditional_t<kStacked, StackedForward<A, GroupForwardArguments<A, kStacked>>, SingleLayer>;
-  using Cells = ForwardCells<A, 1, kTraining, Input::kLoaded>;
+  using Stack = std::conditional_t<kStacked, StackedForward<A, Given>, SingleLayer>;
+  using Cells = typename Kind::template Forward<A, 1, kTraining, Input::kLoaded>;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
 
   const Sums sums{shared_memory()};
   const GroupTiles<typename Cells::Carried> tiles{shared_memory() + kNumSums<A, kStacked> * Sums::kBytes};
   Turns turns({s, p.reverse}, arguments.rows_per_group, 0, tiles.steps(arguments.tiles_per_group));
-  const Exchange<T, GroupForwardArguments<A, kStacked>> exchange(arguments);
+  const Exchange<T, Given> exchange(arguments);
   const int first_unit = exchange.first_unit();
 
   const GroupWeights<A, kLines, kStacked> weights(tiles.end(arguments.tiles_per_group), arguments.part_chunks,
@@ -91,21 +91,24 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<A, kStacked> a
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
-template <class A, bool kStacked>
+template <class A, bool kStacked, class Kind>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked> arguments) {
+lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<Kind, A, kStacked> arguments) {
+  using Given = GroupBackwardArguments<Kind, A, kStacked>;
+  using Cells = typename Kind::template Backward<A, 1, 1, false>;
   using V = GateFactors<Element<A>>;
   using Turn = Turns::Turn;
   using Sums = GroupSums<1>;
   constexpr int kLines = kGroupLines<true>;
-  using Stack = std::conditional_t<kStacked, StackedBackward<A, GroupBackwardArguments<A, kStacked>>, SingleLayer>;
+  using Stack = std::conditional_t<kStacked, StackedBackward<A, Given>, SingleLayer>;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
 
   const Sums sums{shared_memory()};  // and beside them, in a stack, those from the layer above
-  const GroupTiles<float> tiles{shared_memory() + (kStacked ? 2 : 1) * kNumSums<A, kStacked> * Sums::kBytes};
+  const GroupTiles<typename Cells::Carried> tiles{shared_memory() +
+                                                  (kStacked ? 2 : 1) * kNumSums<A, kStacked> * Sums::kBytes};
   Turns turns({s, p.reverse}, arguments.rows_per_group, 1, tiles.steps(arguments.tiles_per_group));
-  const Exchange<V, GroupBackwardArguments<A, kStacked>> exchange(arguments);
+  const Exchange<V, Given> exchange(arguments);
   const int first_unit = exchange.first_unit();
   const auto is_last = [&](const Turn& turn) { return turn.step == turns.num_steps(turn.tile); };
 
@@ -114,10 +117,10 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<A, kStacked>
   Stack stack(arguments, turns, first_unit, weights.end());
   block_barrier();
 
-  BackwardCells<A, 1, 1, false> cells(s, p, first_unit + cell_unit());
+  Cells cells(s, p, first_unit + cell_unit());
   for (int tile = own_half(); tile < turns.num_tiles; tile += 2) {
     exchange.begin(tile, V{});
-    store_shared(tiles.carried(tile), 0.0f);
+    store_shared(tiles.carried(tile), cells.first_carried(turns.row_of(tile) + cell_row()));
   }
 
   const auto prepare = [&](const Turn& turn, const Turn& own) {
@@ -181,25 +184,25 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class A, bool kStacked>
+template <class Kind, class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  static_assert(sizeof(typename ForwardCells<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
-  return launch_group<A, kStacked, false>(
-      launch.training ? lstm_group_forward_kernel<A, true, kStacked> : lstm_group_forward_kernel<A, false, kStacked>,
-      launch, shape, params, stream);
+  static_assert(sizeof(typename Kind::template Forward<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
+  return launch_group<A, kStacked, false>(launch.training ? lstm_group_forward_kernel<A, true, kStacked, Kind>
+                                                          : lstm_group_forward_kernel<A, false, kStacked, Kind>,
+                                          launch, shape, params, stream);
 }
 
-template <class A, bool kStacked>
+template <class Kind, class A, bool kStacked>
 int run_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return launch_group<A, kStacked, true>(lstm_group_backward_kernel<A, kStacked>, launch, shape, params, stream);
+  return launch_group<A, kStacked, true>(lstm_group_backward_kernel<A, kStacked, Kind>, launch, shape, params, stream);
 }
 
 template <DType kType>
 int group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   return with_arithmetic<kType>(launch, [&](auto arithmetic) {
     using A = decltype(arithmetic);
-    return launch.num_layers > 1 ? run_group_forward<A, true>(launch, shape, params, stream)
-                                 : run_group_forward<A, false>(launch, shape, params, stream);
+    return launch.num_layers > 1 ? run_group_forward<PlainCells, A, true>(launch, shape, params, stream)
+                                 : run_group_forward<PlainCells, A, false>(launch, shape, params, stream);
   });
 }
 
@@ -207,8 +210,8 @@ template <DType kType>
 int group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   return with_arithmetic<kType>(launch, [&](auto arithmetic) {
     using A = decltype(arithmetic);
-    return launch.num_layers > 1 ? run_group_backward<A, true>(launch, shape, params, stream)
-                                 : run_group_backward<A, false>(launch, shape, params, stream);
+    return launch.num_layers > 1 ? run_group_backward<PlainCells, A, true>(launch, shape, params, stream)
+                                 : run_group_backward<PlainCells, A, false>(launch, shape, params, stream);
   });
 }
 

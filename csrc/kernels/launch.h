@@ -9,7 +9,7 @@ namespace lstm_fused {
 
 // Runs one layer, all its directions, on a CUDA stream, and returns a cudaError_t as int; 0 is success. `params` points
 // to launch.num_directions of ForwardParams<T, Accumulator<T>> or BackwardParams<T, Accumulator<T>>, T being the
-// element type of launch.dtype (of kVariant to one of those in variant_params.h); `stream` is a cudaStream_t. A
+// element type of launch.dtype (of variants to one of those in variant_params.h); `stream` is a cudaStream_t. A
 // launcher allocates nothing and waits for nothing.
 using Launcher = int (*)(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 

@@ -30,4 +30,12 @@ int variant_forward(const Launch& launch, const LayerShape& shape, const void* p
 template <DType kType>
 int variant_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
 
+// The same in float32, and no norms and no projection.
+int variant_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+int variant_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+int variant_cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+int variant_cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+int variant_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+int variant_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream);
+
 }  // namespace lstm_fused

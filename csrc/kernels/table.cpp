@@ -20,6 +20,12 @@ void add(std::vector<KernelEntry>& entries) {
       entries.push_back({KernelKind::kCluster, kType, training, cluster_forward<kType>, cluster_backward<kType>});
       entries.push_back({KernelKind::kGroup, kType, training, group_forward<kType>, group_backward<kType>});
     }
+    if constexpr (kType == DType::kFloat32) {
+      entries.push_back({KernelKind::kVariantBlock, kType, training, variant_block_forward, variant_block_backward});
+      entries.push_back(
+          {KernelKind::kVariantCluster, kType, training, variant_cluster_forward, variant_cluster_backward});
+      entries.push_back({KernelKind::kVariantGroup, kType, training, variant_group_forward, variant_group_backward});
+    }
   }
 }
 #endif

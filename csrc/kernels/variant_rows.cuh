@@ -107,6 +107,16 @@ LSTM_FUSED_DEVICE CellExtras<T> extras_at(const VariantCell<T>& cell, int64_t wi
   return extras;
 }
 
+// Zoneout with what was loaded of its masks, if there are any: by value, so that it stays in a register.
+template <class T>
+LSTM_FUSED_DEVICE T zoned_out_by(bool has_masks, T mask, T share, T before, T after) {
+  return has_masks ? zoned_out(&mask, share, before, after) : zoned_out<T>(nullptr, share, before, after);
+}
+template <class T>
+LSTM_FUSED_DEVICE ZoneoutGradient<T> zoneout_backward_by(bool has_masks, T mask, T share, T grad) {
+  return has_masks ? zoneout_backward(&mask, share, grad) : zoneout_backward<T>(nullptr, share, grad);
+}
+
 // Elements (t, b) of a mask with rows of `width`; null without one.
 template <class T>
 LSTM_FUSED_DEVICE const T* mask_at(const T* mask, const LayerShape& s, int64_t t, int64_t b, int64_t width, int64_t n) {

@@ -24,6 +24,7 @@ std::string too_few_sms(int64_t blocks, const DeviceInfo& device) {
 
 std::string refuse_kind(KernelKind kind, const Problem& problem, const DeviceInfo& device) {
   if (problem.dtype == DType::kFloat64) return "float64: only step computes it";
+  if (problem.has_norms) return "layer_norm: only step has all of a row at hand";
   if (problem.proj_size > 0) return "proj_size " + std::to_string(problem.proj_size) + ": only step projects h";
   const int64_t needed = kind == KernelKind::kCluster ? 90 : 80;  // clusters; mma.sync of bfloat16 and TF32
   if (device.compute_capability < needed) {
@@ -108,7 +109,9 @@ Candidate block_candidate(const Problem& problem, const DeviceInfo& device) {
   }
   if (!block.reason.empty()) return block;
 
-  const auto fuses = [&](int64_t input_size) { return block_fuses_input(problem.dtype, hidden, input_size); };
+  const auto fuses = [&](int64_t input_size) {
+    return !problem.is_variant && block_fuses_input(problem.dtype, hidden, input_size);
+  };
   launch.fuses_input = fuses(problem.input_size);
   launch.threads_per_block = block_forward_threads(hidden);
   launch.blocks_per_group = 1;
@@ -174,8 +177,9 @@ Candidate step_candidate(const Problem& problem, const DeviceInfo& device) {
   launch.blocks_per_group = ceil_div(problem.hidden_size, kTileUnits);
   launch.num_groups = problem.num_directions * std::max<int64_t>(1, ceil_div(problem.batch, launch.rows_per_group));
   step.legal = true;
-  const int64_t launches_per_step = problem.proj_size > 0 ? 2 : 1;
-  step.launches = count_launches(problem, launches_per_step * problem.seq_len + 1, [](int64_t) { return false; });
+  const int64_t launches_per_step = 1 + (problem.proj_size > 0) + problem.has_norms;
+  const int64_t once = 1 + problem.is_variant + problem.has_norms;  // first and last states, the norm of x W_ih^T
+  step.launches = count_launches(problem, launches_per_step * problem.seq_len + once, [](int64_t) { return false; });
   step.step = cuda_step_time(problem, device, step.launch);
   return step;
 }

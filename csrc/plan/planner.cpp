@@ -71,7 +71,8 @@ Plan make_plan(const Problem& problem, const DeviceInfo& given, const std::set<s
       launch->allow_tf32 = problem.allow_tf32;
       launch->num_directions = problem.num_directions;
     }
-    candidate.built = built.count(kernel_name(candidate.launch.kind, problem.dtype, problem.training)) > 0;
+    const KernelKind kind = built_kind(problem, candidate.launch.kind);
+    candidate.built = built.count(kernel_name(kind, problem.dtype, problem.training)) > 0;
     if (candidate.legal && candidate.built) fastest = std::min(fastest, candidate.step.us);
   }
   const auto is_as_fast = [&](const Candidate& candidate) {

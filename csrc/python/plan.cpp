@@ -21,9 +21,9 @@ DType parse_dtype(const std::string& name) {
 
 Problem make_problem(int64_t seq_len, int64_t batch, int64_t input_size, int64_t hidden_size, int64_t proj_size,
                      int64_t num_layers, int64_t num_directions, const std::string& dtype, bool allow_tf32,
-                     bool training, bool has_lengths, bool has_reset) {
-  return {seq_len,    batch,    input_size,  hidden_size, proj_size, num_layers, num_directions, parse_dtype(dtype),
-          allow_tf32, training, has_lengths, has_reset};
+                     bool training, bool has_lengths, bool has_reset, bool is_variant, bool has_norms) {
+  return {seq_len,    batch,    input_size,  hidden_size, proj_size,  num_layers, num_directions, parse_dtype(dtype),
+          allow_tf32, training, has_lengths, has_reset,   is_variant, has_norms};
 }
 
 py::object chosen(const Plan& plan) {
@@ -41,7 +41,8 @@ void bind_inputs(py::module_& module) {
       .def(py::init(&make_problem), py::kw_only(), py::arg("seq_len") = 1, py::arg("batch") = 1,
            py::arg("input_size") = 1, py::arg("hidden_size") = 1, py::arg("proj_size") = 0, py::arg("num_layers") = 1,
            py::arg("num_directions") = 1, py::arg("dtype") = "float32", py::arg("allow_tf32") = false,
-           py::arg("training") = false, py::arg("has_lengths") = false, py::arg("has_reset") = false)
+           py::arg("training") = false, py::arg("has_lengths") = false, py::arg("has_reset") = false,
+           py::arg("is_variant") = false, py::arg("has_norms") = false)
       .def_readonly("seq_len", &Problem::seq_len)
       .def_readonly("batch", &Problem::batch)
       .def_readonly("input_size", &Problem::input_size)
@@ -53,7 +54,9 @@ void bind_inputs(py::module_& module) {
       .def_readonly("allow_tf32", &Problem::allow_tf32)
       .def_readonly("training", &Problem::training)
       .def_readonly("has_lengths", &Problem::has_lengths)
-      .def_readonly("has_reset", &Problem::has_reset);
+      .def_readonly("has_reset", &Problem::has_reset)
+      .def_readonly("is_variant", &Problem::is_variant)
+      .def_readonly("has_norms", &Problem::has_norms);
 
   py::class_<DeviceInfo>(module, "DeviceInfo")
       .def_readonly("name", &DeviceInfo::name)

@@ -1,4 +1,4 @@
-// Registration.
+// Registration, but for CUDA tensors, which a build without CUDA has nothing for: cuda/ops.cpp.
 #include "torch/ops.h"
 
 #include <string>
@@ -10,7 +10,7 @@
 
 namespace lstm_fused {
 
-std::vector<int64_t> stream_facts();  // cpu_stream.cpp
+std::vector<int64_t> stream_facts();  // cpu/stream.cpp
 
 namespace {
 
@@ -39,20 +39,13 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
   m.def("cpu_facts() -> int[]");               // CpuFacts but for the threads, in its order
   m.def("kernels() -> str");                   // names of the CUDA kernels, comma-separated
   m.def("device_facts(int device) -> int[]");  // csrc/device_facts.h, in its order
-  m.def("stream_facts() -> int[]");            // cpu_stream.cpp
+  m.def("stream_facts() -> int[]");            // cpu/stream.cpp
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   implement<Ops<forward_cpu, backward_cpu>>(m);
   implement_variants<VariantOps<variant_cpu, variant_backward_cpu>>(m);
 }
-
-#ifdef LSTM_FUSED_CUDA
-STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CUDA, m) {
-  implement<Ops<forward_cuda, backward_cuda>>(m);
-  implement_variants<VariantOps<variant_cuda, variant_backward_cuda>>(m);
-}
-#endif
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));

@@ -78,6 +78,18 @@ LayerShape VariantLayer::shape() const {
           .segments = {const_data<int64_t>(lengths), const_data<bool>(reset)}};
 }
 
+Problem VariantLayer::problem(bool training) const {
+  return {.seq_len = seq_len,
+          .batch = batch,
+          .input_size = input_size,
+          .hidden_size = hidden_size,
+          .proj_size = has_projection ? proj_width : 0,
+          .dtype = kernel_type(dtype),
+          .training = training,
+          .is_variant = true,
+          .has_norms = has_norms()};
+}
+
 void VariantLayer::check_gradients(const VariantOutputGrads& grads, const Tensor& reserve) const {
   const auto given = [&](const OptionalTensor& grad, SizeList sizes) {
     if (grad) check("a gradient", *grad, sizes, dtype, device);

@@ -36,6 +36,7 @@ struct VariantLayer {
     return num_rows() * (gates_width() + 2 * hidden_size + proj_width + has_norms() * (2 * gates_width() + 4));
   }
   LayerShape shape() const;
+  Problem problem(bool training) const;  // as a planner is asked
   void check_gradients(const VariantOutputGrads& grads, const Tensor& reserve) const;
 
   template <class T>

@@ -113,12 +113,35 @@ def test_explain_says_what_a_cell_costs_and_rules_out() -> None:
     found = lstm_fused.explain(lstm, (5, 3, 8))
     assert found.kernel == "variant" and found.problem.hidden_size == 16 and found.cpu.split == "rows"
     text = str(found)
-    assert "ruled out  direct and one_step kernels" in text and "zoneout: in training masks" in text
+    assert "besides    no direct and one_step kernels" in text and "zoneout: in training masks" in text
     assert "layer_norm: mean and variance" in text and "peephole" not in text
     on_gpu = lstm_fused.explain(lstm, (5, 3, 8), device="H100")
     assert on_gpu.kernel == ("variant" if built_kernels() else "none")
-    assert "ruled out  block, cluster, group" in str(on_gpu) and "H100" in str(on_gpu)
+    assert "refused: layer_norm: only step has all of a row at hand" in str(on_gpu) and "H100" in str(on_gpu)
     assert on_gpu.launches == 14 and "launches   14 forward" in str(on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "dtype", "kernel", "launches"),
+    [
+        (32, torch.float32, "block", 2),
+        (128, torch.bfloat16, "cluster", 2),  # in float32
+        (1024, torch.float16, "group", 3),
+        (16, torch.float64, "variant", 8),
+    ],
+)
+def test_explain_of_cells_in_the_persistent_kernels(
+    hidden_size: int, dtype: torch.dtype, kernel: str, launches: int
+) -> None:
+    """What runs is a direction of a layer, in float32 where half types are."""
+    lstm = lstm_fused.LSTM(8, hidden_size, 3, bidirectional=True, zoneout=0.1, peephole=True)
+    found = lstm_fused.explain(lstm, (5, 16, 8), dtype=dtype, device="H100")
+    if not built_kernels():
+        assert found.kernel == "none" and "CUDA tensors are refused" in str(found)
+        return
+    assert found.kernel == kernel and f"kernel     {kernel}, one direction of one layer at a time" in str(found)
+    assert found.launches == 6 * launches
+    assert "3 layers, 2 directions" in str(found) and "not measured" in str(found)
 
 
 def test_explain_of_what_is_off() -> None:

@@ -4,7 +4,7 @@
 
 #include "kernels/device_query.h"
 #include "plan/device_info.h"
-#include "torch/stream.h"
+#include "torch/cuda/stream.h"
 #include "torch/variant.h"
 
 namespace {

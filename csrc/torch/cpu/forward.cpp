@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "torch/call.h"
-#include "torch/cpu.h"
+#include "torch/cpu/cpu.h"
 
 namespace lstm_fused {
 namespace {

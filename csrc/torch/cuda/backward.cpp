@@ -1,9 +1,9 @@
 #include <algorithm>
 
 #include "torch/call.h"
-#include "torch/cuda.h"
+#include "torch/cuda/layer_kernel.h"
+#include "torch/cuda/stream.h"
 #include "torch/regenerate.h"
-#include "torch/stream.h"
 
 namespace lstm_fused {
 namespace {

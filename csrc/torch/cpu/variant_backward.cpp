@@ -1,4 +1,4 @@
-#include "torch/variant_cpu.h"
+#include "torch/cpu/variant.h"
 
 namespace lstm_fused {
 namespace {
@@ -131,7 +131,7 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
       .x = make({0}), .h_0 = make({batch, width}), .c_0 = make({batch, hidden}), .weights = {}};
   if (needs_input) results.x = make({layer.seq_len, batch, layer.input_size});
 
-  // As cpu_backward.cpp: not all gradients of the gates should exist at a time, and fewer rows would make the products
+  // As backward.cpp: not all gradients of the gates should exist at a time, and fewer rows would make the products
   // slower.
   constexpr int64_t kLeastRows = 512, kMostRanges = 8;
   const int64_t range_rows = std::max(kLeastRows, layer.num_rows() / kMostRanges);

@@ -1,5 +1,5 @@
-#include "torch/stream.h"
-#include "torch/variant_cuda.h"
+#include "torch/cuda/layer_kernel.h"
+#include "torch/cuda/stream.h"
 
 namespace lstm_fused {
 namespace {
@@ -35,6 +35,9 @@ VariantOutputs forward(const VariantCall& call, bool training) {
 
   const Tensor x = dense(call.x, layer.dtype), h_0 = dense(call.h_0, layer.dtype), c_0 = dense(call.c_0, layer.dtype);
   mm_out(input_sums, torch::stable::view(x, {rows, layer.input_size}), transposed(layer.weights.w_ih));
+  const LayerShape shape = layer.shape();
+  const LayerKernel::Pass pass = variant_kernel(layer, training, scope.device()).forward;
+  const GroupMemory memory(pass.launch, shape, /*backward=*/false, call.x);
   const VariantForwardParams<T> params = {.reverse = layer.reverse,
                                           .w_hh = const_data<T>(layer.weights.w_hh),
                                           .w_hr = const_data<T>(layer.weights.w_hr),
@@ -48,8 +51,9 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                                           .cells = data<T>(results.cells),
                                           .h_n = data<T>(results.h_n),
                                           .c_n = data<T>(results.c_n),
-                                          .hidden = layer.has_projection ? take({batch, hidden}) : nullptr};
-  run_variant(&KernelEntry::forward, layer, training, &params, scope.stream());
+                                          .hidden = layer.has_projection ? take({batch, hidden}) : nullptr,
+                                          .exchange = memory.exchange(0)};
+  run(pass, shape, &params, sizeof(params), scope.stream(), [](int64_t) {});
   return results;
 }
 

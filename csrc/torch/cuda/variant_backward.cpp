@@ -1,5 +1,5 @@
-#include "torch/stream.h"
-#include "torch/variant_cuda.h"
+#include "torch/cuda/layer_kernel.h"
+#include "torch/cuda/stream.h"
 
 namespace lstm_fused {
 namespace {
@@ -96,33 +96,40 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
   };
   const Tensor grad_h_0 = carried(grads.h_n, width), grad_c_0 = carried(grads.c_n, hidden);
   const OptionalTensor grad_h = dense(grads.h, layer.dtype), grad_cells = dense(grads.cells, layer.dtype);
-  const Tensor w_hh_t = dense(transposed(layer.weights.w_hh), layer.dtype);
-  OptionalTensor w_hr_t, grad_hidden;
-  if (projection) w_hr_t = dense(transposed(*layer.weights.w_hr), layer.dtype);
+  const LayerShape shape = layer.shape();
+  const LayerKernel::Pass pass = variant_kernel(layer, /*training=*/true, scope.device()).backward;
+  const GroupMemory memory(pass.launch, shape, /*backward=*/true, call.x);
+  OptionalTensor w_hh_t, w_hr_t, grad_hidden;
   if (norms) grad_hidden = make({batch, hidden});
-  const VariantBackwardParams<T> params = {.reverse = layer.reverse,
-                                           .w_hh = const_data<T>(layer.weights.w_hh),
-                                           .w_hr = const_data<T>(layer.weights.w_hr),
-                                           .cell = layer.cell<T>(),
-                                           .kept = layer.kept<T>(reserve),
-                                           .grad_output = const_data<T>(grad_h),
-                                           .grad_cells = const_data<T>(grad_cells),
-                                           .grad_h_n = nullptr,
-                                           .grad_c_n = nullptr,
-                                           .first_time = 0,
-                                           .grad_sums = data<T>(g.sums),
-                                           .grad_ih = data<T>(g.of_ih),
-                                           .grad_hh = data<T>(g.of_hh),
-                                           .grad_h = data<T>(g.grad_h),
-                                           .hidden = data<T>(g.hidden),
-                                           .grad_norm = data<T>(g.grad_norm),
-                                           .norm_c = data<T>(g.norm_c),
-                                           .grad_h_0 = data<T>(grad_h_0),
-                                           .grad_c_0 = data<T>(grad_c_0),
-                                           .w_hh_t = const_data<T>(w_hh_t),
-                                           .w_hr_t = const_data<T>(w_hr_t),
-                                           .grad_hidden = data<T>(grad_hidden)};
-  run_variant(&KernelEntry::backward, layer, /*training=*/true, &params, scope.stream());
+  VariantBackwardParams<T> params = {.reverse = layer.reverse,
+                                     .w_hh = const_data<T>(layer.weights.w_hh),
+                                     .w_hr = const_data<T>(layer.weights.w_hr),
+                                     .cell = layer.cell<T>(),
+                                     .kept = layer.kept<T>(reserve),
+                                     .grad_output = const_data<T>(grad_h),
+                                     .grad_cells = const_data<T>(grad_cells),
+                                     .grad_h_n = nullptr,
+                                     .grad_c_n = nullptr,
+                                     .first_time = 0,
+                                     .grad_sums = data<T>(g.sums),
+                                     .grad_ih = data<T>(g.of_ih),
+                                     .grad_hh = data<T>(g.of_hh),
+                                     .grad_h = data<T>(g.grad_h),
+                                     .hidden = data<T>(g.hidden),
+                                     .grad_norm = data<T>(g.grad_norm),
+                                     .norm_c = data<T>(g.norm_c),
+                                     .grad_h_0 = data<T>(grad_h_0),
+                                     .grad_c_0 = data<T>(grad_c_0),
+                                     .grad_hidden = data<T>(grad_hidden),
+                                     .exchange = memory.exchange(0)};
+  const auto for_step = [&](int64_t) {
+    w_hh_t = dense(transposed(layer.weights.w_hh), layer.dtype);
+    if (projection) w_hr_t = dense(transposed(*layer.weights.w_hr), layer.dtype);
+    params.w_hh_t = const_data<T>(w_hh_t);
+    params.w_hr_t = const_data<T>(w_hr_t);
+  };
+  if (pass.chosen == pass.step) for_step(0);
+  run(pass, shape, &params, sizeof(params), scope.stream(), for_step);
 
   VariantInputGrads results = {.x = make({0}), .h_0 = grad_h_0, .c_0 = grad_c_0, .weights = {}};
   if (needs_weights) {

@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "torch/call.h"
-#include "torch/cuda.h"
-#include "torch/stream.h"
+#include "torch/cuda/layer_kernel.h"
+#include "torch/cuda/stream.h"
 
 namespace lstm_fused {
 namespace {

@@ -1,9 +1,9 @@
-#include "torch/variant_cpu.h"
+#include "torch/cpu/variant.h"
 
 namespace lstm_fused {
 namespace {
 
-// Steps whose x W_ih^T is formed at a time: as cpu_forward.cpp, it should still be in a cache when a step reads it, and
+// Steps whose x W_ih^T is formed at a time: as forward.cpp, it should still be in a cache when a step reads it, and
 // have enough rows to be worth its product's packing.
 template <class T>
 int64_t steps_per_range(const VariantLayer& layer) {

@@ -1,4 +1,4 @@
-#include "torch/stream.h"
+#include "torch/cuda/stream.h"
 
 #include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>

@@ -4,15 +4,17 @@
 #include <functional>
 
 #include "kernels/table.h"
-#include "torch/stack.h"
+#include "torch/variant_layer.h"
 
 namespace lstm_fused {
 
-// The planner's choice. `step` runs where the device has no room for it: see kTooManyBlocks.
+// The planner's choice, and the kernel that launches at every step: it runs where the device has no room for the other,
+// see kTooManyBlocks.
 struct LayerKernel {
   struct Pass {
     Launch launch;
-    Launcher chosen, step;
+    const KernelEntry *chosen, *step;
+    Launcher KernelEntry::* launcher;
   };
   Pass forward, backward;
 };
@@ -36,6 +38,8 @@ class GroupMemory {
 // For one layer of a stack on this device: as many as launch.num_layers says run side by side.
 // Raises where this build has no kernel for it.
 LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device);
+// For one direction of one layer whose cell is a variant.
+LayerKernel variant_kernel(const VariantLayer& layer, bool training, int device);
 
 // Runs one layer, all its directions, or launch.num_layers layers; `params` has an element of `params_bytes` for each,
 // forward from below, backward from above. Where `step` runs in place of what was chosen, layer by layer, for_step(n)

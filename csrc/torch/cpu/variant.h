@@ -1,7 +1,7 @@
 // What the two CPU entries of the cell's variants share.
 #pragma once
 
-#include "torch/cpu.h"
+#include "torch/cpu/cpu.h"
 #include "torch/variant_layer.h"
 
 namespace lstm_fused {
@@ -16,14 +16,8 @@ const CpuKernels<T>& variant_cpu_kernels() {
 
 // As the plain cell would be shared.
 inline CpuSplit variant_split(const VariantLayer& layer, Parallel& parallel) {
-  Problem problem;
-  problem.seq_len = layer.seq_len;
-  problem.batch = layer.batch;
-  problem.input_size = layer.input_size;
-  problem.hidden_size = layer.hidden_size;
-  problem.proj_size = layer.has_projection ? layer.proj_width : 0;
-  problem.dtype = kernel_type(layer.dtype);
-  const CpuPlan plan = plan_cpu(problem, {.num_threads = parallel.num_threads, .l2_bytes = l2_bytes()});
+  const CpuPlan plan =
+      plan_cpu(layer.problem(/*training=*/false), {.num_threads = parallel.num_threads, .l2_bytes = l2_bytes()});
   parallel.num_threads = std::min(plan.num_tasks, parallel.num_threads);
   return plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows;
 }

@@ -1,4 +1,4 @@
-#include "torch/cuda.h"
+#include "torch/cuda/layer_kernel.h"
 
 #include <algorithm>
 #include <deque>
@@ -14,7 +14,7 @@
 namespace lstm_fused {
 namespace {
 
-// Asked once per device. Like everything here, called by layer_kernel alone, under its lock.
+// Asked once per device. Like everything here, called by kernel_for alone, under its lock.
 const DeviceInfo& device_info(int device) {
   static std::map<int, DeviceInfo> known;
   auto found = known.find(device);
@@ -28,45 +28,40 @@ const DeviceInfo& device_info(int device) {
   return found->second;
 }
 
-std::set<std::string> built_kernels() {
-  std::set<std::string> names;
-  const KernelTable table = kernel_table();
-  for (const KernelEntry* entry = table.begin; entry != table.end; ++entry)
-    names.insert(kernel_name(entry->kind, entry->dtype, entry->training));
-  return names;
-}
-
 LayerKernel choose(const Problem& problem, int device, const std::string& kind) {
-  static const std::set<std::string> built = built_kernels();
+  const KernelTable table = kernel_table();
+  const auto entry_of = [&](KernelKind of_plan) {
+    return find_kernel(table, built_kind(problem, of_plan), problem.dtype, problem.training);
+  };
   const bool side_by_side = kind == "group_stack";
-  const std::string prefix = side_by_side ? "group_" : kind + "_";
-  std::set<std::string> wanted;
-  for (const std::string& name : built)
-    if (name.compare(0, prefix.size(), prefix) == 0) wanted.insert(name);
+  std::set<std::string> built, wanted;
+  for (const KernelKind each : {KernelKind::kStep, KernelKind::kBlock, KernelKind::kCluster, KernelKind::kGroup}) {
+    const KernelEntry* const entry = entry_of(each);
+    if (entry == nullptr) continue;
+    const std::string name = kernel_name(entry->kind, entry->dtype, entry->training);
+    built.insert(name);
+    if (kind_name(each) == (side_by_side ? "group" : kind)) wanted.insert(name);
+  }
   Plan plan = make_plan(problem, device_info(device), wanted, side_by_side);
   if (plan.chosen < 0) plan = make_plan(problem, device_info(device), built);
-  const KernelTable table = kernel_table();
-  STD_TORCH_CHECK(plan.chosen >= 0,
-                  "lstm_fused: ", missing_kernel(table, KernelKind::kStep, problem.dtype, problem.training));
+  STD_TORCH_CHECK(plan.chosen >= 0, "lstm_fused: ",
+                  missing_kernel(table, built_kind(problem, KernelKind::kStep), problem.dtype, problem.training));
   const Candidate& candidate = plan.candidates[plan.chosen];
-  const Launch& launch = candidate.launch;
-  const KernelEntry* const kernel = find_kernel(table, launch.kind, launch.dtype, launch.training);
-  const KernelEntry* const step = find_kernel(table, KernelKind::kStep, launch.dtype, launch.training);
-  return {{launch, kernel->forward, step->forward},
-          {candidate.backward.value_or(launch), kernel->backward, step->backward}};
+  const KernelEntry *const chosen = entry_of(candidate.launch.kind), *const step = entry_of(KernelKind::kStep);
+  return {{candidate.launch, chosen, step, &KernelEntry::forward},
+          {candidate.backward.value_or(candidate.launch), chosen, step, &KernelEntry::backward}};
 }
 
 bool same(const Problem& a, const Problem& b) {
   return a.seq_len == b.seq_len && a.batch == b.batch && a.input_size == b.input_size &&
          a.hidden_size == b.hidden_size && a.proj_size == b.proj_size && a.num_layers == b.num_layers &&
          a.num_directions == b.num_directions && a.dtype == b.dtype && a.allow_tf32 == b.allow_tf32 &&
-         a.training == b.training && a.has_lengths == b.has_lengths && a.has_reset == b.has_reset;
+         a.training == b.training && a.has_lengths == b.has_lengths && a.has_reset == b.has_reset &&
+         a.is_variant == b.is_variant && a.has_norms == b.has_norms;
 }
 
-}  // namespace
-
 // A plan costs some microseconds, which matter at T = 1, so the last few are kept.
-LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device) {
+LayerKernel kernel_for(const Problem& problem, int device) {
   struct Entry {
     Problem problem;
     int device;
@@ -77,9 +72,6 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   static std::deque<Entry> recent;
   constexpr size_t kMostRecent = 16;
 
-  Problem problem = stack.problem(training, false, false);
-  problem.input_size = stack.layer_input_size(layer);
-  problem.allow_tf32 = allow_tf32;
   const std::string kind(wanted_kernel());
   const std::lock_guard<std::mutex> lock(mutex);
   for (const Entry& entry : recent)
@@ -87,6 +79,19 @@ LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool 
   recent.push_front({problem, device, kind, choose(problem, device, kind)});
   if (recent.size() > kMostRecent) recent.pop_back();
   return recent.front().kernel;
+}
+
+}  // namespace
+
+LayerKernel layer_kernel(const Stack& stack, int64_t layer, bool training, bool allow_tf32, int device) {
+  Problem problem = stack.problem(training, false, false);
+  problem.input_size = stack.layer_input_size(layer);
+  problem.allow_tf32 = allow_tf32;
+  return kernel_for(problem, device);
+}
+
+LayerKernel variant_kernel(const VariantLayer& layer, bool training, int device) {
+  return kernel_for(layer.problem(training), device);
 }
 
 GroupMemory::GroupMemory(const Launch& launch, const LayerShape& shape, bool backward, const Tensor& like)
@@ -117,17 +122,20 @@ void run(const LayerKernel::Pass& pass, const LayerShape& shape, const void* par
     Launch part = launch;
     part.num_directions = std::min(launch.directions_at_once, launch.num_directions - first);
     const void* const part_params = static_cast<const char*>(params) + first * params_bytes;
-    int error = pass.chosen(part, shape, part_params, stream);
+    const KernelEntry* entry = pass.chosen;
+    int error = (entry->*pass.launcher)(part, shape, part_params, stream);
     if (error == kTooManyBlocks) {
+      entry = pass.step;
       part.kind = KernelKind::kStep;
       part.num_layers = 1;
       error = 0;
       for (int64_t layer = 0; layer < launch.num_layers && error == 0; ++layer) {
         for (int64_t d = 0; d < part.num_directions; ++d) for_step(first + layer + d);
-        error = pass.step(part, shape, static_cast<const char*>(part_params) + layer * params_bytes, stream);
+        error =
+            (entry->*pass.launcher)(part, shape, static_cast<const char*>(part_params) + layer * params_bytes, stream);
       }
     }
-    STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(part.kind, part.dtype, part.training),
+    STD_TORCH_CHECK(error == 0, "lstm_fused: ", kernel_name(entry->kind, entry->dtype, entry->training),
                     " was not launched: ", error_text(error));
   }
 }

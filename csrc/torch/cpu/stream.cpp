@@ -1,5 +1,5 @@
 // The step of lstm_fused.Stream, called by address: by then there are no tensors, only memory, and torch's threads.
-#include "torch/cpu.h"
+#include "torch/cpu/cpu.h"
 #include "torch/ops.h"
 
 namespace lstm_fused {

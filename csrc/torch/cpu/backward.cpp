@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "torch/call.h"
-#include "torch/cpu.h"
+#include "torch/cpu/cpu.h"
 #include "torch/regenerate.h"
 
 namespace lstm_fused {

@@ -413,12 +413,15 @@ for kind, arithmetic in HOW:
         output, *_, reserve = simulator.ops.forward(*args, True, True, arithmetic == "tf32")
         grads = torch.ones_like(output), None, None, None
         simulator.ops.backward(*grads, *args, reserve, True, True, arithmetic == "tf32")
-for case in cases:
-    call = make(case, **options_of(ALL.replace("forget_bias", "")))
-    with simulator.running("step"):
-        all_of(ours, call)
-        with torch.no_grad():
-            ours(call)
+options = options_of(ALL.replace("forget_bias", ""))
+own = {name: value for name, value in options.items() if name != "layer_norm"}
+for kind in ("step", "block", "cluster", "group"):
+    for case in cases if kind == "step" else [fitted(case, kind, "float32") for case in cases[:-1]]:
+        call = make(case, **(options if kind == "step" else own))
+        with simulator.running(kind):
+            all_of(ours, call)
+            with torch.no_grad():
+                ours(call)
 print("all ran")
 """
 

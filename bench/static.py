@@ -3,6 +3,7 @@
     python -m bench.static                               # every case, into bench/results
     python -m bench.static --filter 'block.*bfloat16'    # those whose name matches, on the screen alone
     python -m bench.static --case 'group 1024 64 tf32 backward'    # of other sizes
+    python -m bench.static --case 'block 64 8 float32 training variant=1'    # a cell with zoneout, a clip and peepholes
     python -m bench.static --filter 'group 512' --save before.json
     python -m bench.static --filter 'group 512' --compare before.json    # without a file: with those of bench/results
 
@@ -19,6 +20,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,7 @@ class Run:
     input_size: int = 32
     num_layers: int = 1
     num_sms: int = 0  # of the GPU; 0: all of an H100
+    variant: int = 0  # 1: of the cell, one with all options that persistent kinds have
 
     @staticmethod
     def of(name: str) -> Run:
@@ -86,7 +89,8 @@ class Run:
 
     @property
     def source(self) -> Path:
-        return next(path for path in ptx.KERNELS if path.stem == f"{self.kind}_{self.type.replace('tf32', 'float32')}")
+        kind = self.kind if not self.variant else "variant" if self.kind == "step" else "variant_persistent"
+        return next(path for path in ptx.KERNELS if path.stem == f"{kind}_{self.type.replace('tf32', 'float32')}")
 
 
 RUNS = [
@@ -142,25 +146,43 @@ class Launch:
     kernel: tuple[str, int]
 
 
-def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Launch:
+def passes(simulator: Simulator, run: Run, num_steps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """forward() and backward(of what forward returned), as functions."""
     case = Case(num_steps, run.batch, run.input_size, run.hidden_size, run.num_layers, dtype=TYPES[run.type])
     leaves = draw(case).leaves
     weights = [tensor for name, tensor in leaves.items() if "_l" in name]
-    args = leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None
-    allow_tf32 = run.type == "tf32"
+    args: tuple[Any, ...] = leaves["input"], leaves["h_0"], leaves["c_0"], weights, False, None, None, None
+    training, allow_tf32 = run.what != "inference", run.type == "tf32"
+    if not run.variant:
+        return (
+            lambda: simulator.ops.forward(*args, training, False, allow_tf32),
+            lambda output, h_n, c_n, _, reserve: simulator.ops.backward(
+                *map(torch.ones_like, (output, h_n, c_n)), None, *args, reserve, True, True, allow_tf32
+            ),
+        )
+    x, h_0, c_0 = leaves["input"], leaves["h_0"][0], leaves["c_0"][0]
+    kept = torch.randint(0, 2, (num_steps, *c_0.shape)).to(x.dtype)
+    weights = [*weights, torch.randn(3, run.hidden_size)]  # peepholes
+    args = x, h_0, c_0, weights, False, None, None, kept, kept, torch.ones_like(h_0), 0.0, 0.0, 1.0, True, False
+    return (
+        lambda: simulator.ops.variant(*args, training),
+        lambda h, cells, h_n, c_n, reserve: simulator.ops.variant_backward(
+            torch.ones_like(h), None, *map(torch.ones_like, (h_n, c_n)), *args, reserve, True, True
+        ),
+    )
 
-    def forward() -> tuple[torch.Tensor, ...]:
-        return simulator.ops.forward(*args, run.what != "inference", False, allow_tf32)
+
+def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Launch:
+    forward, backward = passes(simulator, run, num_steps)
 
     kind = "group_stack" if run.kind == "group" and run.num_layers > 1 else run.kind  # layers side by side
-    with simulator.running(kind, allow_tf32, seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
+    with simulator.running(kind, run.type == "tf32", seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
         if run.what == "backward":
-            output, h_n, c_n, _, reserve = forward()
+            results = forward()
         with simulator.timed():
             counted, cycles, launched = simulator.executed(), simulator.cycles(), len(simulator.launched())
             if run.what == "backward":
-                grads = *map(torch.ones_like, (output, h_n, c_n)), None
-                simulator.ops.backward(*grads, *args, reserve, True, True, allow_tf32)
+                backward(*results)
             else:
                 forward()
         return Launch(

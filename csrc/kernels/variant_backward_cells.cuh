@@ -16,7 +16,11 @@ class VariantBackwardCells {
 
   LSTM_FUSED_DEVICE VariantBackwardCells(const LayerShape& shape, const VariantBackwardParams<T>& params,
                                          int64_t first_unit)
-      : rows(shape, params), s(shape), p(params), first_unit(first_unit), direction(params.reverse ? 1 : -1) {}
+      : rows(shape, params), s(shape), p(params), first_unit(first_unit), direction(params.reverse ? 1 : -1) {
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u)
+      if (unit(u) < s.hidden_size) extras[u] = extras_at(p.cell, s.hidden_size, unit(u));
+  }
 
   // To a step of these rows, counted from the last one; begin(), or resume(), and load() follow.
   LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
@@ -66,6 +70,7 @@ class VariantBackwardCells {
         to.grad_c = value_at(active, p.grad_cells, at);
         to.keeps_h = value_at(active, p.cell.zoneout_h, at);
         to.keeps_c = value_at(active, p.cell.zoneout_c, at);
+        to.recurrent_mask = recurrent_mask(active, u, n);
       }
     }
   }
@@ -80,16 +85,15 @@ class VariantBackwardCells {
       for (int u = 0; u < kUnits; ++u) {
         if (!is_active(u, n)) continue;
         const Saved& of = saved[u][n];
-        const CellExtras<T> extras = extras_at(p.cell, s.hidden_size, unit(u));
         const ZoneoutGradient<T> grad_h =
             zoneout_backward_by(p.cell.zoneout_h != nullptr, of.keeps_h, p.cell.keeps_h,
-                                of.grad_h + (flows[u][n].h + through_mask(u, n, recurrent[u][n])));
+                                of.grad_h + (flows[u][n].h + of.recurrent_mask * recurrent[u][n]));
         const ZoneoutGradient<T> grad_c =
             zoneout_backward_by(p.cell.zoneout_c != nullptr, of.keeps_c, p.cell.keeps_c, of.grad_c + flows[u][n].c);
         const HiddenGradient<T> of_hidden =
-            hidden_backward(of.gates.o, Math::tanh(extras.template clipped<Math>(of.raw)), grad_h.after);
+            hidden_backward(of.gates.o, Math::tanh(extras[u].template clipped<Math>(of.raw)), grad_h.after);
         const CellGradient<T> grad = variant_cell_backward<Math>(of.gates, of.c_prev, of.raw, of_hidden.pre_o,
-                                                                 grad_c.after + of_hidden.inner, extras);
+                                                                 grad_c.after + of_hidden.inner, extras[u]);
         kept[u][n] = grad.pre;
         flows[u][n] = starts[n] ? Carried{0, 0} : Carried{grad_h.before, grad_c.before + grad.c_prev};
       }
@@ -108,7 +112,7 @@ class VariantBackwardCells {
   // After the first step, what is left flows to h_0 and c_0.
   LSTM_FUSED_DEVICE void finish(int u, int n, T recurrent) const {
     if (unit(u) >= s.hidden_size || row(n) >= s.batch) return;
-    p.grad_h_0[state_at(u, row(n))] = flows[u][n].h + through_mask(u, n, recurrent);
+    p.grad_h_0[state_at(u, row(n))] = flows[u][n].h + recurrent_mask(true, u, n) * recurrent;
     p.grad_c_0[state_at(u, row(n))] = flows[u][n].c;
     for (int past = length[n]; past < s.seq_len; ++past)
       store_gates(p.grad_sums + gates_at(past, u, n), s.hidden_size, Gates<T>{});
@@ -117,7 +121,7 @@ class VariantBackwardCells {
  private:
   struct Saved {
     Gates<T> gates;
-    T c_prev, raw, grad_h, grad_c, keeps_h, keeps_c;
+    T c_prev, raw, grad_h, grad_c, keeps_h, keeps_c, recurrent_mask;
   };
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool is_active(int time, int u, int n) const {
@@ -138,9 +142,9 @@ class VariantBackwardCells {
     if (unit(u) >= s.hidden_size || b >= s.batch) return {0, 0};
     return {p.grad_h_0[state_at(u, b)], p.grad_c_0[state_at(u, b)]};
   }
-  LSTM_FUSED_DEVICE T through_mask(int u, int n, T grad) const {
+  LSTM_FUSED_DEVICE T recurrent_mask(bool wanted, int u, int n) const {
     const T* const mask = p.cell.recurrent_mask;
-    return mask == nullptr ? grad : mask[state_at(u, row(n))] * grad;
+    return wanted && mask != nullptr ? mask[state_at(u, row(n))] : T{1};
   }
   LSTM_FUSED_DEVICE void store_at(int time) const {
 #pragma unroll
@@ -157,6 +161,7 @@ class VariantBackwardCells {
   const int direction;
   int64_t first_row = 0;
   int t = 0, length[kRows];
+  CellExtras<T> extras[kUnits] = {};
   Saved saved[kUnits][kRows] = {};
   Carried flows[kUnits][kRows] = {};
   Gates<T> kept[kUnits][kRows] = {};  // the gradients of the gates' sums

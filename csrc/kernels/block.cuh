@@ -94,9 +94,9 @@ constexpr Input kBlockInput =
                                                                           : Input::kPrefetched;
 
 // A warp takes 8 units. With kInputChunks x is multiplied here too.
-template <class A, int kHiddenChunks, int kInputChunks, bool kTraining, class Kind>
+template <class A, int kHiddenChunks, int kInputChunks, bool kTraining, class CellKind>
 LSTM_FUSED_KERNEL(block_forward_threads(kHiddenChunks* kChunkElements<A>), kHiddenChunks + kInputChunks == 2 ? 2 : 1)
-lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> arguments) {
+lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<CellKind, A> arguments) {
   constexpr int kChunks = kHiddenChunks + kInputChunks, kInputBegin = kHiddenChunks * kChunkElements<A>;
   using Acc = Accumulator<Element<A>>;
   const LayerShape s = arguments.shape;  // in registers
@@ -126,7 +126,7 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> argument
   const int column = lane_pair() * kColumns;
   constexpr Input kInput = kBlockInput<A, kHiddenChunks, kInputChunks>;
   using Sums = Product<A, kNumGates, kInput == Input::kNone ? 2 : 1>;
-  typename Kind::template Forward<A, kColumns, kTraining, kInput> cells(s, p, unit);
+  typename CellKind::template Forward<A, kColumns, kTraining, kInput> cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   RowTiles<A, kChunks> tiles;
   InputTile<A, kInputChunks> x(s, p, first_row, p.reverse ? num_steps - 1 : 0);
@@ -179,9 +179,9 @@ lstm_block_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> argument
 
 // A warp takes 16 units, two per lane. The tile in shared memory is grad_gates of the step after, unit by unit, gate by
 // gate, so that a lane stores its cell's four gates at once: element k = 4 * unit + gate.
-template <class A, int kHiddenChunks, class Kind>
+template <class A, int kHiddenChunks, class CellKind>
 LSTM_FUSED_KERNEL(block_backward_threads(kHiddenChunks* kChunkElements<A>), 1)
-lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> arguments) {
+lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<CellKind, A> arguments) {
   using T = Element<A>;
   constexpr int kChunks = kNumGates * kHiddenChunks, kUnits = 2;
   const LayerShape s = arguments.shape;  // in registers
@@ -191,7 +191,7 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> argume
 
   const int column = lane_pair() * kColumns, first_unit = warp_index() * kUnits * static_cast<int>(kTileUnits);
   constexpr bool kPrefetch = A::kTensorCore;  // without, products take most registers, and long enough by themselves
-  typename Kind::template Backward<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
+  typename CellKind::template Backward<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
   cells.move_to(first_row + column, num_steps, 0);
   cells.begin();
   if constexpr (kPrefetch) cells.load();
@@ -239,10 +239,10 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> argume
 
 // ---- launchers
 
-template <class Kind, class A, int kHiddenChunks, int kInputChunks>
-int launch_block_forward(const ForwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
-  const auto kernel = launch.training ? lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, true, Kind>
-                                      : lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, false, Kind>;
+template <class CellKind, class A, int kHiddenChunks, int kInputChunks>
+int launch_block_forward(const ForwardArgumentsOf<CellKind, A>& arguments, const Launch& launch, void* stream) {
+  const auto kernel = launch.training ? lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, true, CellKind>
+                                      : lstm_block_forward_kernel<A, kHiddenChunks, kInputChunks, false, CellKind>;
   const LayerShape& s = arguments.shape;
   Grid grid;
   grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
@@ -253,8 +253,8 @@ int launch_block_forward(const ForwardArgumentsOf<Kind, A>& arguments, const Lau
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class Kind, class A, int kHiddenChunks>
-int launch_block_backward(const BackwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
+template <class CellKind, class A, int kHiddenChunks>
+int launch_block_backward(const BackwardArgumentsOf<CellKind, A>& arguments, const Launch& launch, void* stream) {
   const LayerShape& s = arguments.shape;
   Grid grid;
   grid.blocks = {static_cast<int>(ceil_div(s.batch, kTileRows)), static_cast<int>(launch.num_directions), 1};
@@ -262,33 +262,33 @@ int launch_block_backward(const BackwardArgumentsOf<Kind, A>& arguments, const L
   grid.shared_bytes = block_backward_shared_bytes({kHiddenChunks, 0});
   static_assert(2 * RowTiles<A, kNumGates * kHiddenChunks>::kTileBytes ==
                 block_backward_shared_bytes({kHiddenChunks, 0}));
-  return launch_kernel(lstm_block_backward_kernel<A, kHiddenChunks, Kind>, grid, stream, arguments);
+  return launch_kernel(lstm_block_backward_kernel<A, kHiddenChunks, CellKind>, grid, stream, arguments);
 }
 
 // Plain cells alone have a kernel that multiplies x itself.
-template <class Kind, class A>
+template <class CellKind, class A>
 int run_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, true),
                          kLarge = block_variant(kType, block_max_hidden(kType), false);
-  const auto arguments = make_arguments<ForwardArgumentsOf<Kind, A>>(launch, shape, params);
-  if constexpr (std::is_same_v<Kind, PlainCells>)
+  const auto arguments = make_arguments<ForwardArgumentsOf<CellKind, A>>(launch, shape, params);
+  if constexpr (std::is_same_v<CellKind, PlainCells>)
     if (launch.fuses_input)
-      return launch_block_forward<Kind, A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream);
+      return launch_block_forward<CellKind, A, kSmall.hidden_chunks, kSmall.input_chunks>(arguments, launch, stream);
   return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
-             ? launch_block_forward<Kind, A, kLarge.hidden_chunks, 0>(arguments, launch, stream)
-             : launch_block_forward<Kind, A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
+             ? launch_block_forward<CellKind, A, kLarge.hidden_chunks, 0>(arguments, launch, stream)
+             : launch_block_forward<CellKind, A, kSmall.hidden_chunks, 0>(arguments, launch, stream);
 }
 
-template <class Kind, class A>
+template <class CellKind, class A>
 int run_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   constexpr DType kType = dtype_of<A>;
   constexpr BlockVariant kSmall = block_variant(kType, 1, false),
                          kLarge = block_variant(kType, block_max_hidden(kType), false);
-  const auto arguments = make_arguments<BackwardArgumentsOf<Kind, A>>(launch, shape, params);
+  const auto arguments = make_arguments<BackwardArgumentsOf<CellKind, A>>(launch, shape, params);
   return block_variant(kType, shape.hidden_size, false).hidden_chunks == kLarge.hidden_chunks
-             ? launch_block_backward<Kind, A, kLarge.hidden_chunks>(arguments, launch, stream)
-             : launch_block_backward<Kind, A, kSmall.hidden_chunks>(arguments, launch, stream);
+             ? launch_block_backward<CellKind, A, kLarge.hidden_chunks>(arguments, launch, stream)
+             : launch_block_backward<CellKind, A, kSmall.hidden_chunks>(arguments, launch, stream);
 }
 
 template <DType kType>

@@ -11,9 +11,9 @@ namespace lstm_fused {
 
 // grid: the blocks of a cluster side by side, clusters for the row tiles; directions. Warps take 8 units, kSplit warps
 // the same.
-template <class A, int kPartChunks, int kSplit, bool kTraining, class Kind>
+template <class A, int kPartChunks, int kSplit, bool kTraining, class CellKind>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
-lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> arguments) {
+lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<CellKind, A> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
   constexpr int kRows = kColumns / kSplit, kUnits = static_cast<int>(kTileUnits);
@@ -43,7 +43,7 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> argume
     }
 
   const int column = lane_pair() * kColumns + team.part * kRows;
-  using Cells = typename Kind::template Forward<A, kRows, kTraining, Input::kLoaded>;
+  using Cells = typename CellKind::template Forward<A, kRows, kTraining, Input::kLoaded>;
   Cells cells(s, p, unit);
   cells.move_to(first_row + column, num_steps, 0);
   if (num_steps > 0) {
@@ -98,9 +98,9 @@ lstm_cluster_forward_kernel(LSTM_FUSED_PARAMS ForwardArgumentsOf<Kind, A> argume
 
 // Warps take 16 units, two per lane, kSplit warps the same. What travels is grad_gates of the step after, unit by unit,
 // gate by gate.
-template <class A, int kPartChunks, int kSplit, class Kind>
+template <class A, int kPartChunks, int kSplit, class CellKind>
 LSTM_FUSED_KERNEL(kClusterThreads, 1)
-lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> arguments) {
+lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<CellKind, A> arguments) {
   using T = Element<A>;
   using Acc = Accumulator<T>;
   // Each of kSplit parts keeps kLaneUnits units of kRows rows: two parts a row each, four parts a cell each.
@@ -120,7 +120,7 @@ lstm_cluster_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<Kind, A> argu
 
   const int my_column = lane_pair() * kColumns + team.part % kColumns;
   const int my_unit = lane_group() + team.part / kColumns * static_cast<int>(kTileUnits);
-  typename Kind::template Backward<A, kLaneUnits, kRows, false> cells(s, p, first_unit + my_unit);
+  typename CellKind::template Backward<A, kLaneUnits, kRows, false> cells(s, p, first_unit + my_unit);
   cells.move_to(first_row + my_column, num_steps, 0);
   cells.begin();
   cells.load();
@@ -175,8 +175,8 @@ inline Grid cluster_grid(const Launch& launch, const LayerShape& s, int64_t thre
           static_cast<int>(size)};
 }
 
-template <class Kind, class A, int kSplit>
-int launch_cluster_forward(const ForwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
+template <class CellKind, class A, int kSplit>
+int launch_cluster_forward(const ForwardArgumentsOf<CellKind, A>& arguments, const Launch& launch, void* stream) {
   constexpr int kPartChunks = static_cast<int>(kClusterForwardChunks), kKept = kNumGates * kColumns / kSplit;
   constexpr int64_t kOfTile = Team<A, kSplit, kKept, Element<A>, kTileUnits>::kBytes;
   static_assert(cluster_forward_shared_bytes(dtype_of<A>, kSplit, kTileUnits) ==
@@ -185,13 +185,13 @@ int launch_cluster_forward(const ForwardArgumentsOf<Kind, A>& arguments, const L
   const int64_t units = cluster_units(s.hidden_size, launch.blocks_per_group);
   const Grid grid = cluster_grid(launch, s, kWarp * units / kTileUnits * kSplit,
                                  cluster_forward_shared_bytes(dtype_of<A>, kSplit, units));
-  const auto kernel = launch.training ? lstm_cluster_forward_kernel<A, kPartChunks, kSplit, true, Kind>
-                                      : lstm_cluster_forward_kernel<A, kPartChunks, kSplit, false, Kind>;
+  const auto kernel = launch.training ? lstm_cluster_forward_kernel<A, kPartChunks, kSplit, true, CellKind>
+                                      : lstm_cluster_forward_kernel<A, kPartChunks, kSplit, false, CellKind>;
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class Kind, class A, int kSplit>
-int launch_cluster_backward(const BackwardArgumentsOf<Kind, A>& arguments, const Launch& launch, void* stream) {
+template <class CellKind, class A, int kSplit>
+int launch_cluster_backward(const BackwardArgumentsOf<CellKind, A>& arguments, const Launch& launch, void* stream) {
   constexpr int kPartChunks = static_cast<int>(kClusterBackwardChunks), kUnits = static_cast<int>(kClusterUnits);
   constexpr int64_t kOfTile = Team<A, kSplit, 2 * kColumns / kSplit, GateFactors<Element<A>>, kUnits>::kBytes;
   static_assert(cluster_backward_shared_bytes(dtype_of<A>, kSplit, kUnits) ==
@@ -200,22 +200,22 @@ int launch_cluster_backward(const BackwardArgumentsOf<Kind, A>& arguments, const
   const int64_t units = cluster_units(s.hidden_size, launch.blocks_per_group);
   const Grid grid = cluster_grid(launch, s, kWarp * units / kClusterUnits * kSplit,
                                  cluster_backward_shared_bytes(dtype_of<A>, kSplit, units));
-  return launch_kernel(lstm_cluster_backward_kernel<A, kPartChunks, kSplit, Kind>, grid, stream, arguments);
+  return launch_kernel(lstm_cluster_backward_kernel<A, kPartChunks, kSplit, CellKind>, grid, stream, arguments);
 }
 
-template <class Kind, class A>
+template <class CellKind, class A>
 int run_cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  const auto arguments = make_arguments<ForwardArgumentsOf<Kind, A>>(launch, shape, params);
+  const auto arguments = make_arguments<ForwardArgumentsOf<CellKind, A>>(launch, shape, params);
   return cluster_split(dtype_of<A>, shape.hidden_size) == 1
-             ? launch_cluster_forward<Kind, A, 1>(arguments, launch, stream)
-             : launch_cluster_forward<Kind, A, 2>(arguments, launch, stream);
+             ? launch_cluster_forward<CellKind, A, 1>(arguments, launch, stream)
+             : launch_cluster_forward<CellKind, A, 2>(arguments, launch, stream);
 }
-template <class Kind, class A>
+template <class CellKind, class A>
 int run_cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  const auto arguments = make_arguments<BackwardArgumentsOf<Kind, A>>(launch, shape, params);
+  const auto arguments = make_arguments<BackwardArgumentsOf<CellKind, A>>(launch, shape, params);
   return cluster_split(dtype_of<A>, shape.hidden_size) == 1
-             ? launch_cluster_backward<Kind, A, 2>(arguments, launch, stream)
-             : launch_cluster_backward<Kind, A, 4>(arguments, launch, stream);
+             ? launch_cluster_backward<CellKind, A, 2>(arguments, launch, stream)
+             : launch_cluster_backward<CellKind, A, 4>(arguments, launch, stream);
 }
 
 template <DType kType>

@@ -10,23 +10,23 @@ namespace lstm_fused {
 
 template <bool kStacked>
 constexpr int kMostSideBySide = kStacked ? static_cast<int>(kGroupMostLayers) : 2;
-template <class Kind, class A, bool kStacked>
-using GroupForwardArguments = GroupArguments<ForwardArgumentsOf<Kind, A, kMostSideBySide<kStacked>>>;
-template <class Kind, class A, bool kStacked>
-using GroupBackwardArguments = GroupArguments<BackwardArgumentsOf<Kind, A, kMostSideBySide<kStacked>>>;
+template <class CellKind, class A, bool kStacked>
+using GroupForwardArguments = GroupArguments<ForwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
+template <class CellKind, class A, bool kStacked>
+using GroupBackwardArguments = GroupArguments<BackwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
 
 // grid: the blocks of a group side by side; groups for the rows of the batch; directions, or layers of a stack. A block
 // has 16 units.
-template <class A, bool kTraining, bool kStacked, class Kind>
+template <class A, bool kTraining, bool kStacked, class CellKind>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<Kind, A, kStacked> arguments) {
-  using Given = GroupForwardArguments<Kind, A, kStacked>;
+lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, kStacked> arguments) {
+  using Given = GroupForwardArguments<CellKind, A, kStacked>;
   using T = Element<A>;
   using Turn = Turns::Turn;
   using Sums = GroupSums<kNumGates>;
   constexpr int kLines = kGroupLines<false>;
   using Stack = std::conditional_t<kStacked, StackedForward<A, Given>, SingleLayer>;
-  using Cells = typename Kind::template Forward<A, 1, kTraining, Input::kLoaded>;
+  using Cells = typename CellKind::template Forward<A, 1, kTraining, Input::kLoaded>;
   const LayerShape& s = arguments.layer.shape;
   const auto& p = arguments.layer.direction[block_index().z];
 
@@ -91,11 +91,11 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<Kind, A, kStac
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
-template <class A, bool kStacked, class Kind>
+template <class A, bool kStacked, class CellKind>
 LSTM_FUSED_KERNEL(kThreads, 1)
-lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<Kind, A, kStacked> arguments) {
-  using Given = GroupBackwardArguments<Kind, A, kStacked>;
-  using Cells = typename Kind::template Backward<A, 1, 1, false>;
+lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A, kStacked> arguments) {
+  using Given = GroupBackwardArguments<CellKind, A, kStacked>;
+  using Cells = typename CellKind::template Backward<A, 1, 1, false>;
   using V = GateFactors<Element<A>>;
   using Turn = Turns::Turn;
   using Sums = GroupSums<1>;
@@ -184,17 +184,18 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
   return launch_kernel(kernel, grid, stream, arguments);
 }
 
-template <class Kind, class A, bool kStacked>
+template <class CellKind, class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  static_assert(sizeof(typename Kind::template Forward<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
-  return launch_group<A, kStacked, false>(launch.training ? lstm_group_forward_kernel<A, true, kStacked, Kind>
-                                                          : lstm_group_forward_kernel<A, false, kStacked, Kind>,
+  static_assert(sizeof(typename CellKind::template Forward<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
+  return launch_group<A, kStacked, false>(launch.training ? lstm_group_forward_kernel<A, true, kStacked, CellKind>
+                                                          : lstm_group_forward_kernel<A, false, kStacked, CellKind>,
                                           launch, shape, params, stream);
 }
 
-template <class Kind, class A, bool kStacked>
+template <class CellKind, class A, bool kStacked>
 int run_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return launch_group<A, kStacked, true>(lstm_group_backward_kernel<A, kStacked, Kind>, launch, shape, params, stream);
+  return launch_group<A, kStacked, true>(lstm_group_backward_kernel<A, kStacked, CellKind>, launch, shape, params,
+                                         stream);
 }
 
 template <DType kType>

@@ -16,7 +16,7 @@ import torch
 import lstm_fused
 
 # T, B, I, H, options: `block` with the input fused and without, partial tiles, a projection, `step`, and a `group`, of
-# one layer and of three side by side.
+# one layer and of three side by side; cells beyond the plain one, whose masks would be others on another device.
 CALLS: list[tuple[int, int, int, int, dict]] = [
     (3, 9, 5, 17, {"bidirectional": True}),
     (2, 3, 100, 128, {}),
@@ -24,6 +24,10 @@ CALLS: list[tuple[int, int, int, int, dict]] = [
     (2, 3, 5, 24, {"proj_size": 7}),
     (2, 9, 40, 600, {}),
     (4, 9, 40, 300, {"num_layers": 3}),
+    (3, 9, 5, 32, {"peephole": True, "cell_clip": 0.5}),
+    (3, 9, 5, 130, {"peephole": True, "cell_clip": 0.5}),
+    (3, 9, 5, 300, {"peephole": True, "cell_clip": 0.5}),
+    (3, 9, 5, 17, {"peephole": True, "layer_norm": True, "proj_size": 9}),
 ]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

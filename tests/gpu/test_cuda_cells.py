@@ -16,7 +16,10 @@ CASES = [
     Case(1, 1, 3, 600, lengths=True),
 ]
 OWN = [name for name in NAMES if name not in ("weight_dropout", "forget_bias")]
-CALLS = [(case, names) for case in CASES for names in (ALL, *OWN)]
+EVERY = ALL.replace("layer_norm ", "")  # that a persistent kernel has
+CALLS = [("step", case, names) for case in CASES for names in (ALL, *OWN)]
+CALLS += [(kind, case, EVERY) for kind in ("block", "cluster", "group") for case in CASES]
+CALLS += [(kind, Case(9, 20, 5, 64, lengths=True, reset=0.2), name) for kind in ("block", "group") for name in OWN]
 
 
 def results(own: tuple[Any, ...], training: bool) -> list[torch.Tensor]:
@@ -33,17 +36,29 @@ def results(own: tuple[Any, ...], training: bool) -> list[torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
-    ("device", "case", "names"),
+    ("device", "kind", "case", "names"),
     [pytest.param("cuda", *call, marks=pytest.mark.gpu) for call in CALLS] + [("cpu", *CALLS[0])],
     ids=str,
 )
-def test_the_operator(device: str, case: Case, names: str, reverse: bool, dtype: torch.dtype, training: bool) -> None:
+def test_the_operator(
+    device: str,
+    kind: str,
+    case: Case,
+    names: str,
+    reverse: bool,
+    dtype: torch.dtype,
+    training: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LSTM_FUSED_KERNEL", kind)
     call = make(case.but(dtype=dtype), **options_of(names))
     module, (h_0, c_0), options = call.module, [t[0].detach() for t in call.hx], call.module.cell_options
-    masks = [torch.randint(0, 2, (case.seq_len, *t.shape)).to(dtype) if names == ALL else None for t in (h_0, c_0)]
+    masks = [
+        torch.randint(0, 2, (case.seq_len, *t.shape)).to(dtype) if names in (ALL, EVERY) else None for t in (h_0, c_0)
+    ]
     masks.append(torch.rand_like(h_0) if options.recurrent_dropout else None)
     weights = [getattr(module, name).detach() for name in module._flat_weights_names]
-    shares = options.zoneout if names != ALL else (0.0, 0.0)
+    shares = options.zoneout if names not in (ALL, EVERY) else (0.0, 0.0)
     own = call.input.detach(), h_0, c_0, weights, reverse, call.lengths, call.reset, *masks, *shares
     own += options.cell_clip or 0.0, options.peephole, options.layer_norm
     expected = results(tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, own), training)

@@ -165,9 +165,9 @@ def passes(simulator: Simulator, run: Run, num_steps: int) -> tuple[Callable[...
     weights = [*weights, torch.randn(3, run.hidden_size)]  # peepholes
     args = x, h_0, c_0, weights, False, None, None, kept, kept, torch.ones_like(h_0), 0.0, 0.0, 1.0, True, False
     return (
-        lambda: simulator.ops.variant(*args, training),
+        lambda: simulator.ops.variant(*args, training, allow_tf32),
         lambda h, cells, h_n, c_n, reserve: simulator.ops.variant_backward(
-            torch.ones_like(h), None, *map(torch.ones_like, (h_n, c_n)), *args, reserve, True, True
+            torch.ones_like(h), None, *map(torch.ones_like, (h_n, c_n)), *args, reserve, True, True, allow_tf32
         ),
     )
 

@@ -44,7 +44,7 @@ class VariantPlan:
         shown = [line for line in str(self.plain).splitlines() if line.startswith(("problem", "device"))]
         if self.plain.device.is_cuda:
             shown += [self._of_layer(line) for line in str(self.layer).splitlines()[2:]]
-            besides = "packed input is padded, half types are computed in float32, W_hh h never in TF32"
+            besides = "packed input is padded, half types are computed in float32, on tensor cores in TF32"
         else:
             cpu = self.plain.cpu
             assert cpu is not None
@@ -141,6 +141,7 @@ def explain(
         hidden_size=problem.hidden_size,
         proj_size=problem.proj_size,
         dtype="float64" if problem.dtype == "float64" else "float32",
+        allow_tf32=problem.allow_tf32 or dtype.itemsize == 2,
         training=problem.training,
         is_variant=True,
         has_norms=options.layer_norm,

@@ -1,9 +1,10 @@
 """The operator for one direction of one layer whose cell is a variant, its gradients, and what it is without data.
 
 ``torch.ops.lstm_fused.variant(x, h_0, c_0, weights, reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
-recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm, training) -> (h, cells, h_n, c_n, reserve)``
-computes :func:`lstm_fused.reference.direction` in float32 or float64. A mask that is None stands for the
-number of its name, and ``cell_clip`` 0 for none. ``training`` keeps the reserve that ``variant_backward`` needs.
+recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm, training, allow_tf32=False) -> (h, cells, h_n,
+c_n, reserve)`` computes :func:`lstm_fused.reference.direction` in float32 or float64. A mask that is None stands for
+the number of its name, and ``cell_clip`` 0 for none. ``training`` keeps the reserve that ``variant_backward`` needs,
+and ``allow_tf32`` concerns W_hh h in float32 on a GPU.
 
 Where no kernel can serve - in a transform of torch.func, in forward mode, for gradients of gradients - the reference
 runs itself.
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import autograd, batching, reference, tracing
+from . import autograd, batching, ops, reference, tracing
 from .options import MaybeTensor, Needs, Variant
 
 _VARIANT = torch.ops.lstm_fused.variant.default
@@ -27,7 +28,7 @@ Results = tuple[Tensor, Tensor, Tensor, Tensor]  # h and cells of all steps, h_n
 
 
 class Arguments(NamedTuple):
-    """Of ``torch.ops.lstm_fused.variant``, in the order of its schema, all but the last."""
+    """Of ``torch.ops.lstm_fused.variant``, in the order of its schema, but for ``training`` before the last."""
 
     x: Any  # (T, B, I)
     h_0: Any  # (B, P)
@@ -44,6 +45,13 @@ class Arguments(NamedTuple):
     cell_clip: float
     peephole: bool
     layer_norm: bool
+    allow_tf32: bool
+
+    def forward(self, training: bool) -> Any:
+        return _VARIANT(*self[:-1], training, self.allow_tf32)
+
+    def backward(self, grads: Sequence[MaybeTensor], reserve: Tensor, needs: Needs) -> Any:
+        return _BACKWARD(*grads, *self[:-1], reserve, *needs, self.allow_tf32)
 
     @property
     def masks(self) -> tuple[MaybeTensor, ...]:
@@ -70,25 +78,30 @@ def direction(
     lengths: MaybeTensor,
     reset: MaybeTensor,
     variant: Variant,
+    is_widened: bool = False,
 ) -> Results:
-    """What :func:`lstm_fused.reference.direction` returns, by the kernels where there are some."""
+    """What :func:`lstm_fused.reference.direction` returns, by the kernels where there are some.
+
+    ``is_widened``: float32 stands for a half type, and TF32, which has no fewer bits, will do.
+    """
     if autograd.in_forward_mode() or autograd.transforms_are_active():
         tracing.refuse_onnx()
         return reference.direction(x, h_0, c_0, weights, reverse, lengths, reset, variant)
     (h_mask, h), (c_mask, c) = _mask_and_number(variant.zoneout_h), _mask_and_number(variant.zoneout_c)
     _, _, recurrent_mask, clip, peephole, layer_norm = variant
     masks = lengths, reset, h_mask, c_mask, recurrent_mask
-    call = Arguments(x, h_0, c_0, weights, reverse, *masks, h, c, clip or 0.0, peephole, layer_norm)
+    tf32 = ops.uses_tf32(x) or (is_widened and x.is_cuda)
+    call = Arguments(x, h_0, c_0, weights, reverse, *masks, h, c, clip or 0.0, peephole, layer_norm, tf32)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h_0, c_0, *weights))
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         tracing.refuse_onnx()
         is_program = torch.compiler._is_exporting_flag or torch.jit.is_tracing()  # is most often only run
-        results = _VARIANT(*call, needs_grad and not is_program)
+        results = call.forward(needs_grad and not is_program)
     elif needs_grad:
         results = _Direction.apply(call._replace(**_NO_TENSORS), call.masks, x, h_0, c_0, *weights)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            results = _VARIANT(*call, False)
+            results = call.forward(False)
     return results[:4]
 
 
@@ -99,8 +112,9 @@ def _mask_and_number(zoneout: Tensor | float) -> tuple[MaybeTensor, float]:
 @torch.library.register_fake("lstm_fused::variant")
 def _fake_variant(*args: Any, **named: Any) -> tuple[Tensor, ...]:
     tracing.refuse_onnx()
-    *arguments, training = args
-    call = Arguments(*arguments, **named)
+    names = (*Arguments._fields[:-1], "training", "allow_tf32")
+    given = {"allow_tf32": False} | dict(zip(names, args, strict=False)) | named
+    training, call = given.pop("training"), Arguments(**given)
     x, h_0, c_0 = call.x, call.h_0, call.c_0
     seq_len, batch = x.shape[:2]
     width, hidden = h_0.size(1), c_0.size(1)
@@ -113,8 +127,8 @@ def _fake_variant(*args: Any, **named: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("lstm_fused::variant_backward")
 def _fake_backward(*args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    _, needs_input, needs_weights = args[-3:]
-    call = Arguments(*args[4:-3])
+    *arguments, _, needs_input, needs_weights = args[4 : 4 + len(Arguments._fields) - 1 + 3]
+    call = Arguments._make((*arguments, False))
     grad_x = call.x.new_empty(call.x.shape if needs_input else (0,))
     grad_weights = [torch.empty_like(w) for w in call.weights] if needs_weights else []
     return grad_x, torch.empty_like(call.h_0), torch.empty_like(call.c_0), grad_weights
@@ -137,7 +151,7 @@ class _Direction(torch.autograd.Function):
         tensors: dict[str, Any] = dict(zip(_TENSORS, (x, h_0, c_0, weights, *masks), strict=True))
         own = call._replace(**tensors)
         with torch._C._AutoDispatchBelowAutograd():
-            *results, reserve = _VARIANT(*own, True)
+            *results, reserve = own.forward(True)
         ctx.save_for_backward(*masks, reserve, x, h_0, c_0, *weights)
         return tuple(results)
 
@@ -148,8 +162,8 @@ class _Direction(torch.autograd.Function):
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *arguments, ctx.training = inputs
-    call = Arguments(*arguments)
+    *arguments, ctx.training, allow_tf32 = inputs
+    call = Arguments._make((*arguments, allow_tf32))
     *_, reserve = output
     ctx.set_materialize_grads(False)
     ctx.needs = Needs(ctx.needs_input_grad[0], any(w.requires_grad for w in call.weights))
@@ -159,7 +173,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward_registered(ctx: Any, *all_grads: MaybeTensor) -> tuple[Any, ...]:
     *grads, _ = all_grads
-    return *_gradients(ctx, grads), *[None] * (len(Arguments._fields) + 1 - 4)
+    # The dispatcher drops arguments that are their defaults.
+    return *_gradients(ctx, grads), *[None] * (len(ctx.needs_input_grad) - 4)
 
 
 def _gradients(ctx: Any, grads: Sequence[MaybeTensor]) -> tuple[Any, Any, Any, Sequence[MaybeTensor]]:
@@ -172,9 +187,9 @@ def _gradients(ctx: Any, grads: Sequence[MaybeTensor]) -> tuple[Any, Any, Any, S
         of_x, of_h, of_c, *of_weights = _gradients_by_reference(call, grads)
         return of_x, of_h, of_c, of_weights
     if not ctx.training:  # forward kept nothing: so once more
-        *_, reserve = _VARIANT(*call, True)
+        *_, reserve = call.forward(True)
     with torch._C._AutoDispatchBelowAutograd():
-        of_x, of_h, of_c, of_weights = _BACKWARD(*grads, *call, reserve, *ctx.needs)
+        of_x, of_h, of_c, of_weights = call.backward(grads, reserve, ctx.needs)
     nothing = [None] * len(weights)
     return of_x if ctx.needs.input else None, of_h, of_c, of_weights if ctx.needs.weights else nothing
 

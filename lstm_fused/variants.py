@@ -90,7 +90,9 @@ def lstm(
             own_weights = weights[n * per_state : (n + 1) * per_state]
             state = all_h_0[n], all_c_0[n]
             variant = drawn(cell, x, *state, training)
-            h, c, h_n, c_n = variant_ops.direction(x, *state, own_weights, d == 1, lengths, reset, variant)
+            h, c, h_n, c_n = variant_ops.direction(
+                x, *state, own_weights, d == 1, lengths, reset, variant, is_widened=dtype != wide
+            )
             outputs.append(h)
             all_cells.append(c)
             last_h.append(h_n)

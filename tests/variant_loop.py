@@ -223,19 +223,24 @@ def assert_same(call: Call) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * scale, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def assert_accurate(case: Case, times: int = 1, **options: Any) -> None:
-    """The rule of numerics.py: against the loop in float64, at most twice the error of the same loop in float32."""
+def assert_accurate(case: Case, times: int = 1, tf32: bool = False, **options: Any) -> None:
+    """The rule of numerics.py: against the loop in float64, at most twice the error of the same loop in float32.
+
+    ``tf32``: which keeps as many bits of a factor as float16 does. Errors are held against the loop in float16, on
+    float16 numbers, and with one rounding to float16 of what comes out.
+    """
+    dtype = torch.float16 if tf32 else torch.float32
     errors: dict[str, list[list[Tensor]]] = {}
     for seed in range(times):
-        call = make(case.but(seed=case.seed + seed), **options)
+        call = make(case.but(seed=case.seed + seed), **options).to(dtype).to(torch.float32)
 
         def drawn(which: Call) -> list[Tensor]:
             return by_hand(which, draws=torch.float32)
 
-        exact = all_of(drawn, call.to(torch.float64))
-        for side, results in enumerate((all_of(ours, call), all_of(drawn, call))):
+        exact, own = all_of(drawn, call.to(torch.float64)), [t.to(dtype) for t in all_of(ours, call)]
+        for side, results in enumerate((own, all_of(drawn, call.to(dtype)))):
             for name, result, finer in zip(labels(call), results, exact, strict=True):
-                scale = (finer.abs().max() * torch.finfo(torch.float32).eps).clamp_min(1e-300)
+                scale = (finer.abs().max() * torch.finfo(dtype).eps).clamp_min(1e-300)
                 errors.setdefault(name, [[], []])[side].append(((result.double() - finer) / scale).flatten())
     for name, both in errors.items():
         error, plain = (float(torch.cat(own).square().mean().sqrt()) for own in both)

@@ -190,7 +190,8 @@ lstm_block_backward_kernel(LSTM_FUSED_PARAMS BackwardArgumentsOf<CellKind, A> ar
   const int num_steps = static_cast<int>(longest(Clock{s, p.reverse}, first_row));
 
   const int column = lane_pair() * kColumns, first_unit = warp_index() * kUnits * static_cast<int>(kTileUnits);
-  constexpr bool kPrefetch = A::kTensorCore;  // without, products take most registers, and long enough by themselves
+  // Without tensor cores, products take most registers, and long enough by themselves.
+  constexpr bool kPrefetch = A::kTensorCore && CellKind::kPrefetch;
   typename CellKind::template Backward<A, kUnits, kColumns, kPrefetch> cells(s, p, first_unit + lane_group());
   cells.move_to(first_row + column, num_steps, 0);
   cells.begin();

@@ -9,6 +9,8 @@
 namespace lstm_fused {
 
 struct PlainCells {
+  // Whether backward sends for a step's values a whole step before it, where registers allow it.
+  static constexpr bool kPrefetch = true;
   template <class T>
   using ForwardParams = lstm_fused::ForwardParams<T, Accumulator<T>>;
   template <class T>

@@ -16,7 +16,11 @@ class VariantBackwardCells {
 
   LSTM_FUSED_DEVICE VariantBackwardCells(const LayerShape& shape, const VariantBackwardParams<T>& params,
                                          int64_t first_unit)
-      : rows(shape, params), s(shape), p(params), first_unit(first_unit), direction(params.reverse ? 1 : -1) {
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        first_unit(static_cast<int>(first_unit)),
+        direction(params.reverse ? 1 : -1) {
 #pragma unroll
     for (int u = 0; u < kUnits; ++u)
       if (unit(u) < s.hidden_size) extras[u] = extras_at(p.cell, s.hidden_size, unit(u));
@@ -24,9 +28,9 @@ class VariantBackwardCells {
 
   // To a step of these rows, counted from the last one; begin(), or resume(), and load() follow.
   LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
-    first_row = row_of_batch;
+    first_row = static_cast<int>(row_of_batch);
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) length[n] = row(n) < s.batch ? static_cast<int>(rows.clock.length(row(n))) : 0;
+    for (int n = 0; n < kRows; ++n) length[n] = row(n) < s.batch ? static_cast<int>(clock.length(row(n))) : 0;
     go_to(num_steps, step);
   }
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
@@ -50,14 +54,14 @@ class VariantBackwardCells {
       for (int u = 0; u < kUnits; ++u) flows[u][n] = first_carried(u, row(n));
   }
 
-  LSTM_FUSED_DEVICE int unit(int u) const { return static_cast<int>(first_unit) + u * static_cast<int>(kTileUnits); }
+  LSTM_FUSED_DEVICE int unit(int u) const { return first_unit + u * static_cast<int>(kTileUnits); }
   LSTM_FUSED_DEVICE bool is_active(int u, int n) const { return is_active(t, u, n); }
 
   // Sends for what forward kept of the step at hand.
   LSTM_FUSED_DEVICE void load() {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
-      starts[n] = is_active(t, 0, n) && rows.clock.before(t, row(n)) == Before::kNothing;
+      starts[n] = is_active(t, 0, n) && clock.before(t, row(n)) == Before::kNothing;
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
         Saved& to = saved[u][n];
@@ -133,7 +137,7 @@ class VariantBackwardCells {
     return (time * s.batch + row(n)) * s.hidden_size + unit(u);
   }
   LSTM_FUSED_DEVICE int64_t gates_at(int time, int u, int n) const {
-    return (time * s.batch + row(n)) * rows.gates_width() + unit(u);
+    return (time * s.batch + row(n)) * kNumGates * s.hidden_size + unit(u);
   }
   static LSTM_FUSED_DEVICE T value_at(bool wanted, const T* values, int64_t at) {
     return wanted && values != nullptr ? values[at] : T{0};
@@ -154,13 +158,11 @@ class VariantBackwardCells {
         if (is_active(time, u, n)) store_gates(p.grad_sums + gates_at(time, u, n), s.hidden_size, kept[u][n]);
   }
 
-  const VariantBackwardRows<T> rows;
   const LayerShape& s;
   const VariantBackwardParams<T>& p;
-  const int64_t first_unit;
-  const int direction;
-  int64_t first_row = 0;
-  int t = 0, length[kRows];
+  const Clock clock;
+  const int first_unit, direction;
+  int first_row = 0, t = 0, length[kRows];
   CellExtras<T> extras[kUnits] = {};
   Saved saved[kUnits][kRows] = {};
   Carried flows[kUnits][kRows] = {};

@@ -7,6 +7,7 @@
 namespace lstm_fused {
 
 struct VariantCells {
+  static constexpr bool kPrefetch = false;
   template <class T>
   using ForwardParams = VariantForwardParams<T>;
   template <class T>

@@ -14,7 +14,11 @@ class VariantForwardCells {
   using T = Element<A>;
 
   LSTM_FUSED_DEVICE VariantForwardCells(const LayerShape& shape, const VariantForwardParams<T>& params, int64_t unit)
-      : rows(shape, params), s(shape), p(params), unit(unit), direction(params.reverse ? -1 : 1) {
+      : s(shape),
+        p(params),
+        clock{shape, params.reverse},
+        unit(static_cast<int>(unit)),
+        direction(params.reverse ? -1 : 1) {
 #pragma unroll
     for (T& mask : recurrent_mask) mask = 1;
     if (unit >= s.hidden_size) return;
@@ -24,9 +28,9 @@ class VariantForwardCells {
 
   // To a step of these rows, of which nothing is known yet: begin(), or resume() and load() follow.
   LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
-    first_row = row_of_batch;
+    first_row = static_cast<int>(row_of_batch);
 #pragma unroll
-    for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(rows.clock.length(row(n))) : 0;
+    for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
   }
   LSTM_FUSED_DEVICE void advance_by(int steps) { t += steps * direction; }
@@ -60,7 +64,7 @@ class VariantForwardCells {
 #pragma unroll
     for (int n = 0; n < kRows; ++n) {
       const bool active = is_active(t, n);
-      input[n] = load_gates_if(active, rows.gates_row(p.kept.input_sums, t, row(n)) + unit, s.hidden_size);
+      input[n] = load_gates_if(active, p.kept.input_sums + gates_at(t, n), s.hidden_size);
       keeps_h[n] = active ? zoneout_of_step(p.cell.zoneout_h, n) : T{0};
       keeps_c[n] = active ? zoneout_of_step(p.cell.zoneout_c, n) : T{0};
       if (p.cell.recurrent_mask != nullptr && exists(n)) recurrent_mask[n] = p.cell.recurrent_mask[state_at(n)];
@@ -115,15 +119,20 @@ class VariantForwardCells {
   };
   LSTM_FUSED_DEVICE int64_t row(int n) const { return first_row + n; }
   LSTM_FUSED_DEVICE bool exists(int n) const { return row(n) < s.batch && unit < s.hidden_size; }
+  // Where elements lie: of a (B, H), a (T, B, H) and a (T, B, 4H) tensor.
   LSTM_FUSED_DEVICE int64_t state_at(int n) const { return row(n) * s.hidden_size + unit; }
+  LSTM_FUSED_DEVICE int64_t step_at(int time, int n) const { return (time * s.batch + row(n)) * s.hidden_size + unit; }
+  LSTM_FUSED_DEVICE int64_t gates_at(int time, int n) const {
+    return (time * s.batch + row(n)) * kNumGates * s.hidden_size + unit;
+  }
   LSTM_FUSED_DEVICE bool is_active(int time, int n) const {
     return static_cast<unsigned>(time) < static_cast<unsigned>(length[n]);
   }
   LSTM_FUSED_DEVICE bool segment_starts(int time, int n) const {
-    return is_active(time, n) && rows.clock.before(time, row(n)) == Before::kNothing;
+    return is_active(time, n) && clock.before(time, row(n)) == Before::kNothing;
   }
   LSTM_FUSED_DEVICE T zoneout_of_step(const T* masks, int n) const {
-    return masks == nullptr ? T{0} : *mask_at(masks, s, t, row(n), s.hidden_size, unit);
+    return masks == nullptr ? T{0} : masks[step_at(t, n)];
   }
   LSTM_FUSED_DEVICE T masked_h(int n) const { return recurrent_mask[n] * h[n]; }
   LSTM_FUSED_DEVICE void store_at(int time) const {
@@ -132,23 +141,22 @@ class VariantForwardCells {
       if (is_active(time, n)) store_row(time, n, kept_h[n], kept_c[n], kept[n]);
   }
   LSTM_FUSED_DEVICE void store_row(int time, int n, T hidden, T cell, const Kept& of_step) const {
-    rows.output(time, row(n))[unit] = hidden;
-    rows.cells(time, row(n))[unit] = cell;
+    const int64_t at = step_at(time, n);
+    p.output[at] = hidden;
+    p.cells[at] = cell;
     if constexpr (kTraining) {
-      store_gates(rows.gates_row(p.kept.gates, time, row(n)) + unit, s.hidden_size, of_step.gates);
-      rows.raw(time, row(n))[unit] = of_step.raw;
-      rows.c_prev(time, row(n))[unit] = of_step.c_prev;
-      rows.factor(time, row(n))[unit] = of_step.factor;
+      store_gates(p.kept.gates + gates_at(time, n), s.hidden_size, of_step.gates);
+      p.kept.raw[at] = of_step.raw;
+      p.kept.c_prev[at] = of_step.c_prev;
+      p.kept.factor[at] = of_step.factor;
     }
   }
 
-  const VariantForwardRows<T> rows;
   const LayerShape& s;
   const VariantForwardParams<T>& p;
-  const int64_t unit;
-  const int direction;
-  int64_t first_row = 0;
-  int t = 0, length[kRows];
+  const Clock clock;
+  const int unit, direction;
+  int first_row = 0, t = 0, length[kRows];
   Gates<T> bias = {}, input[kRows] = {};
   CellExtras<T> extras = {};
   T h[kRows], c[kRows], kept_h[kRows], kept_c[kRows];  // before the coming step, and after the last one

@@ -8,22 +8,34 @@
 namespace lstm_fused {
 
 int variant_block_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_block_forward<VariantCells, Float32>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_block_forward<VariantCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 int variant_block_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_block_backward<VariantCells, Float32>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_block_backward<VariantCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 int variant_cluster_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_cluster_forward<VariantCells, Float32>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_cluster_forward<VariantCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 int variant_cluster_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_cluster_backward<VariantCells, Float32>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_cluster_backward<VariantCells, decltype(arithmetic)>(launch, shape, params, stream);
+  });
 }
 int variant_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_group_forward<VariantCells, Float32, false>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_group_forward<VariantCells, decltype(arithmetic), false>(launch, shape, params, stream);
+  });
 }
 int variant_group_backward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
-  return run_group_backward<VariantCells, Float32, false>(launch, shape, params, stream);
+  return with_arithmetic<DType::kFloat32>(launch, [&](auto arithmetic) {
+    return run_group_backward<VariantCells, decltype(arithmetic), false>(launch, shape, params, stream);
+  });
 }
 
 }  // namespace lstm_fused

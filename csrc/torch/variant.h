@@ -17,6 +17,7 @@ struct VariantCall {
   OptionalTensor zoneout_h_mask, zoneout_c_mask, recurrent_mask;  // (T, B, P), (T, B, H), (B, P)
   double zoneout_h, zoneout_c, cell_clip;
   bool peephole, layer_norm;
+  bool allow_tf32;
 };
 
 struct VariantOutputs {
@@ -46,12 +47,12 @@ VariantBackward variant_backward_cpu, variant_backward_cuda;
   "float cell_clip, bool peephole, bool layer_norm, "
 
 constexpr const char* kVariantSchema = "variant(" LSTM_FUSED_VARIANT_ARGUMENTS
-                                       "bool training) -> "
+                                       "bool training, bool allow_tf32=False) -> "
                                        "(Tensor h, Tensor cells, Tensor h_n, Tensor c_n, Tensor reserve)";
 constexpr const char* kVariantBackwardSchema =
     "variant_backward(Tensor? grad_h, Tensor? grad_cells, Tensor? grad_h_n, Tensor? grad_c_n, "  //
     LSTM_FUSED_VARIANT_ARGUMENTS
-    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads) -> "
+    "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool allow_tf32=False) -> "
     "(Tensor grad_x, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
 // On one platform. The flat arguments are the members of VariantCall, in their order.
@@ -60,10 +61,11 @@ struct VariantOps {
   static std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run_forward(
       Tensor x, Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths,
       OptionalTensor reset, OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask,
-      double zoneout_h, double zoneout_c, double cell_clip, bool peephole, bool layer_norm, bool training) {
+      double zoneout_h, double zoneout_c, double cell_clip, bool peephole, bool layer_norm, bool training,
+      bool allow_tf32) {
     const auto [h, cells, h_n, c_n, reserve] =
         forward({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
-                 recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
+                 recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm, allow_tf32},
                 training);
     return {h, cells, h_n, c_n, reserve};
   }
@@ -73,10 +75,10 @@ struct VariantOps {
       Tensor h_0, Tensor c_0, std::vector<Tensor> weights, bool reverse, OptionalTensor lengths, OptionalTensor reset,
       OptionalTensor zoneout_h_mask, OptionalTensor zoneout_c_mask, OptionalTensor recurrent_mask, double zoneout_h,
       double zoneout_c, double cell_clip, bool peephole, bool layer_norm, Tensor reserve, bool needs_input_grad,
-      bool needs_weight_grads) {
+      bool needs_weight_grads, bool allow_tf32) {
     const VariantInputGrads grads =
         backward({x, h_0, c_0, std::move(weights), reverse, lengths, reset, zoneout_h_mask, zoneout_c_mask,
-                  recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm},
+                  recurrent_mask, zoneout_h, zoneout_c, cell_clip, peephole, layer_norm, allow_tf32},
                  {grad_h, grad_cells, grad_h_n, grad_c_n}, reserve, needs_input_grad, needs_weight_grads);
     return {grads.x, grads.h_0, grads.c_0, grads.weights};
   }

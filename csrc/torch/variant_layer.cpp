@@ -14,7 +14,7 @@ void check(const char* name, const Tensor& tensor, SizeList sizes, ScalarType dt
 }  // namespace
 
 VariantLayer::VariantLayer(const VariantCall& call)
-    : reverse(call.reverse), dtype(call.x.scalar_type()), device(call.x.device()) {
+    : reverse(call.reverse), allow_tf32(call.allow_tf32), dtype(call.x.scalar_type()), device(call.x.device()) {
   STD_TORCH_CHECK(call.x.dim() == 3 && call.h_0.dim() == 2 && call.c_0.dim() == 2,
                   "lstm_fused: x must be 3-D, h_0 and c_0 2-D");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -85,6 +85,7 @@ Problem VariantLayer::problem(bool training) const {
           .hidden_size = hidden_size,
           .proj_size = has_projection ? proj_width : 0,
           .dtype = kernel_type(dtype),
+          .allow_tf32 = allow_tf32,
           .training = training,
           .is_variant = true,
           .has_norms = has_norms()};

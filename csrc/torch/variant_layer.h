@@ -18,7 +18,7 @@ struct VariantWeights {
 // Raises where a size or dtype is not what others ask for.
 struct VariantLayer {
   int64_t seq_len, batch, input_size, hidden_size, proj_width;
-  bool reverse, has_projection;
+  bool reverse, has_projection, allow_tf32;
   ScalarType dtype;
   torch::stable::Device device;
   VariantWeights weights;

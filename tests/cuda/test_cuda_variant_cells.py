@@ -11,6 +11,7 @@ from test_cuda_variants import arguments
 from variant_loop import ALL, OPTIONS, Call, all_of, assert_accurate, make, options_of, ours
 
 KINDS = ["block", "cluster", "group"]
+HOW = [(kind, arithmetic) for kind in KINDS for arithmetic in ("float32", "tf32")]
 OWN = [name for name in OPTIONS if name not in ("weight_dropout", "forget_bias", "layer_norm")]
 PAIRS = [f"{a} {b}" for n, a in enumerate(OWN) for b in OWN[n + 1 :]]
 EVERY = ALL.replace("layer_norm ", "")
@@ -22,46 +23,58 @@ def of_group(kind: str, num_sms: int = 1) -> int:
     return num_sms if kind == "group" else 0
 
 
-def accurate(simulator: Simulator, kind: str, case: Case, names: str, times: int = 2, **how: int) -> None:
+@pytest.fixture(params=HOW, ids="-".join)
+def how(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The kind of kernel and its arithmetic."""
+    return request.param
+
+
+def accurate(
+    simulator: Simulator, how: tuple[str, str], case: Case, names: str, times: int = 2, num_sms: int = 0
+) -> None:
     """By the rule of numerics.py, against the loop by hand; in one launch for each layer, direction and pass."""
-    with simulator.running(kind, **how):
-        assert_accurate(case, times, **options_of(names))
+    kind, tf32 = how[0], how[1] == "tf32"
+    with simulator.running(kind, tf32, num_sms=num_sms):
+        assert_accurate(case, times, tf32, **options_of(names))
         assert simulator.launches() == 2 * times * case.num_layers * case.directions
 
 
 @pytest.mark.parametrize("names", [*OWN, *PAIRS, EVERY])
-@pytest.mark.parametrize("kind", KINDS)
-def test_options(simulator: Simulator, kind: str, names: str) -> None:
-    accurate(simulator, kind, Case(3, 3, 4, 5, lengths=True, reset=0.3, bidirectional=True), names, times=6)
+def test_options(simulator: Simulator, how: tuple[str, str], names: str) -> None:
+    accurate(simulator, how, Case(3, 3, 4, 5, lengths=True, reset=0.3, bidirectional=True), names, times=6)
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("kind", KINDS)
-def test_everything_at_once(simulator: Simulator, kind: str) -> None:
+def test_everything_at_once(simulator: Simulator, how: tuple[str, str]) -> None:
     """Rows past a tile, units past a warp, and tiles of a group in turns."""
-    accurate(simulator, kind, Case(4, 9, 7, 20, **STACK), EVERY, num_sms=of_group(kind, 2))
+    accurate(simulator, how, Case(4, 9, 7, 20, **STACK), EVERY, num_sms=of_group(how[0], 2))
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1, 1), (7, 1, 17, 17), (2, 17, 3, 1), (3, 8, 9, 64), (2, 33, 1, 33)], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-def test_sizes(simulator: Simulator, kind: str, size: tuple[int, ...]) -> None:
-    accurate(simulator, kind, Case(*size, lengths=True, reset=0.2, bidirectional=True), EVERY, times=4)
+def test_sizes(simulator: Simulator, how: tuple[str, str], size: tuple[int, ...]) -> None:
+    accurate(simulator, how, Case(*size, lengths=True, reset=0.2, bidirectional=True), EVERY, times=4)
 
 
+@pytest.mark.parametrize("arithmetic", ["float32", "tf32"])
 @pytest.mark.parametrize(
     ("kind", "size"),
     # The two splits of a cluster's warps, and weights of a group in shared memory
     [("cluster", (2, 9, 5, 111)), ("cluster", (2, 3, 5, 129)), ("group", (2, 3, 5, 300)), ("group", (3, 17, 5, 129))],
     ids=str,
 )
-def test_large_sizes(simulator: Simulator, kind: str, size: tuple[int, ...]) -> None:
-    accurate(simulator, kind, Case(*size, lengths=True, reset=0.2, bias=False), EVERY.replace("forget_bias", ""), 1)
+def test_large_sizes(simulator: Simulator, kind: str, size: tuple[int, ...], arithmetic: str) -> None:
+    accurate(
+        simulator,
+        (kind, arithmetic),
+        Case(*size, lengths=True, reset=0.2, bias=False),
+        EVERY.replace("forget_bias", ""),
+        1,
+    )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_more_steps_than_slots(simulator: Simulator, kind: str) -> None:
+def test_more_steps_than_slots(simulator: Simulator, how: tuple[str, str]) -> None:
     """And rows of all lengths, in either direction."""
-    accurate(simulator, kind, Case(40, 9, 3, 17, lengths=True, reset=0.1, bidirectional=True), EVERY, 1)
+    accurate(simulator, how, Case(40, 9, 3, 17, lengths=True, reset=0.1, bidirectional=True), EVERY, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,12 +90,12 @@ def test_inference(simulator: Simulator, kind: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_schedule_gives_the_same_bits(simulator: Simulator, kind: str) -> None:
+def test_every_schedule_gives_the_same_bits(simulator: Simulator, how: tuple[str, str]) -> None:
+    kind, tf32 = how[0], how[1] == "tf32"
     call = make(Case(3, 9, 5, 24, lengths=True, reset=0.3), **options_of(EVERY))
     results = []
     for seed in range(SEEDS):
-        with simulator.running(kind, seed=seed, num_sms=of_group(kind, 2)):
+        with simulator.running(kind, tf32, seed=seed, num_sms=of_group(kind, 2)):
             results.append(all_of(ours, call))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_map_only
 from variant_loop import ALL, NAMES, PAIRS, Call, all_of, assert_accurate, assert_same, make, options_of, ours
 
 import lstm_fused
+from lstm_fused import ops, variant_ops, variants
+from lstm_fused.options import CellOptions, Options
 
 SMALL = Case(3, 3, 4, 5, dtype=torch.float64)
 STACK = {"num_layers": 2, "bidirectional": True, "lengths": True, "reset": 0.3, "dropout": 0.3}
@@ -268,6 +270,21 @@ def test_fake_tensors_know_the_reserve(simulator: Simulator, names: str) -> None
         on_gpu = tree_map_only(torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="cuda"), own)
         fake = torch.ops.lstm_fused.variant(*on_gpu, True)
     assert [(t.shape, t.dtype) for t in real] == [(t.shape, t.dtype) for t in fake]
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_half_types_may_use_tf32(monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    """It has no fewer bits than they. For float32 torch's switch decides."""
+    op, seen = variant_ops._VARIANT, []
+    monkeypatch.setattr(variant_ops, "_VARIANT", lambda *args: seen.append(args[-1]) or op(*args))
+    monkeypatch.setattr(ops, "allows_tf32", lambda: allowed)
+    for device in ("cuda", "cpu"):
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            with FakeTensorMode(), torch.no_grad():
+                sizes = (2, 3, 4), (1, 3, 5), (1, 3, 5), (20, 4), (20, 5)
+                input, h_0, c_0, *weights = (torch.empty(size, dtype=dtype, device=device) for size in sizes)
+                variants.lstm(input, h_0, c_0, weights, Options(), CellOptions(cell_clip=0.5), training=False)
+    assert seen == [True, True, allowed, False] + [False] * 4
 
 
 def test_what_does_not_fit_is_refused(simulator: Simulator) -> None:

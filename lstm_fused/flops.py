@@ -26,6 +26,11 @@ def _elements(weights: Sequence[Shape]) -> int:
     return sum(math.prod(shape) for shape in weights if len(shape) == 2)
 
 
+def _by_name(op: Any, args: Sequence[Any]) -> dict[str, Any]:
+    """Arguments of a call, less what is at its default at the end."""
+    return dict(zip([argument.name for argument in op._schema.arguments], args))
+
+
 @register_flop_formula([torch.ops.lstm_fused.forward, torch.ops.lstm_fused.infer, torch.ops.lstm_fused.cell])
 def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: Any, out_shape: Any = None) -> int:
     return 2 * math.prod(input[:-1]) * _elements(weights)
@@ -33,8 +38,7 @@ def _forward(input: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *ar
 
 @register_flop_formula(torch.ops.lstm_fused.backward)
 def _backward(*args: Any, out_shape: Any = None) -> int:
-    names = [argument.name for argument in torch.ops.lstm_fused.backward.default._schema.arguments]
-    given = dict(zip(names, args))
+    given = _by_name(torch.ops.lstm_fused.backward.default, args)
     steps, input_size = math.prod(given["input"][:-1]), given["input"][-1]
     states, gates, weights = given["h_0"][0], 4 * given["c_0"][2], given["weights"]
     elements = _elements(weights) * (2 if given["needs_weight_grads"] else 1)
@@ -52,11 +56,12 @@ def _variant(x: Shape, h_0: Shape, c_0: Shape, weights: Sequence[Shape], *args: 
 
 @register_flop_formula(torch.ops.lstm_fused.variant_backward)
 def _variant_backward(*args: Any, out_shape: Any = None) -> int:
-    x, h_0, c_0, weights = args[4:8]
-    needs_input, needs_weights = args[-2:]
-    matrices = _matrices(weights, h_0, c_0)
-    elements = _elements(matrices) * (2 if needs_weights else 1) - (0 if needs_input else _elements(matrices[:1]))
-    return 2 * math.prod(x[:-1]) * elements
+    given = _by_name(torch.ops.lstm_fused.variant_backward.default, args)
+    matrices = _matrices(given["weights"], given["h_0"], given["c_0"])
+    elements = _elements(matrices) * (2 if given["needs_weight_grads"] else 1)
+    if not given["needs_input_grad"]:
+        elements -= _elements(matrices[:1])
+    return 2 * math.prod(given["x"][:-1]) * elements
 
 
 def _matrices(weights: Sequence[Shape], h_0: Shape, c_0: Shape) -> Sequence[Shape]:

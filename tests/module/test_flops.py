@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
 import lstm_fused
-from lstm_fused import functional, reference
+from lstm_fused import functional, ops, reference
 
 CASES = [
     Case(),
@@ -70,6 +70,26 @@ def test_training(case: Case, frozen: set[str]) -> None:
     assert training_step(ours, problem.leaves, frozen) == exact
     again = training_step(partial(ours, recompute_gates=True), problem.leaves, frozen)
     assert again == exact + 2 * case.seq_len * case.rows * gates
+
+
+@pytest.mark.parametrize("frozen", [set(), {"input"}, {"weights"}], ids=named)
+@pytest.mark.parametrize("case", [CASES[0], CASES[4]], ids=str)
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_variants(case: Case, frozen: set[str], allow_tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clip multiplies no matrix. What is at its default at the end of a call is not among its arguments."""
+    monkeypatch.setattr(ops, "uses_tf32", lambda input: allow_tf32)
+    problem = draw(case)
+    options = {"num_layers": case.num_layers, "bidirectional": case.bidirectional}
+
+    def ours(input: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor]) -> tuple[Tensor, ...]:
+        cell = functional.CellOptions(cell_clip=0.5)
+        output, states = functional.lstm(input, (h_0, c_0), weights, **options, cell=cell)
+        return output, *states
+
+    def plain(*tensors: Any) -> tuple[Tensor, ...]:
+        return reference.lstm(*tensors, bidirectional=case.bidirectional)[:3]
+
+    assert training_step(ours, problem.leaves, frozen) == training_step(plain, problem.leaves, frozen)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

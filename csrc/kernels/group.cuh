@@ -50,7 +50,6 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
     cells.begin(stack.is_first());
     exchange.begin(tile, cells.factor(0));
     store_shared(tiles.carried(tile), cells.carried(0));
-    if (turns.num_steps(tile) == 0) cells.finish();
   }
 
   const auto prepare = [&](const Turn& turn, const Turn& own) {
@@ -65,29 +64,31 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
   typename GroupWeights<A, kLines, kStacked>::Looks looks;
   const auto part = weights.part(exchange.rows());
   const auto look = [&](const Turn& turn) { weights.look(part, exchange.place(turn), looks); };
-  const auto multiply = [&](const Turn& turn) {
+  const auto multiply = [&](const Turn& turn, int place) {
     GroupProduct<A, kLines> product;
     stack.multiply(turn, product);
     weights.multiply(part, looks, product);
     looks = {};
-    sums.at(turn.tile & (kNumSums<A, kStacked> - 1)).put(product);
+    sums.at(place).put(product);
   };
-  const auto is_last = [&](const Turn& turn) { return turn.step + 1 == turns.num_steps(turn.tile); };
-  const auto compute = [&](const Turn& turn, auto&& meanwhile) {
+  const auto compute = [&](const Turn& turn, int place) {
     if (!A::kTensorCore) cells.load_present(stack.is_first());
     cells.resume(0, load_shared(tiles.carried(turn.tile)));
-    const auto total = sums.at(turn.tile & (kNumSums<A, kStacked> - 1)).total();
-    meanwhile();
+    const auto total = sums.at(place).total();
     cells.step({{total.of[0], total.of[1], total.of[2], total.of[3]}});
-    exchange.send(turn, cells.factor(0), !is_last(turn));
+    exchange.send(turn, cells.factor(0));
     stack.send(turn, cells.hidden(0));
     store_shared(tiles.carried(turn.tile), cells.carried(0));
   };
-  const auto leave = [&](const Turn& turn) {
-    cells.store_present();
-    if (is_last(turn)) cells.finish();
-  };
+  const auto leave = [&](const Turn&) { cells.store_present(); };
   take_turns<kNumSums<A, kStacked>>(turns, exchange, prepare, look, multiply, compute, leave);
+
+  block_barrier();  // another thread may have had a cell's last turn
+  for (int tile = own_half(); tile < turns.num_tiles; tile += 2) {
+    move_to({tile, 0});
+    cells.resume(0, load_shared(tiles.carried(tile)));
+    cells.finish();
+  }
 }
 
 // What travels is grad_gates of the step after, unit by unit, gate by gate. A tile's last turn is for h_0.
@@ -135,23 +136,22 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A,
   typename GroupWeights<A, kLines, kStacked>::Looks looks;
   const auto part = weights.part(exchange.rows());
   const auto look = [&](const Turn& turn) { weights.look(part, exchange.place(turn), looks); };
-  const auto multiply = [&](const Turn& turn) {
+  const auto multiply = [&](const Turn& turn, int place) {
     stack.multiply(turn);
     GroupProduct<A, kLines> product;
     weights.multiply(part, looks, product);
     looks = {};
-    sums.at(turn.tile & (kNumSums<A, kStacked> - 1)).put(product);
+    sums.at(place).put(product);
   };
-  const auto compute = [&](const Turn& turn, auto&& meanwhile) {
+  const auto compute = [&](const Turn& turn, int place) {
     if (!A::kTensorCore) cells.go_to(turns.num_steps(turn.tile), turn.step);  // no address lives through the product
     cells.resume(0, 0, load_shared(tiles.carried(turn.tile)));
-    const float total = sums.at(turn.tile & (kNumSums<A, kStacked> - 1)).total().of[0];
-    meanwhile();
+    const float total = sums.at(place).total().of[0];
     if (is_last(turn)) return cells.finish(0, 0, total);
     if (!A::kTensorCore) cells.load();
     cells.step({{stack.with_above(turn, total)}});
     // A row that is not yet or no longer there: its gradient waits.
-    exchange.send(turn, cells.is_active(0, 0) ? cells.factors(0, 0) : exchange.mine(turn), true);
+    exchange.send(turn, cells.is_active(0, 0) ? cells.factors(0, 0) : exchange.mine(turn));
     stack.send(turn, cells.factors_below(0, 0));
     store_shared(tiles.carried(turn.tile), cells.carried(0, 0));
   };

@@ -71,16 +71,20 @@ class Turns {
       most = of_tile + more > most ? of_tile + more : most;
     }
     ragged = !alike;
-    return next({-1, 0});
-  }
-  LSTM_FUSED_DEVICE Turn next(Turn turn) const {
-    do {
-      if (++turn.tile == num_tiles) {
-        turn.tile = 0;
-        ++turn.step;
-      }
-    } while (ragged && exists(turn) && turn.step >= num_steps(turn.tile) + more);
+    Turn turn{0, 0};
+    if (ragged) skip_ended(turn);
     return turn;
+  }
+  // Whether tiles have different numbers of steps.
+  LSTM_FUSED_DEVICE bool are_ragged() const { return ragged; }
+  // As if no tile had ended.
+  LSTM_FUSED_DEVICE Turn next(const Turn& turn) const {
+    const bool wraps = turn.tile + 1 == num_tiles;
+    return {wraps ? 0 : turn.tile + 1, turn.step + wraps};
+  }
+  // On to a turn that exists, if there is one.
+  LSTM_FUSED_DEVICE void skip_ended(Turn& turn) const {
+    while (exists(turn) && turn.step >= num_steps(turn.tile) + more) turn = next(turn);
   }
   LSTM_FUSED_DEVICE bool exists(const Turn& turn) const { return turn.step < most; }
 
@@ -218,8 +222,8 @@ class Exchange {
     std::memcpy(&value, &words, sizeof(value));
     return value;
   }
-  LSTM_FUSED_DEVICE void send(const Turn& turn, const V& value, bool wanted) const {
-    send_to(cell(turn.tile, turn.step + 1), value, wanted);
+  LSTM_FUSED_DEVICE void send(const Turn& turn, const V& value) const {
+    send_to(cell(turn.tile, turn.step + 1), value);
   }
   // Behind a barrier that is behind this turn's products: what the step before it read is missing again.
   LSTM_FUSED_DEVICE void clear_last(const Turn& turn) const { clear(cell(turn.tile, turn.step - 1)); }
@@ -240,63 +244,67 @@ class Exchange {
 };
 
 // Takes all turns of a kernel:
-//   look(turn)      looks at what others may have sent
-//   multiply(turn)  the block's products, once it is all there; their sums into shared memory
+//   look(turn)             looks at what others may have sent
+//   multiply(turn, place)  the block's products, once it is all there; their sums into that place of kSums
 // and half of the warps, alternately:
-//   prepare(turn)   before: sends for what the cells need
-//   cells(turn)     of those sums, and sends what others wait for
-//   leave(turn)     stores what nobody waits for, while the other half has cells
+//   prepare(turn)          before: sends for what the cells need
+//   cells(turn, place)     of those sums, and sends what others wait for
+//   leave(turn)            stores what nobody waits for, while the other half has cells
 template <int kSums, class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
 LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepare&& prepare, Look&& look,
                                   Multiply&& multiply, Cells&& cells, Leave&& leave) {
   Turns::Turn turn = turns.first(), own{-1, 0};  // of the calling thread, the turn of its cells, ahead or behind
   if (!turns.exists(turn)) return;
   bool is_own = own_half() == 0;
+  int place = 0;  // of the turn's sums
   look(turn);
   if (is_own) {
     prepare(turn, own);
     own = turn;
   }
-  // Half of the warps wait while the others have cells, so each comes to a fence at most so many steps after the last
-  // one, and one more. docs/kernels.md counts what lies between the clearing of a slot and the look that finds it.
-  constexpr uint32_t kOrderedSteps = 3;
-  static_assert(2 * kOrderedSteps + 6 < kGroupSlots - 2);
-  uint32_t ordered = kOrderedSteps;
-  while (true) {
-    multiply(turn);
-    const Turns::Turn next = turns.next(turn);
-    const bool goes_on = turns.exists(next), apart = goes_on && (next.tile ^ turn.tile) & (kSums - 1);
+  // A half comes to fences while the other one has cells: in every step, where all have turns of several tiles, else in
+  // every other at least. From one to the next it is so many steps at most; docs/kernels.md counts what lies between
+  // the clearing of a slot and the look that finds it.
+  constexpr uint32_t kOrderedSteps = 4;
+  static_assert(2 * kOrderedSteps + 4 < kGroupSlots - 2);
+  const bool several = !turns.are_ragged() && turns.num_tiles > 1;
+  const uint32_t due = several ? kOrderedSteps : kOrderedSteps - 1;
+  uint32_t ordered = due;
+  do {
+    multiply(turn, place);
+    Turns::Turn next = turns.next(turn);
+    bool apart = kSums > 1 && several;  // the next turn needs neither this one's cells nor its place of sums
+    if (turns.are_ragged()) {
+      turns.skip_ended(next);
+      apart = kSums > 1 && next.tile != turn.tile;
+    }
+    if (apart) look(next);
     block_barrier();
     if (is_own) {
-      cells(turn, [&] {
-        if (apart) look(next);
-      });
+      cells(turn, place);
     } else {
-      if (apart) look(next);
       if (turn.step >= ordered) {
         fence_gpu();
-        ordered = turn.step + kOrderedSteps;
+        ordered = turn.step + due;
       }
       if (own.tile >= 0) {
         leave(own);
         exchange.clear_last(own);
       }
     }
-    if (!goes_on) {
-      if (is_own) leave(turn);
-      return;
-    }
     if (!apart) {
-      block_barrier();  // the sums have been read; nor is it worth a look before this block has sent
+      block_barrier();  // sums in one place have been read; nor is it worth a look before this block has sent
       look(next);
     }
-    if (!is_own) {
+    if (!is_own && turns.exists(next)) {
       prepare(next, own);
       own = next;
     }
     is_own = !is_own;
+    place ^= kSums - 1;
     turn = next;
-  }
+  } while (turns.exists(turn));
+  if (!is_own) leave(own);
 }
 
 }  // namespace lstm_fused

@@ -127,7 +127,7 @@ class GroupWeights {
   template <int kChunk, bool kAwaits>
   LSTM_FUSED_DEVICE bool multiply_held(const Part& part, Looks& looks, GroupProduct<A, kLines>& product) const {
     if constexpr (kChunk < kHeld) {
-      if (kChunk >= part_chunks) return kChunk % kAtOnce == 0 || are_whole(looks);
+      if (kChunk > 0 && kChunk >= part_chunks) return kChunk % kAtOnce == 0 || are_whole(looks);
       add_held<kChunk, kAwaits>(part, looks, product);
       if (!kAwaits && (kChunk + 1) % kAtOnce == 0 && !are_whole(looks)) return false;
       return multiply_held<kChunk + 1, kAwaits>(part, looks, product);
@@ -163,12 +163,12 @@ class GroupWeights {
       if constexpr (kAwaits && n % kAwaited == 0)
         await<kAwaited>(&place, [&](auto i) { return part.template load<n + i.value>(looks.first, from); });
       const Vector16 taken = place;
-      if constexpr (!kAwaits) looks.whole &= is_whole(taken);
       if (of_chunk.value + kAhead < kOfChunk || more) place = part.template load<n + kAhead>(looks.first, from);
       if constexpr (A::kTensorCore)
         product.add(weights, [&](int) { return taken; }, kChunk);
       else
         product.add_column(of_chunk.value, weights, taken);
+      if constexpr (!kAwaits) looks.whole &= is_whole(taken);
     });
   }
   // By a warp: whether all that has been multiplied was.

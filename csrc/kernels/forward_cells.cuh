@@ -35,13 +35,17 @@ class ForwardCells {
 
   // To a step of these rows, of which nothing is known yet: begin(), or resume() and load() follow.
   LSTM_FUSED_DEVICE void move_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
+    turn_to(row_of_batch, num_steps, step);
+    go_to(num_steps, step);
+  }
+  // The same where load_present() and store_present() follow, which form their addresses themselves.
+  LSTM_FUSED_DEVICE void turn_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
     first_row = static_cast<int>(row_of_batch);
 #pragma unroll
     for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
-    go_to(num_steps, step);
+    t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
   }
-  // To another step of the same rows, in place of advance(): where registers are short, addresses
-  // need none in between.
+  // To another step of the same rows, in place of advance(): where registers are short, addresses need none in between.
   LSTM_FUSED_DEVICE void go_to(int64_t num_steps, int64_t step) {
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
     const int64_t before = t - direction, gates_time = (kGatesFollow ? before : t) - p.gates_time;

@@ -54,7 +54,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
 
   const auto prepare = [&](const Turn& turn, const Turn& own) {
     if (turn.tile != own.tile)
-      move_to(turn);
+      cells.turn_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
     else
       cells.advance_by(static_cast<int>(turn.step - own.step));
     // Without tensor cores products take all registers, and long enough to look things up behind them.

@@ -33,6 +33,9 @@ class VariantForwardCells {
     for (int n = 0; n < kRows; ++n) length[n] = exists(n) ? static_cast<int>(clock.length(row(n))) : 0;
     t = static_cast<int>(p.reverse ? num_steps - 1 - step : step);
   }
+  LSTM_FUSED_DEVICE void turn_to(int64_t row_of_batch, int64_t num_steps, int64_t step) {
+    move_to(row_of_batch, num_steps, step);
+  }
   LSTM_FUSED_DEVICE void advance_by(int steps) { t += steps * direction; }
   LSTM_FUSED_DEVICE void load_present(bool has_input) { load(has_input); }
   LSTM_FUSED_DEVICE void store_present() const { store_at(t); }

@@ -24,16 +24,16 @@ constexpr Cost kClusterChunk = {"cluster chunk", {57, 59, 286}};
 // Forward and backward. A turn of 8 rows, or of two such tiles hand in hand: sums, cells, and what it sends to L2 and
 // back. The second of those tiles. Each chunk of a warp's part of K for 8 rows: loads from L2 and the product. 0: does
 // not occur.
-constexpr Cost kGroupTurn[] = {{"group turn", {902, 922, 1540}}, {"group backward turn", {979, 1057, 734}}};
-constexpr Cost kGroupSecond[] = {{"group second", {435, 0, 0}}, {"group backward second", {747, 0, 0}}};
-constexpr Cost kGroupChunk[] = {{"group chunk", {151, 149, 1298}}, {"group backward chunk", {146, 127, 592}}};
+constexpr Cost kGroupTurn[] = {{"group turn", {827, 866, 1502}}, {"group backward turn", {952, 1059, 740}}};
+constexpr Cost kGroupSecond[] = {{"group second", {231, 0, 0}}, {"group backward second", {623, 0, 0}}};
+constexpr Cost kGroupChunk[] = {{"group chunk", {146, 148, 1297}}, {"group backward chunk", {143, 126, 591}}};
 // Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
 // one above, part of which is done while h is on its way, and each chunk that follows; backward each beyond four waits
 // for L2 by itself.
-constexpr Cost kGroupStack[] = {{"group stack", {290, 333, 3498}}, {"group backward stack", {676, 635, 1100}}};
-constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {655, 816, 4140}},
-                                     {"group backward stack chunk", {106, 129, 815}}};
-constexpr Cost kGroupStackWait = {"group backward stack wait", {383, 378, 93}};
+constexpr Cost kGroupStack[] = {{"group stack", {353, 362, 3495}}, {"group backward stack", {709, 656, 1139}}};
+constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {657, 804, 4138}},
+                                     {"group backward stack chunk", {112, 133, 815}}};
+constexpr Cost kGroupStackWait = {"group backward stack wait", {378, 376, 112}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
 constexpr Cost kStepWave = {"step wave", {3135, 4112, 5180}};

@@ -28,7 +28,7 @@ void check(const Problem& problem) {
   check("num_directions", problem.num_directions, 1, 2);
 }
 
-// Estimates that differ by less may as well be the other way round: each is up to 7 % off the figures that it comes
+// Estimates that differ by less may as well be the other way round: each is up to 8 % off the figures that it comes
 // from (tests/tools/test_bench_costs.py).
 constexpr double kAsFast = 1.15;
 

@@ -162,7 +162,7 @@ class VariantBackwardCells {
   const VariantBackwardParams<T>& p;
   const Clock clock;
   const int first_unit, direction;
-  int first_row = 0, t = 0, length[kRows];
+  int first_row = 0, t = 0, length[kRows] = {};
   CellExtras<T> extras[kUnits] = {};
   Saved saved[kUnits][kRows] = {};
   Carried flows[kUnits][kRows] = {};

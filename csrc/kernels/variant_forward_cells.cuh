@@ -159,10 +159,11 @@ class VariantForwardCells {
   const VariantForwardParams<T>& p;
   const Clock clock;
   const int unit, direction;
-  int first_row = 0, t = 0, length[kRows];
+  int first_row = 0, t = 0, length[kRows] = {};
   Gates<T> bias = {}, input[kRows] = {};
   CellExtras<T> extras = {};
-  T h[kRows], c[kRows], kept_h[kRows], kept_c[kRows];  // before the coming step, and after the last one
+  T h[kRows] = {}, c[kRows] = {};            // before the coming step
+  T kept_h[kRows] = {}, kept_c[kRows] = {};  // after the last one
   T keeps_h[kRows] = {}, keeps_c[kRows] = {}, recurrent_mask[kRows];
   Kept kept[kRows] = {};
   bool starts[kRows] = {};  // whether a segment does at the step behind the one at hand

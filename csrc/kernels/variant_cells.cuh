@@ -1,6 +1,7 @@
 // Variants of the plain cell in the persistent kernels: in place of PlainCells of cells.cuh.
 #pragma once
 
+#include "kernels/cells.cuh"
 #include "kernels/variant_backward_cells.cuh"
 #include "kernels/variant_forward_cells.cuh"
 

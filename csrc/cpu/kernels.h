@@ -27,6 +27,7 @@ struct CpuForwardParams : ForwardParams<T, T, void> {
   };
   Rounded rounded{};
   DType kept_type = DType::kFloat32;
+  const CpuVariant<T>* variant = nullptr;  // null: the plain cell. Not for pairs, and not for `one_step`
 };
 
 template <class T>

@@ -21,17 +21,21 @@ struct ProductSumParams {
   bool adds;
 };
 
+// Of a variant's forward, beside what the plain cell's has. `kept.input_sums` are the gates of that; there are no other
+// `gates`, c_prev, raw, factor or statistics where nobody asks for them.
 template <class T>
-using VariantForwardRun = CpuRun<T, VariantForwardParams<T>>;
+struct CpuVariant {
+  VariantCell<T> cell;
+  VariantKept<T> kept;
+};
+
 template <class T>
 using VariantBackwardRun = CpuRun<T, VariantBackwardParams<T>>;
 
 // Of one direction.
 template <class T>
 struct VariantKernels {
-  int64_t (*forward_workspace)(const LayerShape&);  // elements
-  void (*forward)(const VariantForwardRun<T>&);
-  int64_t (*backward_workspace)(const LayerShape&);
+  int64_t (*backward_workspace)(const LayerShape&);  // elements
   void (*backward)(const VariantBackwardRun<T>&);
   void (*sum_products)(const ProductSumParams<T>&, const Parallel&);
 };

@@ -24,11 +24,13 @@ class Direct {
 
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? s.proj_width : 0; }  // of one column each
+  int64_t if_norms() const { return layer.has_norms(); }
   int64_t num_packed() const { return 0; }
   static constexpr int64_t kStepsPastEnd = 0;
 
   static constexpr auto stages() {
     return std::array{Stage<Direct>{&Direct::num_unit_blocks, &Direct::gates},
+                      Stage<Direct>{&Direct::if_norms, &Direct::norm_cells, /*wants_rows=*/true},
                       Stage<Direct>{&Direct::num_projection_blocks, &Direct::project}};
   }
 
@@ -52,6 +54,8 @@ class Direct {
       layer.round_units(chunk, u_begin, u_end);
     });
   }
+
+  void norm_cells(int64_t step, Range rows, Range) const { layer.norm_cells(step, rows, hidden); }
 
   // h = W_hr hidden.
   void project(int64_t step, Range rows, Range columns) const {
@@ -120,9 +124,11 @@ class Direct {
   template <int N>
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t unit, int lanes,
                                const T (&sums)[kNumGates][N * kLanes<T>]) const {
-    layer.template update<N, N>(
-        chunk, n, 0, unit, lanes, hidden, [&](int gate, int v) { return load(sums[gate] + v * kLanes<T>, lanes); },
-        [&](int gate, int v) { return layer.bias(gate, unit + v * kLanes<T>, lanes); });
+    const auto sum = [&](int gate, int v) { return load(sums[gate] + v * kLanes<T>, lanes); };
+    const auto bias = [&](int gate, int v) { return layer.bias(gate, unit + v * kLanes<T>, lanes); };
+    if constexpr (!kMultipliesPairs)
+      if (p.variant != nullptr) return layer.template update_variant<N>(chunk, n, N, unit, lanes, hidden, sum, bias);
+    layer.template update<N, N>(chunk, n, 0, unit, lanes, hidden, sum, bias);
   }
 
   const LayerShape& s;

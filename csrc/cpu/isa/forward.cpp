@@ -48,11 +48,13 @@ class Forward {
   int64_t num_unit_blocks() const { return num_tiles(s.hidden_size, kLanes<T>); }
   int64_t num_projection_blocks() const { return s.has_projection ? num_tiles(s.proj_width, kPanelWidth<T>) : 0; }
 
+  int64_t if_norms() const { return layer.has_norms(); }
   int64_t num_packed() const { return num_unit_blocks() + num_projection_blocks(); }
   static constexpr int64_t kStepsPastEnd = 0;
 
   static constexpr auto stages() {
     return std::array{Stage<Forward>{&Forward::num_unit_blocks, &Forward::gates},
+                      Stage<Forward>{&Forward::if_norms, &Forward::norm_cells, /*wants_rows=*/true},
                       Stage<Forward>{&Forward::num_projection_blocks, &Forward::project}};
   }
 
@@ -88,6 +90,8 @@ class Forward {
       layer.round_units(chunk, blocks.begin * kLanes<T>, min(s.hidden_size, blocks.end * kLanes<T>));
     });
   }
+
+  void norm_cells(int64_t step, Range rows, Range) const { layer.norm_cells(step, rows, hidden(0)); }
 
   // h = W_hr hidden.
   void project(int64_t step, Range rows, Range blocks) const {
@@ -141,7 +145,8 @@ class Forward {
       multiply_panels<R, N * kNumGates>(chunk.x + first, p.input_size,
                                         Panels<E>{state.begin + layout.input_panel, state.distance},
                                         [&](int r, int v, Vec<T> product) { sum(r, v) += product; });
-    cells<N>(chunk, first, R * N, block, sums);
+    layer.is_variant() ? variant_cells<N>(chunk, first, R * N, block, sums)
+                       : cells<N>(chunk, first, R * N, block, sums);
   }
 
   // The `count` cells of a tile of N blocks; `sums` are h_prev W_hh^T, plus x W_ih^T if formed here. One function for
@@ -160,6 +165,17 @@ class Forward {
       for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
       for (; n < count; ++n) update(Constant<1>{});
     });
+  }
+
+  template <int N>
+  __attribute__((noinline)) void variant_cells(const Chunk& chunk, int64_t first, int count, int64_t block,
+                                               const Vec<T> (*sums)[kNumGates]) const {
+    const int64_t unit = block * kLanes<T>;
+    if constexpr (!kMultipliesPairs)
+      layer.template update_variant<N>(
+          chunk, first, count, unit, valid_lanes<T>(unit, s.hidden_size), hidden(0),
+          [&](int gate, int n) { return sums[n][gate]; },
+          [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
   }
 
   template <int R>

@@ -36,10 +36,6 @@ void activate_gates(const ActivateParams<T>& params, const Parallel& parallel);
 template <class T>
 void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const Parallel& parallel);
 template <class T>
-int64_t variant_workspace(const LayerShape& shape);
-template <class T>
-void variant_forward(const VariantForwardRun<T>& run);
-template <class T>
 int64_t variant_backward_workspace(const LayerShape& shape);
 template <class T>
 void variant_backward(const VariantBackwardRun<T>& run);

@@ -4,6 +4,7 @@
 
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/layer.h"
+#include "cpu/isa/variant_forward.h"
 #include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -16,6 +17,7 @@ struct StepRows {
   const Operand<T>* x[kRows];  // where the kernel projects the input
   const Operand<T>* h_prev[kRows];
   const T* c_prev[kRows];
+  VariantRow<T> variant[kRows];  // of a variant
 };
 
 // One direction of a layer. `zeros` (H,) is the state at a reset.
@@ -28,7 +30,10 @@ struct Recurrence {
   const SeparateRows<T> state = {};  // of `states`, if a step multiplies those rather than rows of output
   T* const states = nullptr;
   const Clock clock{s, p.reverse};
+  const VariantForward<T> variant{s, p, clock};
 
+  bool is_variant() const { return !kMultipliesPairs && p.variant != nullptr; }
+  bool has_norms() const { return is_variant() && variant.has_norms(); }
   bool projects_input() const { return p.x != nullptr || p.rounded.x != nullptr; }
   bool uses_gates() const { return !projects_input() || (p.keep_gates && !kMultipliesPairs); }
 
@@ -55,6 +60,8 @@ struct Recurrence {
 
   void prepare(Steps steps) const {
     if (s.segments.reset != nullptr) fill(zeros, T(0), s.hidden_size);
+    if constexpr (!kMultipliesPairs)
+      if (p.variant != nullptr) variant.prepare(steps);
     if (s.segments.lengths == nullptr || s.row_begin != nullptr) return;  // no padding
     for (int64_t step = steps.begin; step < steps.end; ++step)
       for (int64_t b = 0; b < s.batch; ++b) {
@@ -93,13 +100,21 @@ struct Recurrence {
   // After its projection: columns [begin, end) of h.
   template <int kRows>
   void round_columns(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
-    if constexpr (!kMultipliesPairs)
+    if constexpr (!kMultipliesPairs) {
       with_rounded([&](auto* output, auto*, auto*) {
         for (int64_t n = 0; n < rows.count; ++n) {
           const int64_t b = rows.row[n];
           round(this->output(rows.t, b) + begin, end - begin, output + row_of(s, rows.t, b) * s.output_stride + begin);
         }
       });
+      for (int64_t n = 0; n < rows.count && is_variant(); ++n) {
+        const VariantRow<T>& row = rows.variant[n];
+        for (int64_t k = begin; k < end; k += kLanes<T>) {
+          const int lanes = valid_lanes<T>(k, end);
+          variant.leave_h(row, k, load(row.output + k, lanes), lanes);
+        }
+      }
+    }
   }
 
   // f(rows) for those of a step's rows that are still inside their length, kRows at a time.
@@ -121,6 +136,52 @@ struct Recurrence {
     return load(p.b_ih + begin, lanes) + load(p.b_hh + begin, lanes);
   }
 
+  // Where the kernel forms it, x W_ih^T is part of `product`; else it is at a place of `gates`. The bias last: it may
+  // be large, and the sum of products should not be rounded to its size at every term.
+  LSTM_FUSED_INLINE Vec<T> gate_sum(Vec<T> product, const T* gates, int64_t place, Vec<T> bias, int lanes) const {
+    return (projects_input() ? product : load(gates + place, lanes) + product) + bias;
+  }
+
+  // As update(), of all `count` cells of the tile, of a variant.
+  template <int kSides, int kRows, class SumOf, class BiasOf>
+  LSTM_FUSED_INLINE void update_variant(const StepRows<T, kRows>& rows, int64_t first, int count, int64_t unit,
+                                        int lanes, T* hidden, SumOf&& sum, BiasOf&& bias) const {
+    using Place = typename VariantForward<T>::Place;
+    const auto update = [&](int cell, auto together) {
+      constexpr int N = together.value;
+      using V = Vectors<T, N>;
+      Place at[N];
+      for (int n = 0; n < N; ++n)
+        at[n] = {&rows.variant[first + (cell + n) / kSides], unit + (cell + n) % kSides * kLanes<T>};
+      if (variant.has_norms()) {
+        for (int gate = 0; gate < kNumGates; ++gate)
+          for (int n = 0; n < N; ++n)
+            store(variant.recurrent_sums(rows.t, at[n].row->b) + gate * s.hidden_size + at[n].unit, sum(gate, cell + n),
+                  lanes);
+        return;
+      }
+      const auto pre = [&](int gate) {
+        return V::each([&](int n) {
+          const T* const of_x = projects_input() ? nullptr : gates(rows.t, at[n].row->b);
+          return gate_sum(sum(gate, cell + n), of_x, gate * s.hidden_size + at[n].unit, bias(gate, (cell + n) % kSides),
+                          lanes);
+        });
+      };
+      variant.template cells<N>(at, {pre(0), pre(1), pre(2), pre(3)}, hidden, lanes);
+    };
+    int n = 0;
+    for (; n + kCellRows <= count; n += kCellRows) update(n, Constant<kCellRows>{});
+    for (; n < count; ++n) update(n, Constant<1>{});
+  }
+
+  // A stage behind that, where it has norms.
+  void norm_cells(int64_t step, Range of_batch, T* hidden) const {
+    if constexpr (!kMultipliesPairs)
+      for_rows<kChunk>(step, of_batch, [&](const StepRows<T, kChunk>& rows) {
+        for (int64_t n = 0; n < rows.count; ++n) variant.norm_cells(rows.variant[n], hidden);
+      });
+  }
+
   // N vectors of cells of a tile of rows `first` ... of a step by kSides vectors of units from `unit` on: those from
   // `cell` on, counted row by row. sum(gate, n) is h_prev W_hh^T of the n-th, plus x W_ih^T if the kernel forms it, and
   // bias(gate, side) that of both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
@@ -140,12 +201,9 @@ struct Recurrence {
       of_gates[n] = uses_gates() ? gates(rows.t, b) + begin(n) : nullptr;
       c_out[n] = cells(rows.t, b) + begin(n);
     }
-    // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
     const auto pre = [&](int gate) {
       return V::each([&](int n) {
-        const Vec<T> product = sum(gate, n);
-        return (projects_input() ? product : load(of_gates[n] + gate * width, lanes) + product) +
-               bias(gate, (cell + n) % kSides);
+        return gate_sum(sum(gate, n), of_gates[n], gate * width, bias(gate, (cell + n) % kSides), lanes);
       });
     };
     const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
@@ -189,6 +247,24 @@ struct Recurrence {
   }
 
  private:
+  VariantRow<T> variant_row(int64_t t, int64_t b) const {
+    const Before before = clock.before(t, b);
+    const int64_t previous = clock.previous(t), next = clock.next(t);
+    const bool goes_on = next >= 0 && next < clock.length(b) && clock.before(next, b) == Before::kStep;
+    return {.t = t,
+            .b = b,
+            .h_before = before == Before::kInitial ? p.h_0 + b * s.proj_width
+                        : before == Before::kStep  ? output(previous, b)
+                                                   : zeros,
+            .c_before = before == Before::kInitial ? p.c_0 + b * s.hidden_size
+                        : before == Before::kStep  ? cells(previous, b)
+                                                   : zeros,
+            .output = output(t, b),
+            .cells = cells(t, b),
+            .factor = goes_on && variant.has_factor() ? variant.factor(next, b) : nullptr,
+            .other_place = state.size() > 0 ? factor(t, b) : nullptr};
+  }
+
   // f(output, gates, cells) that stay, where those are rounded.
   template <class F>
   void with_rounded(F&& f) const {
@@ -232,6 +308,11 @@ struct Recurrence {
       rows.h_prev[n] = before == Before::kInitial ? p.h_0 + b * s.proj_width
                        : before == Before::kStep  ? factor(previous, b)
                                                   : zeros;
+      if (is_variant()) {
+        rows.variant[n] = variant_row(rows.t, b);
+        if (variant.has_factor() && (before == Before::kInitial || (before == Before::kStep && state.size() == 0)))
+          rows.h_prev[n] = variant.factor(rows.t, b);
+      }
     }
   }
 };

@@ -31,20 +31,19 @@ const InstructionSet kInstructionSet = [] {
 #else
 
 template <class T>
-constexpr CpuKernels<T> kKernels = {
-    {forward_workspace<T>, forward<T>},
-    {direct_workspace<T>, direct_forward<T>},
-    {one_step_workspace<T>, one_step_forward<T>},
-    product_workspace<T>,
-    product<T>,
-    sum_rows<T>,
-    backward_workspace<T>,
-    backward<T>,
-    widen<T>,
-    hidden<T>,
-    activate_gates<T>,
-    stream<T>,
-    {variant_workspace<T>, variant_forward<T>, variant_backward_workspace<T>, variant_backward<T>, sum_products<T>}};
+constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
+                                    {direct_workspace<T>, direct_forward<T>},
+                                    {one_step_workspace<T>, one_step_forward<T>},
+                                    product_workspace<T>,
+                                    product<T>,
+                                    sum_rows<T>,
+                                    backward_workspace<T>,
+                                    backward<T>,
+                                    widen<T>,
+                                    hidden<T>,
+                                    activate_gates<T>,
+                                    stream<T>,
+                                    {variant_backward_workspace<T>, variant_backward<T>, sum_products<T>}};
 
 const InstructionSet kInstructionSet = {
     LSTM_FUSED_NAME(LSTM_FUSED_ISA), kVectorBytes,    kMultipliesAndAdds, kWidensHalves,

@@ -133,27 +133,33 @@ void norm_backward(int64_t width, const T* grad, const T* weight, const T* norma
   });
 }
 
-template <class T>
-struct VariantMath : VectorMath<T, 1> {
-  using V = Vectors<T, 1>;
+template <class T, int N = 1>
+struct VariantMath : VectorMath<T, N> {
+  using V = Vectors<T, N>;
   static LSTM_FUSED_INLINE V clamped(const V& x, const V& limit) {  // NaN stays NaN
-    const Vec<T> above = x.at[0] > limit.at[0] ? limit.at[0] : x.at[0];
-    return V(above < -limit.at[0] ? -limit.at[0] : above);
+    return V::each([&](int n) {
+      const Vec<T> above = x.at[n] > limit.at[n] ? limit.at[n] : x.at[n];
+      return above < -limit.at[n] ? -limit.at[n] : above;
+    });
   }
   // The value where x is within the limits, else zero.
   static LSTM_FUSED_INLINE V where_within(const V& x, const V& limit, const V& value) {
-    const Vec<T> below = x.at[0] <= limit.at[0] ? value.at[0] : Vec<T>{};
-    return V(x.at[0] >= -limit.at[0] ? below : Vec<T>{});
+    return V::each([&](int n) {
+      const Vec<T> below = x.at[n] <= limit.at[n] ? value.at[n] : Vec<T>{};
+      return x.at[n] >= -limit.at[n] ? below : Vec<T>{};
+    });
   }
 };
 
-// A vector of a cell's options, from unit n on.
-template <class T>
-LSTM_FUSED_INLINE CellExtras<Vectors<T, 1>> extras_at(const VariantCell<T>& cell, int64_t hidden_size, int64_t n,
+// N vectors of a cell's options, from unit(n) on.
+template <class T, int N = 1, class UnitOf>
+LSTM_FUSED_INLINE CellExtras<Vectors<T, N>> extras_at(const VariantCell<T>& cell, int64_t hidden_size, UnitOf&& unit,
                                                       int lanes) {
-  using V = Vectors<T, 1>;
+  using V = Vectors<T, N>;
   CellExtras<V> extras{cell.peepholes != nullptr, cell.cell_clip > 0, {}, cell.cell_clip};
-  const auto peephole = [&](int row) { return V(load(cell.peepholes + row * hidden_size + n, lanes)); };
+  const auto peephole = [&](int row) {
+    return V::each([&](int n) { return load(cell.peepholes + row * hidden_size + unit(n), lanes); });
+  };
   if (extras.has_peepholes) extras.peepholes = {peephole(0), peephole(1), peephole(2)};
   return extras;
 }

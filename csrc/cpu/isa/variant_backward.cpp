@@ -140,6 +140,9 @@ class Backward : VariantBackwardRows<T> {
   }
 
   T* grad_hidden(int64_t b) const { return grad_hiddens + b * s.hidden_size; }
+  LSTM_FUSED_INLINE CellExtras<V> extras(int64_t unit, int lanes) const {
+    return extras_at(p.cell, s.hidden_size, [=](int) { return unit; }, lanes);
+  }
 
   void cell(int64_t t, int64_t b) const {
     const int64_t width = s.hidden_size, place = t * s.batch + b;
@@ -153,7 +156,7 @@ class Backward : VariantBackwardRows<T> {
     T* const grad_norm = norms ? in_range(p.grad_norm, t, b, width) : grad_hidden(b);
     T* const norm_c = norms ? in_range(p.norm_c, t, b, width) : nullptr;
     for_vectors<T>(width, [&](int64_t n, int lanes) {
-      V inner = extras_at(p.cell, width, n, lanes).template clipped<Math>(load(raw + n, lanes));
+      V inner = extras(n, lanes).template clipped<Math>(load(raw + n, lanes));
       if (norms) {
         const Vec<T> normalised = (inner.at[0] - kept[kMeanC]) * kept[kScaleC];
         store(norm_c + n, normalised, lanes);
@@ -180,10 +183,9 @@ class Backward : VariantBackwardRows<T> {
       const T* const mask = p.cell.zoneout_c != nullptr ? p.cell.zoneout_c + place * width + n : nullptr;
       const ZoneoutGradient<Vec<T>> split = zoneout_backward(mask, p.cell.keeps_c, lanes, of_c);
       const Gates<V> active = {gate(0, n, lanes), gate(1, n, lanes), gate(2, n, lanes), gate(3, n, lanes)};
-      const CellGradient<V> grad =
-          variant_cell_backward<Math, V>(active, load(p.kept.c_prev + place * width + n, lanes), load(raw + n, lanes),
-                                         load(sums + 3 * width + n, lanes), split.after + load(inner_grad + n, lanes),
-                                         extras_at(p.cell, width, n, lanes));
+      const CellGradient<V> grad = variant_cell_backward<Math, V>(
+          active, load(p.kept.c_prev + place * width + n, lanes), load(raw + n, lanes),
+          load(sums + 3 * width + n, lanes), split.after + load(inner_grad + n, lanes), extras(n, lanes));
       store(sums + n, grad.pre.i.at[0], lanes);
       store(sums + width + n, grad.pre.f.at[0], lanes);
       store(sums + 2 * width + n, grad.pre.g.at[0], lanes);

@@ -73,13 +73,13 @@ struct CpuSchedule {
   CpuPlan plan;
   CpuSplit split;
 
-  explicit CpuSchedule(const Stack& stack)
-      : plan(with_wanted_kernel(
-            plan_cpu(stack.problem(false, false, false), {.num_threads = parallel.num_threads,
-                                                          .vector_bytes = instruction_set().vector_bytes,
-                                                          .multiplies_pairs = multiplies_pairs(stack),
-                                                          .l2_bytes = l2_bytes()}),
-            stack.seq_len)),
+  explicit CpuSchedule(const Stack& stack) : CpuSchedule(stack.problem(false, false, false), multiplies_pairs(stack)) {}
+  explicit CpuSchedule(const Problem& problem, bool pairs = false)
+      : plan(with_wanted_kernel(plan_cpu(problem, {.num_threads = parallel.num_threads,
+                                                   .vector_bytes = instruction_set().vector_bytes,
+                                                   .multiplies_pairs = pairs,
+                                                   .l2_bytes = l2_bytes()}),
+                                problem.seq_len)),
         split(plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows) {
     parallel.num_threads = std::min(parallel.num_threads, plan.num_tasks);
   }

@@ -2,35 +2,10 @@
 #include <utility>
 
 #include "torch/call.h"
-#include "torch/cpu/cpu.h"
+#include "torch/cpu/input_projection.h"
 
 namespace lstm_fused {
 namespace {
-
-// Whether the recurrence forms x W_ih^T itself, which saves writing it to memory and reading it back but reads W_ih at
-// every step. That takes a few rows for each tile; for weights that do not stay in cache, more rows to hide the
-// reading; and a panel of W_ih that nearly stays in the first-level cache from one tile to the next. Time of inference
-// with torch's product over that with our own, one AVX-512 core, (T, B, I, H): 1.16 at (32, 8, 64, 64), 1.11 at (32,
-// 64, 64, 64), 1.08 at (32, 64, 256, 256); 0.90 at (256, 1, 64, 64), 0.89 at (32, 16, 256, 256), 0.97 at (16, 64, 512,
-// 512), 0.92 at (32, 64, 1024, 64). Without fused multiply-add the sums of a product of its own are closer. Nothing
-// else decides: the order of the sums must not depend on the number of threads.
-bool projects_input(const Stack& stack, int64_t input_size, int64_t element_bytes) {
-  constexpr int64_t kLeastRows = 4, kMostInputs = 512;
-  constexpr int64_t kBytesPerRow = 64 * 1024, kMostRows = 64;  // that share one reading of the weights
-  const int64_t weight_bytes = kNumGates * stack.hidden_size * (input_size + stack.proj_width) * element_bytes;
-  return instruction_set().multiplies_and_adds && stack.batch >= kLeastRows && input_size <= kMostInputs &&
-         weight_bytes <= kBytesPerRow * std::min(stack.batch, kMostRows);
-}
-
-// Otherwise, how many steps to project and then run at a time: x W_ih^T should still be in the second-level cache when
-// the recurrence reads it, and the product should have a few hundred rows to be worth its own packing. Where only x is
-// widened, a range need not be long.
-int64_t steps_per_range(const Stack& stack, int64_t element_bytes, bool fuses_input) {
-  constexpr int64_t kRows = 512, kFusedRows = 128;
-  const int64_t cached_rows = l2_bytes() / 2 / (kNumGates * stack.hidden_size * element_bytes);
-  const int64_t rows = fuses_input ? kFusedRows : cached_rows > kRows ? cached_rows : kRows;
-  return stack.batch < rows ? rows / (stack.batch > 0 ? stack.batch : 1) : 1;
-}
 
 // Half types are computed in float. Weights are widened by the kernels as they read them, or W_ih here where torch
 // multiplies by it; x a range of steps at a time; and what comes out is rounded step by step.
@@ -89,14 +64,14 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
     shape.cells_stride = rounds ? hidden : cells_stride;
     shape.cells_time = current_cells ? 0 : stack.batch * cells_stride;
 
+    const InputProjection projection = {stack.batch, input_size, hidden, stack.proj_width, sizeof(T)};
     const bool fuses_input = is_one_step ? instruction_set().multiplies_and_adds
                              : is_direct ? schedule.plan.direct_w_ih && stack.seq_len == 1
-                                         : projects_input(stack, input_size, sizeof(T));
+                                         : projection.in_recurrence();
     const int64_t fused_size = fuses_input ? input_size : 0;
     const bool widens_x = rounds && !(fuses_input && pairs);
     const bool whole = fuses_input && !widens_x;
-    const int64_t range =
-        whole ? stack.seq_len : std::min(steps_per_range(stack, sizeof(T), fuses_input), stack.seq_len);
+    const int64_t range = whole ? stack.seq_len : std::min(projection.steps_per_range(fuses_input), stack.seq_len);
     const int64_t range_rows = std::min(range * stack.batch, rows);
     // Scratch, one behind the other: the recurrence's, then of each direction gates, x and the last two steps' h.
     const bool keeps_in_place = stack.keeps_gates && !rounds;

@@ -170,9 +170,8 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
                                      .grad_c_0 = data<T>(results.c_0)};
   if (!norms) params.grad_ih = params.grad_hh = params.grad_sums;
 
-  Parallel parallel = torch_threads();
-  const Parallel all_threads = parallel;
-  const CpuSplit split = variant_split(layer, parallel);
+  const Parallel all_threads = torch_threads();
+  const CpuSchedule schedule(layer.problem(/*training=*/true));
   const Tensor x = dense(call.x, layer.dtype);
   const Tensor own_x = needs_weights ? without_padding<T>(layer, x) : x;
   std::optional<WeightGradients<T>> gradients;
@@ -185,8 +184,8 @@ VariantInputGrads backward(const VariantCall& call, const VariantOutputGrads& gr
                               .num_directions = 1,
                               .workspace = data<T>(scratch),
                               .steps = {begin, end},
-                              .split = split,
-                              .parallel = parallel});
+                              .split = schedule.split,
+                              .parallel = schedule.parallel});
     const int64_t first = params.first_time * batch, rows = (end - begin) * batch;
     if (gradients) gradients->add(first, rows, params, const_data<T>(own_x) + first * layer.input_size);
     if (!needs_input) continue;

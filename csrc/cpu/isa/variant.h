@@ -2,7 +2,9 @@
 // options of a cell as vectors.
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstring>
 
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/panels.h"
@@ -74,19 +76,37 @@ LSTM_FUSED_INLINE void for_vectors(int64_t width, F&& f) {
     with_lanes<T>(valid_lanes<T>(n, width), [&](auto lanes) { f(n, lanes.value); });
 }
 
-// The sum over a row of f(n, lanes), vectors whose lanes past the row are zero; of running sums, as products are.
+// Halves onto each other: one lane after the other would wait for every sum.
+template <class T>
+LSTM_FUSED_INLINE T sum_of_lanes(Vec<T> v) {
+  T lanes[kLanes<T>];
+  std::memcpy(lanes, &v, sizeof(v));
+#pragma GCC unroll 8
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
+}
+
+// The sums over a row of f(n, lanes), one vector or an array of them, whose lanes past the row are zero; of running
+// sums, as products are.
 template <class T, class F>
-LSTM_FUSED_INLINE T sum_over(int64_t width, F&& f) {
-  Vec<T> total = {};
+LSTM_FUSED_INLINE auto sums_over(int64_t width, F&& f) {
+  using Values = decltype(f(int64_t{}, kLanes<T>));
+  constexpr int kCount = sizeof(Values) / sizeof(Vec<T>);
+  Vec<T> totals[kCount] = {};
   for (int64_t n = 0; n < width;) {
-    Vec<T> sum = {};
+    Vec<T> sums[kCount] = {};
     for (const int64_t end = min(width, n + kChain * kLanes<T>); n < end; n += kLanes<T>)
-      with_lanes<T>(valid_lanes<T>(n, width), [&](auto lanes) { sum += f(n, lanes.value); });
-    total += sum;
+      with_lanes<T>(valid_lanes<T>(n, width), [&](auto lanes) {
+        const Values values = f(n, lanes.value);
+        for (int v = 0; v < kCount; ++v) sums[v] += reinterpret_cast<const Vec<T>*>(&values)[v];
+      });
+    for (int v = 0; v < kCount; ++v) totals[v] += sums[v];
   }
-  T result = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) result += total[lane];
-  return result;
+  std::array<T, kCount> results{};
+  for (int v = 0; v < kCount; ++v) results[v] = sum_of_lanes<T>(totals[v]);
+  return results;
 }
 
 // The first n lanes of a vector, zero past them.
@@ -103,20 +123,17 @@ struct Moments {
 
 constexpr double kEpsilon = 1e-5;  // as lstm_fused/reference.py
 
-// Of a row f(n, lanes). Its mean is found twice, so that a large one does not spoil the differences from it.
+// Of a row f(n, lanes). The second pass is over differences from the first one's mean, so that a large mean does not
+// spoil them.
 template <class T, class F>
 LSTM_FUSED_INLINE Moments<T> moments(int64_t width, F&& f) {
-  const T count = static_cast<T>(width);
-  T mean = sum_over<T>(width, f) / count;
-  const auto centred = [&](int64_t n, int lanes) { return first_lanes<T>(f(n, lanes) - mean, lanes); };
-  mean += sum_over<T>(width, centred) / count;
-  const T variance = sum_over<T>(width,
-                                 [&](int64_t n, int lanes) {
-                                   const Vec<T> difference = centred(n, lanes);
-                                   return difference * difference;
-                                 }) /
-                     count;
-  return {mean, 1 / std::sqrt(variance + static_cast<T>(kEpsilon))};
+  const T count = static_cast<T>(width), near = sums_over<T>(width, f)[0] / count;
+  const auto [differences, squares] = sums_over<T>(width, [&](int64_t n, int lanes) {
+    const Vec<T> difference = first_lanes<T>(f(n, lanes) - near, lanes);
+    return std::array{difference, difference * difference};
+  });
+  const T rest = differences / count, variance = squares / count - rest * rest;
+  return {near + rest, 1 / std::sqrt(variance + static_cast<T>(kEpsilon))};
 }
 
 // to = the gradient of a row before its norm, where `grad` is that of its result, `normalised` the row without the
@@ -124,10 +141,11 @@ LSTM_FUSED_INLINE Moments<T> moments(int64_t width, F&& f) {
 template <class T>
 void norm_backward(int64_t width, const T* grad, const T* weight, const T* normalised, T scale, T* to) {
   const auto weighted = [&](int64_t n, int lanes) { return load(grad + n, lanes) * load(weight + n, lanes); };
-  const T count = static_cast<T>(width), mean = sum_over<T>(width, weighted) / count;
-  const T slope =
-      sum_over<T>(width, [&](int64_t n, int lanes) { return weighted(n, lanes) * load(normalised + n, lanes); }) /
-      count;
+  const auto [sum, product] = sums_over<T>(width, [&](int64_t n, int lanes) {
+    const Vec<T> value = weighted(n, lanes);
+    return std::array{value, value * load(normalised + n, lanes)};
+  });
+  const T count = static_cast<T>(width), mean = sum / count, slope = product / count;
   for_vectors<T>(width, [&](int64_t n, int lanes) {
     store(to + n, scale * (weighted(n, lanes) - mean - slope * load(normalised + n, lanes)), lanes);
   });

@@ -69,11 +69,14 @@ class VariantForward {
   void norm_cells(const VariantRow<T>& row, T* hidden) const {
     const int64_t width = s.hidden_size;
     T *const input = gates_row(p.gates, row), *const sums = recurrent_sums(row.t, row.b);
-    const T scale_ih = normalise(input, gates_width()), scale_hh = normalise(sums, gates_width());
+    const auto of_row = [&](const T* from) {
+      return moments<T>(gates_width(), [=](int64_t n, int lanes) { return load(from + n, lanes); });
+    };
+    const Moments<T> of_x = of_row(input), of_h = of_row(sums);
     for_cells(row, [&](const Place* at, auto together, int lanes) {
       using V = Vectors<T, together.value>;
       const auto pre = [&](int gate) {
-        return V::each([&](int n) { return normed_sum(input, sums, gate * width + at[n].unit, lanes); });
+        return V::each([&](int n) { return normed_sum(of_x, input, of_h, sums, gate * width + at[n].unit, lanes); });
       };
       cells<together.value>(at, {pre(0), pre(1), pre(2), pre(3)}, hidden, lanes);
     });
@@ -83,11 +86,11 @@ class VariantForward {
     };
     const Moments<T> m = moments<T>(width, clipped);
     if (T* const kept = v().kept.statistics) {
-      T* const of_row = state(kept, row.t, row.b, kNumStatistics);
-      of_row[kScaleIh] = scale_ih;
-      of_row[kScaleHh] = scale_hh;
-      of_row[kMeanC] = m.mean;
-      of_row[kScaleC] = m.scale;
+      T* const scales = state(kept, row.t, row.b, kNumStatistics);
+      scales[kScaleIh] = of_x.scale;
+      scales[kScaleHh] = of_h.scale;
+      scales[kMeanC] = m.mean;
+      scales[kScaleC] = m.scale;
     }
     const Norm<T>& norm = v().cell.norm_c;
     for_cells(row, [&](const Place* at, auto together, int lanes) {
@@ -191,21 +194,19 @@ class VariantForward {
     }
   }
 
-  // In place; what it was multiplied with.
-  static T normalise(T* row, int64_t width) {
-    const Moments<T> m = moments<T>(width, [&](int64_t n, int lanes) { return load(row + n, lanes); });
-    for_vectors<T>(width,
-                   [&](int64_t n, int lanes) { store(row + n, (load(row + n, lanes) - m.mean) * m.scale, lanes); });
-    return m.scale;
-  }
-
-  // Of both normalised sums: what a gate is taken of.
-  LSTM_FUSED_INLINE Vec<T> normed_sum(const T* input, const T* sums, int64_t n, int lanes) const {
-    const Norm<T>&of_x = v().cell.norm_ih, &of_h = v().cell.norm_hh;
-    Vec<T> bias = load(of_x.bias + n, lanes) + load(of_h.bias + n, lanes);
+  // Of both sums, normalised: what a gate is taken of. Backward wants them so.
+  LSTM_FUSED_INLINE Vec<T> normed_sum(const Moments<T>& of_x, T* input, const Moments<T>& of_h, T* sums, int64_t n,
+                                      int lanes) const {
+    const Norm<T>&norm_x = v().cell.norm_ih, &norm_h = v().cell.norm_hh;
+    Vec<T> bias = load(norm_x.bias + n, lanes) + load(norm_h.bias + n, lanes);
     if (p.b_ih != nullptr) bias += load(p.b_ih + n, lanes) + load(p.b_hh + n, lanes);
-    const Vec<T> from_x = load(input + n, lanes) * load(of_x.weight + n, lanes);
-    return multiply_add(load(sums + n, lanes), load(of_h.weight + n, lanes), from_x) + bias;
+    const Vec<T> from_x = (load(input + n, lanes) - of_x.mean) * of_x.scale,
+                 from_h = (load(sums + n, lanes) - of_h.mean) * of_h.scale;
+    if (v().kept.all_states) {
+      store(input + n, from_x, lanes);
+      store(sums + n, from_h, lanes);
+    }
+    return multiply_add(from_h, load(norm_h.weight + n, lanes), from_x * load(norm_x.weight + n, lanes)) + bias;
   }
 };
 

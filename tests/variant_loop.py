@@ -140,9 +140,9 @@ def by_hand(call: Call, seed: int = 0, draws: torch.dtype | None = None) -> list
             if training and cell.recurrent_dropout:
                 mask = dropped((case.rows, case.width), cell.recurrent_dropout)
             if training and p_h:
-                e = torch.bernoulli(torch.ones(e.shape, **draw), p_h).to(call.input.dtype)
+                e = (torch.rand(e.shape, **draw) < p_h).to(call.input.dtype)
             if training and p_c:
-                c_mask = torch.bernoulli(torch.ones(c_mask.shape, **draw), p_c).to(call.input.dtype)
+                c_mask = (torch.rand(c_mask.shape, **draw) < p_c).to(call.input.dtype)
             rows = []
             for b in range(case.rows):
                 one = slice(b, b + 1)

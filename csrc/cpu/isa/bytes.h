@@ -16,7 +16,7 @@ constexpr float kLeastRow = 1e-35f;  // rows of smaller numbers count as zero: 1
 
 #if defined(__AVX512F__)
 // Rows of bytes u that stand for u - 128 (product.h's multiply, of these weights).
-template <class E, int R, int V, bool>
+template <class E, int R, int V, int>
 __attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(const uint8_t* const* rows,
                                                                                 int64_t terms,
                                                                                 const ByteProducts* panel,

@@ -48,9 +48,10 @@ LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, boo
 template <int R, int V, class E, class W, class Take>
 LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, Take&& take) {
   constexpr int kTogether = R <= kWideRows ? V : kTileVectors;
+  constexpr int kFetchedRows = R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows;
   for (int begin = 0; begin < V; begin += kTogether) {
     const W* const panel = panels.from(begin / kTileVectors).begin;
-    const auto acc = multiply<E, R, kTogether, R != 1>(rows, terms, panel, kPanelWidth<E>, panels.distance);
+    const auto acc = multiply<E, R, kTogether, kFetchedRows>(rows, terms, panel, kPanelWidth<E>, panels.distance);
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTogether; ++v) take(r, begin + v, acc.at[r][v]);
   }

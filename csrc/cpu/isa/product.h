@@ -30,8 +30,10 @@ constexpr int kWideRows = 3;  // of a tile of kWideVectors, at most
 // product is rounded as well.
 constexpr int64_t kChain = kMultipliesAndAdds ? 64 : 16;
 
-// How far ahead of the product a panel is fetched, and how many vectors at a time.
-constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4, kFetchedVectors = LSTM_FUSED_NEON ? kTileVectors : 1;
+// How far ahead of the product a panel is fetched, one that no other cache than the third may have farther, and how
+// many vectors at a time.
+constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4, kFarRows = LSTM_FUSED_NEON ? 16 : 32;
+constexpr int kFetchedVectors = LSTM_FUSED_NEON ? kTileVectors : 1;
 
 template <class T, int R, int V = kTileVectors>
 struct Accumulators {
@@ -98,15 +100,15 @@ LSTM_FUSED_INLINE void fetch_element(const W* place, int64_t distance) {
 
 // A panel that is part of a matrix, whose type it has, has the distance between its rows, or between pairs of them.
 // More vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain`
-// elements. Fetching ahead is for what comes from afar, or where the rows give it time. Where an element of A is a
-// pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
-template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class A, class W>
+// elements. Fetching `fetched_rows` ahead, or 0, is for what comes from afar, or where the rows give it time. Where an
+// element of A is a pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
+template <class E, int R, int V = kTileVectors, int fetched_rows = kPrefetchRows, class A, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int64_t terms, const W* panel,
                                                                 int64_t panel_stride, int64_t next_panel,
                                                                 int64_t chain) {
   using T = Wide<E>;
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<E>; };
-  constexpr int kAhead = kPrefetchRows * (std::is_same_v<W, E> ? 1 : kTerms<E>);
+  constexpr int kAhead = fetched_rows * (std::is_same_v<W, E> ? 1 : kTerms<E>);
   const int64_t k_size = terms / kTerms<E>;
   Accumulators<T, R, V> result;
   int64_t k = 0;
@@ -117,7 +119,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
     const auto weights = [&](int j, int v) __attribute__((always_inline)) {
-      if (fetches_ahead && v % kFetchedVectors == 0)
+      if (fetched_rows > 0 && v % kFetchedVectors == 0)
         fetch_element<E>(place(v) + (j + kAhead) * panel_stride, panel_stride / kTerms<E>);
       return load_element<E>(place(v) + j * panel_stride, panel_stride / kTerms<E>);
     };
@@ -169,11 +171,11 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
 }
 
 // Of rows that lie apart.
-template <class E, int R, int V = kTileVectors, bool fetches_ahead = true, class W>
+template <class E, int R, int V = kTileVectors, int fetched_rows = kPrefetchRows, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
                                                        int64_t panel_stride = V * kLanes<E>,
                                                        int64_t next_panel = kPanelWidth<E>) {
-  return multiply_elements<E, R, V, fetches_ahead>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, kChain);
+  return multiply_elements<E, R, V, fetched_rows>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, kChain);
 }
 
 template <int N>

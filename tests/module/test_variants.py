@@ -43,7 +43,7 @@ SIZES = [(1, 1, 1, 1), (7, 3, 17, 17), (2, 17, 1, 129), (5, 1, 111, 111), (3, 20
 @pytest.mark.parametrize("names", [*NAMES[:1], *NAMES[3:6], "zoneout recurrent_dropout cell_clip peephole", ALL])
 def test_float32_is_accurate(names: str, size: tuple[int, int, int, int]):
     case = Case(*size, proj_size=size[3] // 3 if names == ALL and size[3] > 10 else 0, seed=3)
-    times = 40 if max(size) < 20 else 2  # where few elements, or steps that amplify, decide
+    times = 40 if max(size) < 20 else 2  # where few elements decide
     assert_accurate(case, times, **options_of(names))
 
 

@@ -64,7 +64,7 @@ class Direct {
       const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
       columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, columns.begin,
                             columns.end, output_row);
-      layer.round_columns(chunk, columns.begin, columns.end);
+      layer.after_projection(chunk, columns.begin, columns.end);
     });
   }
 

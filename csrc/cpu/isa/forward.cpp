@@ -98,7 +98,7 @@ class Forward {
     layer.template for_rows<kChunk>(step, rows, [&](const Chunk& chunk) {
       for (int64_t block = blocks.begin; block < blocks.end; ++block)
         for_row_tiles(chunk.count, [&](int64_t first, auto rows) { projection_tile<rows.value>(chunk, first, block); });
-      layer.round_columns(chunk, blocks.begin * kPanelWidth<T>, min(s.proj_width, blocks.end * kPanelWidth<T>));
+      layer.after_projection(chunk, blocks.begin * kPanelWidth<T>, min(s.proj_width, blocks.end * kPanelWidth<T>));
     });
   }
 

@@ -132,7 +132,7 @@ class OneStep {
   void project(int64_t, Range, Range blocks) const {
     for_groups(blocks, [&](int64_t block, const Rows& rows, auto vectors, const T* panel) {
       project<vectors.value>(rows, panel, block * kLanes<T>);
-      layer.round_columns(rows, block * kLanes<T>, min(s.proj_width, (block + 1) * kLanes<T>));
+      layer.after_projection(rows, block * kLanes<T>, min(s.proj_width, (block + 1) * kLanes<T>));
     });
   }
 

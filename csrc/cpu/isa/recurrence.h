@@ -99,7 +99,7 @@ struct Recurrence {
 
   // After its projection: columns [begin, end) of h.
   template <int kRows>
-  void round_columns(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
+  void after_projection(const StepRows<T, kRows>& rows, int64_t begin, int64_t end) const {
     if constexpr (!kMultipliesPairs) {
       with_rounded([&](auto* output, auto*, auto*) {
         for (int64_t n = 0; n < rows.count; ++n) {

@@ -140,14 +140,16 @@ LSTM_FUSED_INLINE Moments<T> moments(int64_t width, F&& f) {
 // norm's weight and bias, and `scale` what it was multiplied with.
 template <class T>
 void norm_backward(int64_t width, const T* grad, const T* weight, const T* normalised, T scale, T* to) {
-  const auto weighted = [&](int64_t n, int lanes) { return load(grad + n, lanes) * load(weight + n, lanes); };
+  // The gradient of the normalised row is rounded before its mean is: what a norm of equal numbers leaves of it is
+  // zero.
   const auto [sum, product] = sums_over<T>(width, [&](int64_t n, int lanes) {
-    const Vec<T> value = weighted(n, lanes);
-    return std::array{value, value * load(normalised + n, lanes)};
+    const Vec<T> weighted = load(grad + n, lanes) * load(weight + n, lanes);
+    store(to + n, weighted, lanes);
+    return std::array{weighted, weighted * load(normalised + n, lanes)};
   });
   const T count = static_cast<T>(width), mean = sum / count, slope = product / count;
   for_vectors<T>(width, [&](int64_t n, int lanes) {
-    store(to + n, scale * (weighted(n, lanes) - mean - slope * load(normalised + n, lanes)), lanes);
+    store(to + n, scale * (load(to + n, lanes) - mean - slope * load(normalised + n, lanes)), lanes);
   });
 }
 

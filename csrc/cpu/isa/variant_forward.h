@@ -34,6 +34,7 @@ class VariantForward {
 
   // What no step leaves: factors that begin a segment, and what backward multiplies with zero past a row's length.
   void prepare(Steps steps) const {
+    if (!has_factor()) return;
     for (int64_t step = steps.begin; step < steps.end; ++step)
       for (int64_t b = 0; b < s.batch; ++b) prepare(clock.time(step), b);
   }
@@ -141,7 +142,7 @@ class VariantForward {
     const VariantKept<T>& kept = v().kept;
     const bool over = t >= clock.length(b);
     const Before before = over ? Before::kNothing : clock.before(t, b);
-    if (kept.factor != nullptr && before == Before::kInitial) {
+    if (before == Before::kInitial) {
       const T *const h = p.h_0 + b * s.proj_width, *const mask = v().cell.recurrent_mask;
       for (int64_t n = 0; n < s.proj_width; ++n)
         factor(t, b)[n] = mask != nullptr ? mask[b * s.proj_width + n] * h[n] : h[n];

@@ -149,6 +149,8 @@ lstm_variant_backward_projection_kernel(LSTM_FUSED_PARAMS VariantBackwardStep<El
       [&](int64_t b, int64_t n, T sum) { backward_unit(rows, t, b, n, sum); });
 }
 
+// The gradient of a normalised row, times the norm's weight, lies in memory before its mean is known, as the mean is of
+// what was rounded: what a norm of equal numbers leaves of it is zero.
 template <class T>
 LSTM_FUSED_DEVICE void backward_normalised(const VariantBackwardRows<T>& rows, int64_t t, int64_t b) {
   const auto& p = rows.p;
@@ -156,14 +158,16 @@ LSTM_FUSED_DEVICE void backward_normalised(const VariantBackwardRows<T>& rows, i
   const T* const kept = p.kept.statistics + place * kNumStatistics;
   T *const grad_norm = rows.in_range(p.grad_norm, t, b, width), *const norm_c = rows.in_range(p.norm_c, t, b, width),
            *const sums = rows.in_range(p.grad_sums, t, b, gates_width);
+  T* const hidden = p.grad_hidden + b * width;
   T of_c[2] = {};  // sums of the weighted gradient of LN(c~), and of its products with c~ normalised
   for_units(width, [&](int64_t n) {
     const T weight = p.cell.norm_c.weight[n], normalised = (clipped_at(rows, t, b, n) - kept[kMeanC]) * kept[kScaleC];
     const HiddenGradient<T> grad =
-        through_hidden(rows, t, b, n, normalised * weight + p.cell.norm_c.bias[n], p.grad_hidden[b * width + n]);
+        through_hidden(rows, t, b, n, normalised * weight + p.cell.norm_c.bias[n], hidden[n]);
     norm_c[n] = normalised;
     sums[3 * width + n] = grad.pre_o;
     grad_norm[n] = grad.inner;
+    hidden[n] = grad.inner * weight;
     of_c[0] += grad.inner * weight;
     of_c[1] += grad.inner * weight * normalised;
   });
@@ -173,28 +177,28 @@ LSTM_FUSED_DEVICE void backward_normalised(const VariantBackwardRows<T>& rows, i
   const auto multiplied = [](T x, T y) { return x * y; };
   T of_gates[4] = {};  // the same of LN(W_ih x), then of LN(W_hh h)
   for_units(width, [&](int64_t n) {
-    const T count = static_cast<T>(width), weighted = grad_norm[n] * p.cell.norm_c.weight[n];
-    const T of_inner = kept[kScaleC] * (weighted - of_c[0] / count - of_c[1] / count * norm_c[n]);
+    const T count = static_cast<T>(width);
+    const T of_inner = kept[kScaleC] * (hidden[n] - of_c[0] / count - of_c[1] / count * norm_c[n]);
     const Gates<T> pre = through_cell(rows, t, b, n, sums[3 * width + n], of_inner);
-    const auto add_up = [&](T* to, const T* weight, const T* normalised) {
+    const auto add_up = [&](T* to, T* weighted, const T* weight, const T* normalised) {
       const Gates<T> of_norm = gate_by_gate(multiplied, pre, load_gates(weight + n, width));
+      store_gates(rows.in_range(weighted, t, b, gates_width) + n, width, of_norm);
       to[0] += sum_of(of_norm);
       to[1] += sum_of(gate_by_gate(multiplied, of_norm, load_gates(normalised + n, width)));
     };
-    add_up(of_gates, p.cell.norm_ih.weight, input);
-    add_up(of_gates + 2, p.cell.norm_hh.weight, recurrent);
+    add_up(of_gates, p.grad_ih, p.cell.norm_ih.weight, input);
+    add_up(of_gates + 2, p.grad_hh, p.cell.norm_hh.weight, recurrent);
   });
   block_sums<2>(of_gates);
   for_units(width, [&](int64_t n) {
     const T count = static_cast<T>(gates_width);
-    const Gates<T> pre = load_gates(sums + n, width);
-    const auto before_norm = [&](T* to, const T* weight, const T* normalised, T scale, T sum, T slope) {
-      const auto formula = [&](T grad, T w, T x) { return scale * (grad * w - sum / count - slope / count * x); };
-      store_gates(rows.in_range(to, t, b, gates_width) + n, width,
-                  gate_by_gate(formula, pre, load_gates(weight + n, width), load_gates(normalised + n, width)));
+    const auto before_norm = [&](T* grads, const T* normalised, T scale, T sum, T slope) {
+      T* const grad = rows.in_range(grads, t, b, gates_width) + n;
+      const auto formula = [&](T weighted, T x) { return scale * (weighted - sum / count - slope / count * x); };
+      store_gates(grad, width, gate_by_gate(formula, load_gates(grad, width), load_gates(normalised + n, width)));
     };
-    before_norm(p.grad_ih, p.cell.norm_ih.weight, input, kept[kScaleIh], of_gates[0], of_gates[1]);
-    before_norm(p.grad_hh, p.cell.norm_hh.weight, recurrent, kept[kScaleHh], of_gates[2], of_gates[3]);
+    before_norm(p.grad_ih, input, kept[kScaleIh], of_gates[0], of_gates[1]);
+    before_norm(p.grad_hh, recurrent, kept[kScaleHh], of_gates[2], of_gates[3]);
   });
 }
 

@@ -30,7 +30,7 @@ def with_dropped_weights(weights: Sequence[Tensor], num_states: int, probability
     """Merity et al. 2017: dropout of the elements of every w_hh, the second weight of each layer and direction."""
     per_state = max(1, len(weights) // num_states)
     return [
-        torch.nn.functional.dropout(weight, probability) if n % per_state == 1 else weight
+        weight * _dropout_mask(probability, weight) if n % per_state == 1 else weight
         for n, weight in enumerate(weights)
     ]
 
@@ -118,7 +118,7 @@ def drawn(cell: CellOptions, x: Tensor, h_0: Tensor, c_0: Tensor, training: bool
     recurrent_mask = None
     if training:
         if cell.recurrent_dropout:
-            recurrent_mask = torch.nn.functional.dropout(torch.ones_like(h_0), cell.recurrent_dropout)
+            recurrent_mask = _dropout_mask(cell.recurrent_dropout, h_0)
         steps = x.size(0)
         if zoneout_h:
             zoneout_h = _ones(zoneout_h, (steps, *h_0.shape), h_0)
@@ -127,9 +127,13 @@ def drawn(cell: CellOptions, x: Tensor, h_0: Tensor, c_0: Tensor, training: bool
     return Variant(zoneout_h, zoneout_c, recurrent_mask, cell.cell_clip, cell.peephole, cell.layer_norm)
 
 
-def _ones(probability: float, size: tuple[int, ...], like: Tensor) -> Tensor:
-    """Else zeros. On a CPU ``torch.bernoulli`` takes twice as long."""
-    return (torch.rand(size, dtype=like.dtype, device=like.device) < probability).to(like.dtype)
+def _ones(probability: float, size: Sequence[int], like: Tensor) -> Tensor:
+    """Else zeros; the same for all dtypes. On a CPU ``torch.bernoulli`` takes twice as long."""
+    return (torch.rand(size, dtype=torch.float32, device=like.device) < probability).to(like.dtype)
+
+
+def _dropout_mask(probability: float, like: Tensor) -> Tensor:
+    return _ones(1 - probability, like.shape, like) * (1 / (1 - probability))
 
 
 def check_weights(own: Sequence[Tensor], cell: CellOptions, layout: checks.Layout, first: Tensor) -> None:

@@ -104,10 +104,10 @@ def ours(call: Call, seed: int = 0) -> list[Tensor]:
 
 
 def by_hand(call: Call, seed: int = 0, draws: torch.dtype | None = None) -> list[Tensor]:
-    """The same; masks are drawn in `draws`, the dtype of the call by default."""
+    """The same; masks of dropout are rounded as in `draws`, the dtype of the call by default."""
     case, module = call.case, call.module
     torch.manual_seed(seed)
-    draw = {"dtype": draws or call.input.dtype}
+    dtype = draws or call.input.dtype
     own = dict(module.named_parameters())
     cell = module.cell_options or lstm_fused.functional.CellOptions()
     training = module.training
@@ -116,8 +116,11 @@ def by_hand(call: Call, seed: int = 0, draws: torch.dtype | None = None) -> list
     shape = (len(suffixes), case.rows)
     h_0, c_0 = call.hx or (zeros((*shape, case.width)), zeros((*shape, case.hidden_size)))
 
+    def ones(like: Sequence[int], p: float) -> Tensor:
+        return (torch.rand(like, dtype=torch.float32) < p).to(call.input.dtype)
+
     def dropped(like: Sequence[int], p: float) -> Tensor:
-        return torch.nn.functional.dropout(torch.ones(like, **draw), p).to(call.input.dtype)
+        return ones(like, 1 - p) * (1 / torch.tensor(1 - p, dtype=dtype)).to(call.input.dtype)
 
     if training and cell.weight_dropout:
         for suffix in suffixes:
@@ -126,8 +129,9 @@ def by_hand(call: Call, seed: int = 0, draws: torch.dtype | None = None) -> list
     steps = case.seq_len, case.rows
     between = []
     if training and case.dropout:
-        wide = (*steps, case.directions * case.width)
-        between = [dropped(wide, case.dropout) for _ in range(case.num_layers - 1)]
+        wide = torch.ones((*steps, case.directions * case.width), dtype=dtype)
+        masks = [torch.nn.functional.dropout(wide, case.dropout) for _ in range(case.num_layers - 1)]
+        between = [mask.to(call.input.dtype) for mask in masks]
     x, last_h, last_c = call.input, [], []
     for layer in range(case.num_layers):
         if layer and between:
@@ -141,9 +145,9 @@ def by_hand(call: Call, seed: int = 0, draws: torch.dtype | None = None) -> list
             if training and cell.recurrent_dropout:
                 mask = dropped((case.rows, case.width), cell.recurrent_dropout)
             if training and p_h:
-                e = (torch.rand(e.shape, **draw) < p_h).to(call.input.dtype)
+                e = ones(e.shape, p_h)
             if training and p_c:
-                c_mask = (torch.rand(c_mask.shape, **draw) < p_c).to(call.input.dtype)
+                c_mask = ones(c_mask.shape, p_c)
             rows = []
             for b in range(case.rows):
                 one = slice(b, b + 1)

@@ -300,17 +300,17 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
     }
     if (apart) look(next);
     block_barrier();
-    if (is_own)
+    if (is_own) {
       cells(turn, place);
-    else
+      if (!alternates) settle();
+    } else {
       settle();
+    }
     if (!apart) {
-      // Of two halves none looks before this block has sent.
-      if (kSums == 1 || alternates) block_barrier();  // sums in one place have been read
+      block_barrier();  // sums in one place have been read; nor is it worth a look before this block has sent
       look(next);
     }
-    if (!alternates) settle();
-    is_own = !(alternates && is_own);
+    is_own = is_own != alternates;
     if (is_own && turns.exists(next)) {
       prepare(next, own);
       own = next;

@@ -176,7 +176,7 @@ def launch(simulator: Simulator, run: Run, num_steps: int, seed: int = 0) -> Lau
     forward, backward = passes(simulator, run, num_steps)
 
     kind = "group_stack" if run.kind == "group" and run.num_layers > 1 else run.kind  # layers side by side
-    with simulator.running(kind, run.type == "tf32", seed, num_sms=run.num_sms, room=run.num_sms or H100.num_sms):
+    with simulator.running(kind, run.type == "tf32", seed, num_sms=run.num_sms or H100.num_sms):
         if run.what == "backward":
             results = forward()
         with simulator.timed():

@@ -170,12 +170,14 @@ constexpr int64_t cluster_backward_shared_bytes(DType dtype, int64_t split, int6
 }
 
 // ---- group. Up to as many blocks as the device has SMs, one on each, have the units between them, 16 each, and
-// exchange h, or grad_gates, through global memory. The 8 warps of a block share K. Per lane that is 16 bytes for each
-// of 8 rows of W_hh and chunk of h, or of 2 columns and chunk of grad_gates; the first ones lie in registers, the
-// others in shared memory. Every block reads all of h: fewer units for each would read it more often, more would leave
-// SMs idle at H = 1024 and not fit their registers.
+// exchange h, or grad_gates, through global memory. The 8 warps of a block, or 4, share K. Per lane that is 16 bytes
+// for each of 8 rows of W_hh and chunk of h, or of 2 columns and chunk of grad_gates; the first ones lie in registers,
+// the others in shared memory. Every block reads all of h: fewer units for each would read it more often, more would
+// leave SMs idle at H = 1024 and not fit their registers.
 constexpr int64_t kGroupUnits = 16;
+// Of a block that has an SM to itself. Two blocks of half as many share one.
 constexpr int64_t kGroupWarps = kThreads / kWarp;
+constexpr int64_t kReservedSharedBytes = 1024;  // of an SM, for each block that it has
 struct GroupVariant {
   DType dtype;
   bool tensor_cores;
@@ -208,8 +210,8 @@ constexpr int64_t kGroupMostLayers = 8;
 // Sums of all gates, forward, or of grad_h lie unit by unit, row by row. So many units to a row: neither those who
 // write nor those who read meet a bank twice.
 constexpr int64_t group_sum_stride(bool backward) { return backward ? 20 : 17; }
-constexpr int64_t group_sum_bytes(bool backward) {
-  return kGroupWarps * kTileRows * group_sum_stride(backward) * (backward ? 1 : 4) * 4;
+constexpr int64_t group_sum_bytes(bool backward, int64_t warps) {
+  return warps * kTileRows * group_sum_stride(backward) * (backward ? 1 : 4) * 4;
 }
 // What a cell has from step to step.
 constexpr int64_t kGroupCarriedBytes = 8;
@@ -220,26 +222,26 @@ constexpr int64_t group_blocks(int64_t hidden_size) { return ceil_div(hidden_siz
 constexpr int64_t group_row_tiles(int64_t batch) { return batch > kTileRows ? ceil_div(batch, kTileRows) : 1; }
 
 // Chunks of K for each warp: of h forward, of grad_gates backward.
-constexpr int64_t group_part_chunks(DType dtype, int64_t hidden_size, bool backward) {
-  return ceil_div(num_chunks(dtype, (backward ? 4 : 1) * hidden_size), kGroupWarps);
+constexpr int64_t group_part_chunks(DType dtype, int64_t hidden_size, bool backward, int64_t warps) {
+  return ceil_div(num_chunks(dtype, (backward ? 4 : 1) * hidden_size), warps);
 }
 // Bytes of W_hh (and W_ih) in one block, and of these in its registers.
-constexpr int64_t group_chunk_bytes(GroupVariant variant) {
-  return (variant.stacked ? 2 : 1) * group_lines(variant.backward) * kThreads * (kChunkBytes / 4);
+constexpr int64_t group_chunk_bytes(GroupVariant variant, int64_t warps) {
+  return (variant.stacked ? 2 : 1) * group_lines(variant.backward) * warps * kWarp * (kChunkBytes / 4);
 }
-constexpr int64_t group_weight_bytes(GroupVariant variant, int64_t hidden_size) {
-  return group_part_chunks(variant.dtype, hidden_size, variant.backward) * group_chunk_bytes(variant);
+constexpr int64_t group_weight_bytes(GroupVariant variant, int64_t hidden_size, int64_t warps) {
+  return group_part_chunks(variant.dtype, hidden_size, variant.backward, warps) * group_chunk_bytes(variant, warps);
 }
-constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size) {
-  const int64_t chunks = group_part_chunks(variant.dtype, hidden_size, variant.backward);
+constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size, int64_t warps) {
+  const int64_t chunks = group_part_chunks(variant.dtype, hidden_size, variant.backward, warps);
   const int64_t held = group_chunks_held(variant);
-  return (chunks < held ? chunks : held) * group_chunk_bytes(variant);
+  return (chunks < held ? chunks : held) * group_chunk_bytes(variant, warps);
 }
 // What the registers leave over of the weights; the sums of the warps, of four gates, or of grad_h, where those from
 // the layer above stay apart; and what each tile of rows has.
-constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size, int64_t rows_per_group) {
-  const int64_t sums = group_num_sums(variant.dtype, variant.stacked) * group_sum_bytes(variant.backward);
-  return group_weight_bytes(variant, hidden_size) - group_register_bytes(variant, hidden_size) +
+constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size, int64_t rows_per_group, int64_t warps) {
+  const int64_t sums = group_num_sums(variant.dtype, variant.stacked) * group_sum_bytes(variant.backward, warps);
+  return group_weight_bytes(variant, hidden_size, warps) - group_register_bytes(variant, hidden_size, warps) +
          (variant.stacked && variant.backward ? 2 : 1) * sums + rows_per_group / kTileRows * kGroupTileBytes;
 }
 

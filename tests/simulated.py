@@ -114,6 +114,7 @@ class Simulator:
         self.set_seed(seed)
         self._library.sim_set_device(num_sms)
         self._library.sim_set_max_resident_blocks(num_sms if room is None else room)
+        self._library.sim_set_num_sms(num_sms if room is None else 0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LSTM_FUSED_KERNEL", kind)
             for name in ("forward", "infer", "backward"):

@@ -23,7 +23,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
   using Given = GroupForwardArguments<CellKind, A, kStacked>;
   using T = Element<A>;
   using Turn = Turns::Turn;
-  using Sums = GroupSums<kNumGates>;
+  using Sums = GroupSums<kNumGates, kStacked>;
   constexpr int kLines = kGroupLines<false>;
   using Stack = std::conditional_t<kStacked, StackedForward<A, Given>, SingleLayer>;
   using Cells = typename CellKind::template Forward<A, 1, kTraining, Input::kLoaded>;
@@ -31,7 +31,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
   const auto& p = arguments.layer.direction[block_index().z];
 
   const Sums sums{shared_memory()};
-  const GroupTiles<typename Cells::Carried> tiles{shared_memory() + kNumSums<A, kStacked> * Sums::kBytes};
+  const GroupTiles<typename Cells::Carried> tiles{shared_memory() + kNumSums<A, kStacked> * Sums::bytes()};
   Turns turns({s, p.reverse}, arguments.rows_per_group, 0, tiles.steps(arguments.tiles_per_group));
   const Exchange<T, Given> exchange(arguments);
   const int first_unit = exchange.first_unit();
@@ -45,7 +45,7 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
   const auto move_to = [&](const Turn& turn) {
     cells.move_to(turns.row_of(turn.tile) + cell_row(), turns.num_steps(turn.tile), turn.step);
   };
-  for (int tile = own_half(); tile < turns.num_tiles; tile += 2) {
+  for (int tile = own_half(); tile < turns.num_tiles; tile += num_halves<kStacked>()) {
     move_to({tile, 0});
     cells.begin(stack.is_first());
     exchange.begin(tile, cells.factor(0));
@@ -81,10 +81,10 @@ lstm_group_forward_kernel(LSTM_FUSED_PARAMS GroupForwardArguments<CellKind, A, k
     store_shared(tiles.carried(turn.tile), cells.carried(0));
   };
   const auto leave = [&](const Turn&) { cells.store_present(); };
-  take_turns<kNumSums<A, kStacked>>(turns, exchange, prepare, look, multiply, compute, leave);
+  take_turns<kNumSums<A, kStacked>, kStacked>(turns, exchange, prepare, look, multiply, compute, leave);
 
   block_barrier();  // another thread may have had a cell's last turn
-  for (int tile = own_half(); tile < turns.num_tiles; tile += 2) {
+  for (int tile = own_half(); tile < turns.num_tiles; tile += num_halves<kStacked>()) {
     move_to({tile, 0});
     cells.resume(0, load_shared(tiles.carried(tile)));
     cells.finish();
@@ -99,7 +99,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A,
   using Cells = typename CellKind::template Backward<A, 1, 1, false>;
   using V = GateFactors<Element<A>>;
   using Turn = Turns::Turn;
-  using Sums = GroupSums<1>;
+  using Sums = GroupSums<1, kStacked>;
   constexpr int kLines = kGroupLines<true>;
   using Stack = std::conditional_t<kStacked, StackedBackward<A, Given>, SingleLayer>;
   const LayerShape& s = arguments.layer.shape;
@@ -107,7 +107,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A,
 
   const Sums sums{shared_memory()};  // and beside them, in a stack, those from the layer above
   const GroupTiles<typename Cells::Carried> tiles{shared_memory() +
-                                                  (kStacked ? 2 : 1) * kNumSums<A, kStacked> * Sums::kBytes};
+                                                  (kStacked ? 2 : 1) * kNumSums<A, kStacked> * Sums::bytes()};
   Turns turns({s, p.reverse}, arguments.rows_per_group, 1, tiles.steps(arguments.tiles_per_group));
   const Exchange<V, Given> exchange(arguments);
   const int first_unit = exchange.first_unit();
@@ -119,7 +119,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A,
   block_barrier();
 
   Cells cells(s, p, first_unit + cell_unit());
-  for (int tile = own_half(); tile < turns.num_tiles; tile += 2) {
+  for (int tile = own_half(); tile < turns.num_tiles; tile += num_halves<kStacked>()) {
     exchange.begin(tile, V{});
     store_shared(tiles.carried(tile), cells.first_carried(turns.row_of(tile) + cell_row()));
   }
@@ -160,7 +160,7 @@ lstm_group_backward_kernel(LSTM_FUSED_PARAMS GroupBackwardArguments<CellKind, A,
     if (!A::kTensorCore) cells.go_to(turns.num_steps(turn.tile), turn.step);
     cells.store_present();
   };
-  take_turns<kNumSums<A, kStacked>>(turns, exchange, prepare, look, multiply, compute, leave);
+  take_turns<kNumSums<A, kStacked>, kStacked>(turns, exchange, prepare, look, multiply, compute, leave);
 }
 
 // ---- launchers
@@ -170,16 +170,15 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
                  const void* params, void* stream) {
   static_assert(sizeof(GroupArguments<Layer>) <= 4096);  // any device takes as many bytes of parameters
   constexpr GroupVariant kVariant{dtype_of<A>, A::kTensorCore, kStacked, kBackward};
-  const int64_t rows = launch.rows_per_group;
+  const int64_t rows = launch.rows_per_group, hidden = shape.hidden_size, warps = launch.threads_per_block / kWarp;
   const GroupArguments<Layer> arguments{make_arguments<Layer>(launch, shape, params), rows,
-                                        static_cast<int>(group_blocks(shape.hidden_size)),
-                                        static_cast<int>(rows / kTileRows),
-                                        static_cast<int>(group_part_chunks(dtype_of<A>, shape.hidden_size, kBackward))};
+                                        static_cast<int>(group_blocks(hidden)), static_cast<int>(rows / kTileRows),
+                                        static_cast<int>(group_part_chunks(dtype_of<A>, hidden, kBackward, warps))};
   Grid grid;
   grid.blocks = {arguments.num_blocks, static_cast<int>(ceil_div(shape.batch, launch.rows_per_group)),
                  static_cast<int>(launch.num_directions * launch.num_layers)};
-  grid.threads = static_cast<int>(kThreads);
-  grid.shared_bytes = group_shared_bytes(kVariant, shape.hidden_size, rows);
+  grid.threads = static_cast<int>(launch.threads_per_block);
+  grid.shared_bytes = group_shared_bytes(kVariant, hidden, rows, warps);
   grid.together = true;
   return launch_kernel(kernel, grid, stream, arguments);
 }

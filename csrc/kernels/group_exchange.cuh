@@ -29,9 +29,18 @@ constexpr int kInRegisters = static_cast<int>(group_chunks_held({dtype_of<A>, A:
 
 template <class A, bool kStacked>
 constexpr int kNumSums = static_cast<int>(group_num_sums(dtype_of<A>, kStacked));
-// Half of a block's warps have the cells of one turn, the others those of the next, a thread one each.
+// A thread has a cell of a turn. In a block with twice as many threads half of its warps have those of one turn, the
+// others those of the next.
 constexpr int kTurnCells = static_cast<int>(kTileRows * kGroupUnits);
 static_assert(2 * kTurnCells == kThreads);
+template <bool kStacked>
+LSTM_FUSED_DEVICE int num_warps() {
+  return kStacked ? static_cast<int>(kGroupWarps) : num_threads() / kWarpSize;
+}
+template <bool kStacked>
+LSTM_FUSED_DEVICE int num_halves() {
+  return num_warps<kStacked>() * kWarpSize / kTurnCells;
+}
 LSTM_FUSED_DEVICE int own_half() { return thread_index() / kTurnCells; }
 LSTM_FUSED_DEVICE int own_cell() { return thread_index() % kTurnCells; }
 LSTM_FUSED_DEVICE int cell_unit() { return own_cell() % static_cast<int>(kGroupUnits); }
@@ -246,15 +255,16 @@ class Exchange {
 // Takes all turns of a kernel:
 //   look(turn)             looks at what others may have sent
 //   multiply(turn, place)  the block's products, once it is all there; their sums into that place of kSums
-// and half of the warps, alternately:
-//   prepare(turn)          before: sends for what the cells need
+// and all of the warps, or two halves of them alternately:
+//   prepare(turn, own)     before: sends for what the cells need, after those of turn `own`
 //   cells(turn, place)     of those sums, and sends what others wait for
-//   leave(turn)            stores what nobody waits for, while the other half has cells
-template <int kSums, class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
+//   leave(turn)            stores what nobody waits for; of two halves while the other one has cells
+template <int kSums, bool kStacked, class Exchange, class Prepare, class Look, class Multiply, class Cells, class Leave>
 LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepare&& prepare, Look&& look,
                                   Multiply&& multiply, Cells&& cells, Leave&& leave) {
   Turns::Turn turn = turns.first(), own{-1, 0};  // of the calling thread, the turn of its cells, ahead or behind
   if (!turns.exists(turn)) return;
+  const bool alternates = num_halves<kStacked>() > 1;
   bool is_own = own_half() == 0;
   int place = 0;  // of the turn's sums
   look(turn);
@@ -263,13 +273,23 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
     own = turn;
   }
   // A half comes to fences while the other one has cells: in every step, where all have turns of several tiles, else in
-  // every other at least. From one to the next it is so many steps at most; docs/kernels.md counts what lies between
-  // the clearing of a slot and the look that finds it.
+  // every other at least; a block of one half in every step. From one to the next it is so many steps at most;
+  // docs/kernels.md counts what lies between the clearing of a slot and the look that finds it.
   constexpr uint32_t kOrderedSteps = 4;
   static_assert(2 * kOrderedSteps + 4 < kGroupSlots - 2);
   const bool several = !turns.are_ragged() && turns.num_tiles > 1;
-  const uint32_t due = several ? kOrderedSteps : kOrderedSteps - 1;
+  const uint32_t due = several || !alternates ? kOrderedSteps : kOrderedSteps - 1;
   uint32_t ordered = due;
+  const auto settle = [&] {  // what nobody waits for, of the last turn of its own
+    if (turn.step >= ordered) {
+      fence_gpu();
+      ordered = turn.step + due;
+    }
+    if (own.tile >= 0) {
+      leave(own);
+      exchange.clear_last(own);
+    }
+  };
   do {
     multiply(turn, place);
     Turns::Turn next = turns.next(turn);
@@ -282,25 +302,19 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
     block_barrier();
     if (is_own) {
       cells(turn, place);
+      if (!alternates) settle();
     } else {
-      if (turn.step >= ordered) {
-        fence_gpu();
-        ordered = turn.step + due;
-      }
-      if (own.tile >= 0) {
-        leave(own);
-        exchange.clear_last(own);
-      }
+      settle();
     }
     if (!apart) {
       block_barrier();  // sums in one place have been read; nor is it worth a look before this block has sent
       look(next);
     }
-    if (!is_own && turns.exists(next)) {
+    is_own = is_own != alternates;
+    if (is_own && turns.exists(next)) {
       prepare(next, own);
       own = next;
     }
-    is_own = !is_own;
     place ^= kSums - 1;
     turn = next;
   } while (turns.exists(turn));

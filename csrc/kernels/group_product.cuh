@@ -58,7 +58,7 @@ class GroupWeights {
   // Where its shared memory ends.
   LSTM_FUSED_DEVICE char* end() const {
     const int others = part_chunks > kHeld ? part_chunks - kHeld : 0;
-    return shared + others * static_cast<int>(kGroupWarps) * kLines * kWarpSize * kLaneBytes;
+    return shared + others * num_warps<kStacked>() * kWarpSize * kLines * kLaneBytes;
   }
 
   // At the factors of a tile: the first vectors, as far as they are there.
@@ -181,7 +181,7 @@ class GroupWeights {
   LSTM_FUSED_DEVICE int chunk_k(int chunk) const { return (warp_index() * part_chunks + chunk) * kChunkElements<A>; }
   LSTM_FUSED_DEVICE int first_k(int chunk) const { return chunk_k(chunk) + lane_pair() * kLaneElements<A>; }
   LSTM_FUSED_DEVICE Vector16* place(int chunk, int line) const {
-    const int vector = ((chunk - kHeld) * static_cast<int>(kGroupWarps) + warp_index()) * kLines + line;
+    const int vector = ((chunk - kHeld) * num_warps<kStacked>() + warp_index()) * kLines + line;
     return reinterpret_cast<Vector16*>(shared) + vector * kWarpSize + lane_index();
   }
   const int part_chunks;
@@ -190,14 +190,15 @@ class GroupWeights {
 };
 
 // The sums of the warps, each over its part of K: kGates of them for each cell of 8 rows.
-template <int kGates>
+template <int kGates, bool kStacked>
 class GroupSums {
  public:
-  static constexpr int kBytes = static_cast<int>(group_sum_bytes(kGates == 1));
+  static constexpr int kWarpBytes = static_cast<int>(group_sum_bytes(kGates == 1, 1));
+  LSTM_FUSED_DEVICE static int bytes() { return num_warps<kStacked>() * kWarpBytes; }
   char* const memory;
 
   // The nth of several.
-  LSTM_FUSED_DEVICE GroupSums at(int n) const { return {memory + n * kBytes}; }
+  LSTM_FUSED_DEVICE GroupSums at(int n) const { return {memory + n * bytes()}; }
 
   // The lane's lines are its units gate by gate, in its two columns.
   template <class Product>
@@ -218,13 +219,17 @@ class GroupSums {
     float of[kGates];
   };
   LSTM_FUSED_DEVICE Sums total() const {
-    Sums total = {};
+    constexpr int kHalf = static_cast<int>(kGroupWarps) / 2;
+    Sums total = {}, sums[2 * kHalf] = {};
 #pragma unroll
-    for (int warp = 0; warp < kGroupWarps; ++warp) {
-      const Sums sums = load_shared(at(warp, cell_row(), cell_unit()));
+    for (int warp = 0; warp < kHalf; ++warp) sums[warp] = load_shared(at(warp, cell_row(), cell_unit()));
+    if (num_warps<kStacked>() > kHalf)
 #pragma unroll
-      for (int gate = 0; gate < kGates; ++gate) total.of[gate] += sums.of[gate];
-    }
+      for (int warp = kHalf; warp < 2 * kHalf; ++warp) sums[warp] = load_shared(at(warp, cell_row(), cell_unit()));
+#pragma unroll
+    for (const Sums& of_warp : sums)
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) total.of[gate] += of_warp.of[gate];
     return total;
   }
 

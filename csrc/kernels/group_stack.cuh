@@ -157,12 +157,12 @@ class StackedBackward : public LayerInLaunch<GateFactors<Element<A>>, Arguments>
  public:
   using T = Element<A>;
   using Base = LayerInLaunch<GateFactors<T>, Arguments>;
-  using Sums = GroupSums<1>;
+  using Sums = GroupSums<1, true>;
   static constexpr int kLines = kGroupLines<true>;
 
   LSTM_FUSED_DEVICE StackedBackward(const Arguments& arguments, const Turns& turns, int first_unit, char* memory)
       : Base(arguments, turns),
-        sums{shared_memory() + Sums::kBytes},
+        sums{shared_memory() + Sums::bytes()},
         weights(memory, is_first() ? 0 : arguments.part_chunks,
                 ColumnSource<A>(is_first() ? nullptr : ahead().w_ih, s.hidden_size, first_unit)) {}
 

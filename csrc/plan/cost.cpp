@@ -160,11 +160,13 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const bool stacked = launch.num_layers > 1;
   const GroupVariant variant = {problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), stacked, backward};
   const int64_t hidden = problem.hidden_size, tiles = launch.rows_per_group / kTileRows;
-  const int64_t turns = ceil_div(tiles, group_num_sums(problem.dtype, stacked));  // those hand in hand as one
-  const int64_t chunks = tiles * group_part_chunks(problem.dtype, hidden, backward);
-  const int64_t read = group_weight_bytes(variant, hidden) - group_register_bytes(variant, hidden);
-  const double shared = static_cast<double>(tiles * read) / kSharedBytesPerClock;
-  const double products = stacked ? 2 : 1;
+  const int64_t warps = launch.threads_per_block / kWarp, blocks = kGroupWarps / warps;  // blocks of an SM
+  // Those hand in hand as one; of two blocks each has turns of its own, side by side with the other's.
+  const int64_t turns = blocks > 1 ? tiles : ceil_div(tiles, group_num_sums(problem.dtype, stacked));
+  const int64_t chunks = tiles * group_part_chunks(problem.dtype, hidden, backward, warps);
+  const int64_t read = group_weight_bytes(variant, hidden, warps) - group_register_bytes(variant, hidden, warps);
+  const double shared = static_cast<double>(blocks * tiles * read) / kSharedBytesPerClock;
+  const auto products = static_cast<double>(blocks * (stacked ? 2 : 1));
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
   return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),

@@ -9,23 +9,42 @@ namespace lstm_fused {
 namespace {
 
 // Groups that run at once, as all blocks of a launch have to, each in one direction and in one of `layers`.
-Launch lay_out_group(int64_t layers, bool backward, const Problem& problem, const DeviceInfo& device) {
+Launch lay_out_group(int64_t layers, bool backward, const Problem& problem, const DeviceInfo& device,
+                     int64_t blocks_per_sm) {
   const int64_t hidden = problem.hidden_size, tiles = group_row_tiles(problem.batch);
+  const int64_t warps = kGroupWarps / blocks_per_sm;
   const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   Launch launch;
   launch.kind = KernelKind::kGroup;
-  launch.threads_per_block = kThreads;
+  launch.threads_per_block = warps * kWarp;
   launch.blocks_per_group = group_blocks(hidden);
   launch.units_per_block = kGroupUnits;
   launch.num_layers = layers;
-  const int64_t resident = std::max<int64_t>(1, device.num_sms / (layers * launch.blocks_per_group));
+  const int64_t room = blocks_per_sm * device.num_sms;
+  const int64_t resident = std::max<int64_t>(1, room / (layers * launch.blocks_per_group));
   launch.directions_at_once = std::min(problem.num_directions, resident);
   const int64_t tiles_per_group = ceil_div(tiles, resident / launch.directions_at_once);
   launch.rows_per_group = tiles_per_group * kTileRows;
   launch.num_groups = layers * problem.num_directions * ceil_div(tiles, tiles_per_group);
   launch.shared_bytes =
-      group_shared_bytes({problem.dtype, tensor_cores, layers > 1, backward}, hidden, launch.rows_per_group);
+      group_shared_bytes({problem.dtype, tensor_cores, layers > 1, backward}, hidden, launch.rows_per_group, warps);
   return launch;
+}
+
+// Whether two blocks on an SM, laid out as `two`, take its rows in fewer cycles than one. By the model a turn of each
+// side by side takes up to 6 / 7 of two turns of one block, where each has several tiles and registers hold W_hh.
+bool pays(const Launch& two, const Launch& one, bool backward, const Problem& problem, const DeviceInfo& device) {
+  const GroupVariant variant{problem.dtype, has_tensor_cores(problem.dtype, problem.allow_tf32), false, backward};
+  const int64_t warps = two.threads_per_block / kWarp;
+  return one.rows_per_group >= 4 * kTileRows && 6 * 2 * two.rows_per_group <= 7 * one.rows_per_group &&
+         group_part_chunks(problem.dtype, problem.hidden_size, backward, warps) <= group_chunks_held(variant) &&
+         2 * (two.shared_bytes + kReservedSharedBytes) <= device.shared_bytes_per_sm;
+}
+
+Launch lay_out_group(int64_t layers, bool backward, const Problem& problem, const DeviceInfo& device) {
+  const Launch one = lay_out_group(layers, backward, problem, device, 1);
+  const Launch two = lay_out_group(layers, backward, problem, device, 2);
+  return layers == 1 && pays(two, one, backward, problem, device) ? two : one;
 }
 
 std::string refuse_group(const Launch& launch, const DeviceInfo& device) {
@@ -96,7 +115,7 @@ Candidate group_candidate(const Problem& problem, const DeviceInfo& device, bool
   }
   const bool tensor_cores = has_tensor_cores(problem.dtype, problem.allow_tf32);
   group.register_bytes = group_register_bytes({problem.dtype, tensor_cores, launch.num_layers > 1, /*backward=*/false},
-                                              problem.hidden_size);
+                                              problem.hidden_size, launch.threads_per_block / kWarp);
   // Before each, the memory that blocks meet in is filled.
   const int64_t recurrences = problem.num_directions / launch.directions_at_once;
   group.launches = ceil_div(problem.num_layers, launch.num_layers) * (problem.num_directions + 1 + recurrences);

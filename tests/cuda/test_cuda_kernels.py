@@ -47,7 +47,9 @@ def fitted(case: Case, kind: str, arithmetic: str) -> Case:
     return case.but(proj_size=0, hidden_size=min(case.hidden_size, most))
 
 
-def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | None = None, run=fused) -> None:
+def check(
+    simulator: Simulator, how: tuple[str, str], case: Case, times: int | None = None, run=fused, num_sms: int = 0
+) -> None:
     """The rule of tests/numerics.py, every draw with a schedule of its own.
 
     TF32 keeps as many bits of a factor as float16 does, so its errors are held against torch.nn.LSTM in float16: on
@@ -64,7 +66,7 @@ def check(simulator: Simulator, how: tuple[str, str], case: Case, times: int | N
             return run(problem)
         return {name: tensor.half() for name, tensor in run(problem.to(torch.float32)).items()}
 
-    with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed):
+    with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed, num_sms=num_sms):
         assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
         plan = planned(kind, case, training=run is fused, allow_tf32=arithmetic == "tf32")
         forward = -(-case.num_layers // plan.layers_at_once)
@@ -140,6 +142,20 @@ def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tu
             assert simulator.launches() == (2 if num_sms == 8 else 4)
         for name, tensor in plain.items():
             assert torch.equal(tensor, results[name]), name
+
+
+# T, B, H, SMs: two groups of one block on one SM; four of three blocks on six SMs, the last one with a single tile; and
+# three of two blocks on three SMs.
+SHARED_SMS = [(3, 33, 1, 1), (5, 100, 33, 6), (2, 70, 17, 3)]
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "float32", "tf32"])
+@pytest.mark.parametrize("sizes", SHARED_SMS, ids=str)
+def test_two_blocks_of_groups_on_an_sm(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
+    """Of four warps each, where there are many tiles of rows."""
+    seq_len, batch, hidden_size, num_sms = sizes
+    case = Case(seq_len, batch, 5, hidden_size, lengths=True, reset=0.3, return_cells=True)
+    check(simulator, ("group", arithmetic), case, times=2, num_sms=num_sms)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ RUNS = [
     ("cluster", Case(5, 3, 5, 72), "float32"),
     pytest.param("cluster", Case(4, 1, 5, 130), "float32", marks=pytest.mark.slow),
     ("group", Case(4, 9, 5, 17), "bfloat16"),
+    ("group", Case(3, 57, 5, 17), "bfloat16"),  # two blocks on an SM, of groups with two tiles each
     ("group", Case(3, 3, 5, 17, num_layers=2), "bfloat16"),
     pytest.param("group", Case(4, 9, 5, 17), "float32", marks=pytest.mark.slow),
 ]
@@ -30,7 +31,7 @@ def test_kernels_end_whoever_is_held_up(
 ) -> None:
     """And give the bits that they give otherwise."""
     problem = draw(case.but(dtype=ARITHMETICS[arithmetic], lengths=True, reset=0.3, return_cells=True))
-    num_sms = 4 if kind == "group" else 0  # one group of two blocks for a layer, which takes both tiles of rows
+    num_sms = 4 if kind == "group" else 0
     with simulator.running(kind, num_sms=num_sms):
         wanted = fused(problem)
     starved = 0

@@ -116,7 +116,7 @@ def line_of(file_name: str, text: str) -> int:
     return line
 
 
-@pytest.mark.parametrize("batch", [3, 9], ids=["one tile", "two tiles"])  # of rows, in turns
+@pytest.mark.parametrize("batch", [3, 9, 33], ids=["one tile", "two tiles", "two blocks on an SM"])  # of rows, in turns
 @pytest.mark.parametrize("text", ["spin_wait(", "fence_gpu()", "store_relaxed_if(!"], ids=["wait", "fence", "clearing"])
 def test_what_blocks_of_a_group_see_of_each_other(simulator: Simulator, text: str, batch: int) -> None:
     """Without the wait, words that nobody has sent are multiplied; without the others, those of a round before."""

@@ -51,6 +51,24 @@ def test_rows_of_a_group(sms: int, batch: int, directions: int, rows: int, group
 
 
 @pytest.mark.parametrize(
+    ("sizes", "threads", "groups", "rows"),
+    [
+        ({"hidden_size": 512, "batch": 96}, 256, 4, 24),
+        ({"hidden_size": 512, "batch": 97}, 128, 7, 16),
+        ({"hidden_size": 512, "batch": 160}, 256, 4, 40),  # three tiles of two blocks take longer than five of one
+        ({"hidden_size": 513, "batch": 128}, 256, 4, 32),  # registers of 4 warps hold less
+        ({"hidden_size": 256, "batch": 256, "dtype": "float32", "allow_tf32": True}, 128, 16, 16),
+        ({"hidden_size": 257, "batch": 256, "dtype": "float32", "allow_tf32": True}, 256, 7, 40),
+        ({"hidden_size": 512, "batch": 1024}, 128, 8, 128),
+    ],
+)
+def test_two_blocks_on_an_sm(sizes: dict, threads: int, groups: int, rows: int) -> None:
+    """Where an SM has four tiles of rows or more, and the registers of two blocks hold their part of W_hh twice."""
+    found = candidate("H100", "group", **sizes)
+    assert (found.threads_per_block, found.num_groups, found.rows_per_group) == (threads, groups, rows)
+
+
+@pytest.mark.parametrize(
     ("sizes", "layers", "groups", "rows", "launches"),
     [
         ({"hidden_size": 1056, "batch": 8, "side_by_side": True}, 2, 2, 8, 3),  # 2 x 66 blocks

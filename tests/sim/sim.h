@@ -18,6 +18,10 @@ void set_seed(uint64_t seed);
 // together, and at least one cluster. Blocks beyond that start when others have ended, in random order; a larger
 // cluster is refused, and a larger grid of blocks that have to run together.
 void set_max_resident_blocks(int blocks);
+// SMs, as far as blocks that have to run together need to have room on them, as if each thread had as many registers as
+// it may, and as timed blocks share them, in turn. 0, the default: as many as an H100 has, with room for all blocks.
+void set_num_sms(int number);
+int num_sms();
 
 // Plants a fault: the barrier, the wait or the fence that stands at this line of a file of this name does nothing. An
 // empty name: none.
@@ -54,6 +58,7 @@ void reset_counts();
 extern "C" {
 __attribute__((visibility("default"))) void sim_set_seed(uint64_t seed);
 __attribute__((visibility("default"))) void sim_set_max_resident_blocks(int blocks);
+__attribute__((visibility("default"))) void sim_set_num_sms(int number);
 __attribute__((visibility("default"))) void sim_skip_barrier(const char* file_name, int line);
 __attribute__((visibility("default"))) void sim_lose_messages(const char* file_name, int line);
 __attribute__((visibility("default"))) void sim_watch_waits(bool watch);

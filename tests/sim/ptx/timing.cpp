@@ -187,11 +187,11 @@ void Timing::execute(TimedWarp& warp) {
 }
 
 Timing::Scheduler& Timing::scheduler_of(const TimedWarp& warp) {
-  return sms_[warp.threads->block->slot % kSms].schedulers[warp.number % kSchedulers];
+  return sms_[warp.threads->block->slot % sms_.size()].schedulers[warp.number % kSchedulers];
 }
 // Of its next instruction.
 Calendar& Timing::pipe_of(const TimedWarp& warp) {
-  Sm& sm = sms_[warp.threads->block->slot % kSms];
+  Sm& sm = sms_[warp.threads->block->slot % sms_.size()];
   const Pipe pipe = costs[static_cast<int>(warp.next.instruction->work)].pipe;
   if (pipe == Pipe::kShared) return sm.shared;
   return pipe == Pipe::kL2 ? sm.l2 : scheduler_of(warp).pipes[static_cast<int>(pipe)];

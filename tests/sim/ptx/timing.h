@@ -18,6 +18,7 @@
 #include "calendar.h"
 #include "lane.h"
 #include "sim/pace.h"
+#include "sim/sim.h"
 
 namespace sim::ptx {
 
@@ -44,7 +45,7 @@ class Timing : public Pace {
   bool idle() const override;
 
  private:
-  static constexpr int kSms = 132, kSchedulers = 4;
+  static constexpr int kSchedulers = 4;
   struct Scheduler {
     Calendar slots, pipes[kNumPipes];
   };
@@ -104,7 +105,7 @@ class Timing : public Pace {
   Moment end_;
   std::vector<TimedWarp> warps_;
   std::vector<Moment> stored_;  // when all that a block has stored so far is in L2
-  std::vector<Sm> sms_{kSms};
+  std::vector<Sm> sms_ = std::vector<Sm>(num_sms());
 };
 
 // Of the launch that is running; null: it is not timed.

@@ -82,7 +82,12 @@ class DeviceInfo:
 
 class CpuFacts:
     def __init__(
-        self, num_threads: int = ..., vector_bytes: int = ..., multiplies_pairs: bool = ..., l2_bytes: int = ...
+        self,
+        num_threads: int = ...,
+        vector_bytes: int = ...,
+        multiplies_pairs: bool = ...,
+        l2_bytes: int = ...,
+        l1_bytes: int = ...,
     ) -> None: ...
     @property
     def num_threads(self) -> int: ...
@@ -92,6 +97,8 @@ class CpuFacts:
     def multiplies_pairs(self) -> bool: ...
     @property
     def l2_bytes(self) -> int: ...
+    @property
+    def l1_bytes(self) -> int: ...
 
 class Candidate:
     """One kernel kind: refused with a reason, or legal with its sizes and an estimate."""

@@ -55,14 +55,19 @@ const InstructionSet& instruction_set() {
 }
 
 int64_t l2_bytes() {
-  static const int64_t bytes = [] {
-    int64_t found = 0;
 #if defined(_SC_LEVEL2_CACHE_SIZE)
-    found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return bytes;
 #endif
-    return found > 0 ? found : int64_t{1} << 20;
-  }();
-  return bytes;
+  return 1 << 20;
+}
+
+int64_t l1_bytes() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  static const int64_t bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return 32 << 10;
 }
 
 bool multiplies_bytes() {

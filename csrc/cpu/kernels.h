@@ -190,6 +190,9 @@ const InstructionSet& instruction_set();
 // The second-level cache of a core, in bytes; 1 MiB where the system does not say.
 int64_t l2_bytes();
 
+// Its first-level cache for data; 32 KiB where the system does not say.
+int64_t l1_bytes();
+
 // Whether it has products of bytes, for StreamWeights::kByteProducts.
 bool multiplies_bytes();
 

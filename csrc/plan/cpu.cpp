@@ -82,7 +82,7 @@ CpuPlan plan_cpu(const Problem& problem, const CpuFacts& cpu) {
       const int64_t few = std::min<int64_t>(one_step ? 10 : 24, 4 + width / 32);
       return rows <= (problem.batch <= 3 ? few * 2 / 3 : few);
     }
-    const int64_t few = few_recurrent_rows(width, bytes, cpu.vector_bytes);
+    const int64_t few = few_recurrent_rows(width, bytes, cpu.vector_bytes, cpu.l1_bytes);
     if (one_step) return rows <= few + 8 && !fills_vectors(problem, cpu);
     const bool never_repays = is_half(problem) && problem.batch <= 2 && weight_bytes(problem) > cpu.l2_bytes;
     return rows <= few || never_repays;

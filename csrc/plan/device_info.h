@@ -14,6 +14,7 @@ struct CpuFacts {
   int64_t vector_bytes = 16;      // 16 SSE2 or NEON, 32 AVX2, 64 AVX-512
   bool multiplies_pairs = false;  // of bfloat16, with AVX512-BF16
   int64_t l2_bytes = 1 << 20;     // of a core
+  int64_t l1_bytes = 32 << 10;    // of a core, for data
 };
 
 struct DeviceInfo : DeviceFacts {

@@ -36,8 +36,8 @@ std::string device_text(const DeviceInfo& device) {
   if (!device.is_cuda) {
     const CpuFacts& cpu = device.cpu;
     return device.name + ": " + count(cpu.num_threads, "thread") + ", vectors of " + std::to_string(cpu.vector_bytes) +
-           " bytes" + (cpu.multiplies_pairs ? " and pairs of bfloat16, " : ", ") + bytes_text(cpu.l2_bytes) +
-           " L2 per core";
+           " bytes" + (cpu.multiplies_pairs ? " and pairs of bfloat16, " : ", ") + bytes_text(cpu.l1_bytes) +
+           " L1 and " + bytes_text(cpu.l2_bytes) + " L2 per core";
   }
   return device.name + ": compute capability " + capability_text(device.compute_capability) + ", " +
          count(device.num_sms, "SM") + ", " + bytes_text(device.shared_bytes_per_block) + " shared memory per block, " +

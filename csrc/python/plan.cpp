@@ -78,15 +78,18 @@ void bind_inputs(py::module_& module) {
       .def_readonly("cpu", &DeviceInfo::cpu);
 
   py::class_<CpuFacts>(module, "CpuFacts")
-      .def(py::init([](int64_t num_threads, int64_t vector_bytes, bool multiplies_pairs, int64_t l2_bytes) {
-             return CpuFacts{num_threads, vector_bytes, multiplies_pairs, l2_bytes};
+      .def(py::init([](int64_t num_threads, int64_t vector_bytes, bool multiplies_pairs, int64_t l2_bytes,
+                       int64_t l1_bytes) {
+             return CpuFacts{num_threads, vector_bytes, multiplies_pairs, l2_bytes, l1_bytes};
            }),
            py::arg("num_threads") = CpuFacts{}.num_threads, py::arg("vector_bytes") = CpuFacts{}.vector_bytes,
-           py::arg("multiplies_pairs") = CpuFacts{}.multiplies_pairs, py::arg("l2_bytes") = CpuFacts{}.l2_bytes)
+           py::arg("multiplies_pairs") = CpuFacts{}.multiplies_pairs, py::arg("l2_bytes") = CpuFacts{}.l2_bytes,
+           py::arg("l1_bytes") = CpuFacts{}.l1_bytes)
       .def_readonly("num_threads", &CpuFacts::num_threads)
       .def_readonly("vector_bytes", &CpuFacts::vector_bytes)
       .def_readonly("multiplies_pairs", &CpuFacts::multiplies_pairs)
-      .def_readonly("l2_bytes", &CpuFacts::l2_bytes);
+      .def_readonly("l2_bytes", &CpuFacts::l2_bytes)
+      .def_readonly("l1_bytes", &CpuFacts::l1_bytes);
 }
 
 std::map<std::string, double> step_parts(const Problem& problem, const DeviceInfo& device, const std::string& kind,

@@ -17,7 +17,7 @@ namespace {
 std::string cpu_isa() { return instruction_set().name; }
 
 std::vector<int64_t> cpu_facts() {
-  return {instruction_set().vector_bytes, instruction_set().multiplies_pairs, l2_bytes()};
+  return {instruction_set().vector_bytes, instruction_set().multiplies_pairs, l2_bytes(), l1_bytes()};
 }
 
 std::string kernels() { return kernel_names(); }

@@ -72,6 +72,13 @@ def test_cpu_weights_are_packed_where_rows_repay_it() -> None:
     # of float64 twice as many, 192 at most; with narrow vectors twice as many, too
     assert kernel(192, 1, 2048, dtype="float64") == "direct" and kernel(193, 1, 2048, dtype="float64") == "packed"
     assert kernel(24, 1, 64, 32) == "direct" and kernel(25, 1, 64, 32) == kernel(97, 1, 512, 32) == "packed"
+    # five for each byte of an element where a core reads two whole vectors a cycle
+    for dtype, most in (("float32", 20), ("float64", 40)):
+        found = [
+            _plan.plan_cpu(Problem(seq_len=rows, hidden_size=2048, dtype=dtype), CpuFacts(1, bytes_, l1_bytes=48 << 10))
+            for rows, bytes_ in ((most, 64), (most + 1, 64), (most + 1, 32))
+        ]
+        assert [plan.kernel for plan in found] == ["direct", "packed", "direct"]
     # h is as wide as its projection
     assert kernel(30, 1, 1024, proj_size=128) == "packed" and kernel(25, 1, 1024, proj_size=128) == "direct"
     assert kernel(1, 0, 16) == kernel(0, 64, 16) == "direct"

@@ -78,7 +78,8 @@ struct CpuSchedule {
       : plan(with_wanted_kernel(plan_cpu(problem, {.num_threads = parallel.num_threads,
                                                    .vector_bytes = instruction_set().vector_bytes,
                                                    .multiplies_pairs = pairs,
-                                                   .l2_bytes = l2_bytes()}),
+                                                   .l2_bytes = l2_bytes(),
+                                                   .l1_bytes = l1_bytes()}),
                                 problem.seq_len)),
         split(plan.split == CpuPlan::kGates ? CpuSplit::kGates : CpuSplit::kRows) {
     parallel.num_threads = std::min(parallel.num_threads, plan.num_tasks);

@@ -22,17 +22,18 @@ constexpr Cost kClusterStep = {"cluster step", {533, 689, 641}};
 constexpr Cost kClusterWarp = {"cluster warp", {262, 179, 1124}};
 constexpr Cost kClusterChunk = {"cluster chunk", {57, 59, 286}};
 // Forward and backward. A turn of 8 rows, or of two such tiles hand in hand: sums, cells, and what it sends to L2 and
-// back. The second of those tiles. Each chunk of a warp's part of K for 8 rows: loads from L2 and the product. 0: does
-// not occur.
-constexpr Cost kGroupTurn[] = {{"group turn", {827, 866, 1502}}, {"group backward turn", {952, 1059, 740}}};
-constexpr Cost kGroupSecond[] = {{"group second", {231, 0, 0}}, {"group backward second", {623, 0, 0}}};
-constexpr Cost kGroupChunk[] = {{"group chunk", {146, 148, 1297}}, {"group backward chunk", {143, 126, 591}}};
+// back. The second of those tiles. A turn on an SM that another block has turns on, more. Each chunk of a warp's part
+// of K for 8 rows: loads from L2 and the product. 0: does not occur.
+constexpr Cost kGroupTurn[] = {{"group turn", {830, 847, 1497}}, {"group backward turn", {956, 1079, 779}}};
+constexpr Cost kGroupSecond[] = {{"group second", {217, 0, 0}}, {"group backward second", {524, 0, 0}}};
+constexpr Cost kGroupShared[] = {{"group shared turn", {68, 166, 45}}, {"group backward shared turn", {268, 466, 314}}};
+constexpr Cost kGroupChunk[] = {{"group chunk", {150, 149, 1303}}, {"group backward chunk", {147, 128, 592}}};
 // Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
 // one above, part of which is done while h is on its way, and each chunk that follows; backward each beyond four waits
 // for L2 by itself.
-constexpr Cost kGroupStack[] = {{"group stack", {353, 362, 3495}}, {"group backward stack", {709, 656, 1139}}};
-constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {657, 804, 4138}},
-                                     {"group backward stack chunk", {112, 133, 815}}};
+constexpr Cost kGroupStack[] = {{"group stack", {332, 361, 3478}}, {"group backward stack", {701, 635, 1100}}};
+constexpr Cost kGroupStackChunk[] = {{"group stack chunk", {655, 806, 4130}},
+                                     {"group backward stack chunk", {109, 131, 814}}};
 constexpr Cost kGroupStackWait = {"group backward stack wait", {378, 376, 112}};
 // A block per SM: rows' addresses, W_hh and h from L2, sums, cells. Each chunk of K for 8 rows. Each chunk of a warp
 // but the first: it waits for L2 again.
@@ -170,7 +171,8 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
   return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
-           part(problem, kGroupChunk[backward], chunks), part(problem, kGroupStack[backward], stacked ? tiles : 0),
+           part(problem, kGroupShared[backward], blocks > 1 ? tiles : 0), part(problem, kGroupChunk[backward], chunks),
+           part(problem, kGroupStack[backward], stacked ? tiles : 0),
            part(problem, kGroupStackChunk[backward], stacked ? chunks - tiles : 0),
            part(problem, kGroupStackWait, stacked && backward ? std::max<int64_t>(chunks - 4 * tiles, 0) : 0)},
           std::max({products * product_cycles(problem, device, launch), shared, rows})};

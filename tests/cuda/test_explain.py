@@ -127,7 +127,7 @@ def test_explain_says_what_a_cell_costs_and_rules_out() -> None:
     ("hidden_size", "dtype", "kernel", "launches"),
     [
         (32, torch.float32, "block", 2),
-        (128, torch.bfloat16, "cluster", 2),  # in float32
+        (192, torch.bfloat16, "cluster", 2),  # in float32
         (1024, torch.float16, "group", 3),
         (16, torch.float64, "variant", 8),
     ],

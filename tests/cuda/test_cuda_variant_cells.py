@@ -69,7 +69,7 @@ def test_large_sizes(simulator: Simulator, kind: str, size: tuple[int, ...], ari
         (kind, arithmetic),
         Case(*size, lengths=True, reset=0.2, bias=False),
         EVERY.replace("forget_bias", ""),
-        1,
+        times=4,  # of one, a single c~ at the edge of the clip, on whose other side no gradient passes, may decide
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from cases import Case
 from instruction_sets import each_instruction_set
 from torch import Tensor
-from variant_loop import ALL, all_of, assert_accurate, assert_same, make, options_of, ours
+from variant_loop import ALL, all_of, assert_accurate, assert_same, by_hand, make, options_of, ours
 
 # Rows for every thread, and one row whose hidden units the threads share; past every block, panel and range of steps.
 SPLITS = [
@@ -53,6 +53,29 @@ HOSTILE = [
 def test_hostile_sizes(case: Case):
     options = options_of(ALL if case.bias else ALL.replace("forget_bias", ""))
     assert_same(make(case.but(dtype=torch.float64), **options))
+
+
+@pytest.mark.parametrize("kernel", ["packed", "direct"])
+@pytest.mark.parametrize("names", ["zoneout recurrent_dropout", "cell_clip peephole", "layer_norm zoneout", ALL])
+@pytest.mark.parametrize("mode", ["gradients", "masks alone", "neither"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(9, 4, 7, 37, proj_size=21, lengths=True, reset=0.3, bidirectional=True),
+        Case(4, 6, 20, 70, lengths=True, reset=0.3, return_cells=True),
+        Case(3, 17, 5, 1024, reset=0.3),  # rows of h that meet in one set of a cache have another place besides
+    ],
+    ids=str,
+)
+def test_either_kernel(monkeypatch: pytest.MonkeyPatch, case: Case, names: str, mode: str, kernel: str):
+    monkeypatch.setenv("LSTM_FUSED_KERNEL", kernel)
+    call = make(case.but(dtype=torch.float64), mode != "neither", **options_of(names))
+    if mode == "gradients":
+        assert_same(call)
+    with torch.no_grad():  # nothing is kept
+        expected, found = by_hand(call), ours(call)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 @each_instruction_set

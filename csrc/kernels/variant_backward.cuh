@@ -149,8 +149,9 @@ lstm_variant_backward_projection_kernel(LSTM_FUSED_PARAMS VariantBackwardStep<El
       [&](int64_t b, int64_t n, T sum) { backward_unit(rows, t, b, n, sum); });
 }
 
-// The gradient of a normalised row, times the norm's weight, lies in memory before its mean is known, as the mean is of
-// what was rounded: what a norm of equal numbers leaves of it is zero.
+// The gradient of a normalised row, times the norm's weight, is rounded, by lying in memory, before its mean is taken
+// from it: of a row of one number nothing is left then, where a multiply-add would leave the rounding, times the norm's
+// scale.
 template <class T>
 LSTM_FUSED_DEVICE void backward_normalised(const VariantBackwardRows<T>& rows, int64_t t, int64_t b) {
   const auto& p = rows.p;

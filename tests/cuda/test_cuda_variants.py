@@ -77,12 +77,12 @@ def test_sizes(simulator: Simulator, names: str, size: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("names", ["zoneout peephole cell_clip", "layer_norm", ALL])
-@pytest.mark.parametrize("size", [(3, 5, 17, 17), (2, 17, 1, 129), (4, 1, 111, 111)], ids=str)
+@pytest.mark.parametrize("size", [(2, 3, 3, 1), (3, 5, 17, 17), (2, 17, 1, 129), (4, 1, 111, 111)], ids=str)
 def test_accuracy(simulator: Simulator, size: tuple[int, ...], names: str) -> None:
     """In float32, by the rule of numerics.py."""
     case = Case(*size, proj_size=size[3] // 3 if names == ALL and size[3] > 12 else 0, seed=3)
     with simulator.running("step"):
-        assert_accurate(case, 6 if max(size) < 20 else 2, **options_of(names))
+        assert_accurate(case, 20 if size[3] == 1 else 6 if max(size) < 20 else 2, **options_of(names))
 
 
 @pytest.mark.compiled

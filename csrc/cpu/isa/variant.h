@@ -140,8 +140,8 @@ LSTM_FUSED_INLINE Moments<T> moments(int64_t width, F&& f) {
 // norm's weight and bias, and `scale` what it was multiplied with.
 template <class T>
 void norm_backward(int64_t width, const T* grad, const T* weight, const T* normalised, T scale, T* to) {
-  // The gradient of the normalised row is rounded before its mean is: what a norm of equal numbers leaves of it is
-  // zero.
+  // Rounded, by lying in memory, before its mean is taken from it: of a row of one number nothing is left then, where a
+  // multiply-add would leave the rounding, times the scale.
   const auto [sum, product] = sums_over<T>(width, [&](int64_t n, int lanes) {
     const Vec<T> weighted = load(grad + n, lanes) * load(weight + n, lanes);
     store(to + n, weighted, lanes);

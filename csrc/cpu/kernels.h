@@ -164,6 +164,7 @@ struct CpuKernels {
 struct InstructionSet {
   const char* name;
   int64_t vector_bytes;
+  int64_t tile_rows;         // that a product takes at once, at most
   bool multiplies_and_adds;  // in one instruction, with one rounding
   bool widens_halves;        // in one or two instructions
   bool multiplies_pairs;

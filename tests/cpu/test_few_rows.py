@@ -51,8 +51,10 @@ PACKED_CASES = [
     Case(12, 3, 17, 43),
     Case(14, 2, 20, 33, lengths=True, reset=0.3, return_cells=True, **STACK),
     Case(7, 3, 9, 70, lengths=True, proj_size=21, **STACK),
+    Case(100, 40, 513, 20, lengths=True),  # W_ih by a product of its own, a range of steps at a time
 ]
-# Beside tiles and tails of every shape, weights that are packed: W_ih, too, from four rows on.
+# Beside tiles and tails of every shape, weights that are packed: W_ih, too, from five rows on, up to 512 inputs,
+# or as many pairs of them.
 HALF_TYPES = [torch.bfloat16, torch.float16]
 HALF_CASES = [
     Case(1, 1, 33, 65),
@@ -62,6 +64,8 @@ HALF_CASES = [
     Case(2, 30, 9, 27),
     Case(26, 1, 40, 23),
     Case(9, 6, 11, 45, proj_size=6, **STACK),
+    Case(60, 20, 1023, 20, lengths=True),
+    Case(100, 40, 1025, 20, lengths=True),
 ]
 
 

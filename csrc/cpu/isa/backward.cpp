@@ -2,7 +2,7 @@
 // cell's backward. It leaves grad_gates (and with a projection the total grad h) of all steps for the weight gradients.
 #include "cell.h"
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/layer.h"
+#include "cpu/isa/panels.h"
 #include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
@@ -232,16 +232,10 @@ class Backward {
 
   // grad_gates(next) W_hh.
   void multiply_chunk(const Chunk& chunk, Range blocks) const {
-    constexpr int kWideBlocks = kWideVectors / kTileVectors;
-    int64_t block = blocks.begin;
-    if (chunk.count <= kWideRows)
-      for (; block + kWideBlocks <= min(blocks.end, layout.first_packed); block += kWideBlocks)
-        with_rows<kWideRows>(chunk.count,
-                             [&](auto rows) { h_tile<rows.value, kWideVectors>(chunk, 0, block * kPanelWidth<T>); });
-    for (; block < blocks.end; ++block)
-      for_row_tiles(chunk.count, [&](int64_t first, auto rows) {
-        h_tile<rows.value, kTileVectors>(chunk, first, block * kPanelWidth<T>);
-      });
+    for_tiles<kTileVectors>(chunk.count, blocks, layout.first_packed, /*backwards=*/chunk.t % 2 != 0,
+                            [&](int64_t first, auto rows, int64_t block, auto width) {
+                              h_tile<rows.value, width.value * kTileVectors>(chunk, first, block * kPanelWidth<T>);
+                            });
   }
 
   // V vectors of columns from `column`; more than kTileVectors only where they are read in place.

@@ -22,25 +22,20 @@ constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 constexpr int wide_blocks(int vectors) { return kWideVectors > vectors ? kWideVectors / vectors : 1; }
 
 // f(first row, rows, first block, blocks) for all tiles of `count` rows by these blocks of kVectors vectors each,
-// several of which have to end at or before `whole`. Few rows may take them backwards.
+// several of which have to end at or before `whole`. Who takes them backwards at every other step finds what was read
+// last in a cache.
 template <int kVectors, class F>
 LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, bool backwards, F&& f) {
-  if (count == 0 || count > kWideRows) {
-    for (int64_t block = blocks.begin; block < blocks.end; ++block)
-      for_row_tiles(count, [&](int64_t first, auto rows) { f(first, rows, block, Constant<1>{}); });
-    return;
+  const bool few = 0 < count && count <= kWideRows;
+  const int64_t wide = few ? wide_blocks(kVectors) : 1, tiles = num_tiles(blocks.end - blocks.begin, wide);
+  for (int64_t n = 0; n < tiles; ++n) {
+    const int64_t begin = blocks.begin + (backwards ? tiles - 1 - n : n) * wide, end = begin + wide;
+    if (few && end <= min(blocks.end, whole))
+      with_rows<kWideRows>(count, [&](auto rows) { f(0, rows, begin, Constant<wide_blocks(kVectors)>{}); });
+    else
+      for (int64_t block = begin; block < min(end, blocks.end); ++block)
+        for_row_tiles(count, [&](int64_t first, auto rows) { f(first, rows, block, Constant<1>{}); });
   }
-  constexpr int kWide = wide_blocks(kVectors);
-  const int64_t tiles = num_tiles(blocks.end - blocks.begin, kWide);
-  with_rows<kWideRows>(count, [&](auto rows) {
-    for (int64_t n = 0; n < tiles; ++n) {
-      const int64_t begin = blocks.begin + (backwards ? tiles - 1 - n : n) * kWide, end = begin + kWide;
-      if (end <= blocks.end && end <= whole)
-        f(0, rows, begin, Constant<kWide>{});
-      else
-        for (int64_t block = begin; block < min(end, blocks.end); ++block) f(0, rows, block, Constant<1>{});
-    }
-  });
 }
 
 // take(r, v, sum) of R rows times the first V vectors of the panels: of all at once for few rows, else of one panel

@@ -46,8 +46,8 @@ constexpr CpuKernels<T> kKernels = {{forward_workspace<T>, forward<T>},
                                     {variant_backward_workspace<T>, variant_backward<T>, sum_products<T>}};
 
 const InstructionSet kInstructionSet = {
-    LSTM_FUSED_NAME(LSTM_FUSED_ISA), kVectorBytes,    kMultipliesAndAdds, kWidensHalves,
-    /*multiplies_pairs=*/false,      kKernels<float>, kKernels<float>,    kKernels<double>};
+    LSTM_FUSED_NAME(LSTM_FUSED_ISA), kVectorBytes,    kTileRows,       kMultipliesAndAdds, kWidensHalves,
+    /*multiplies_pairs=*/false,      kKernels<float>, kKernels<float>, kKernels<double>};
 
 #endif
 

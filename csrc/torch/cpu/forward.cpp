@@ -64,7 +64,7 @@ Outputs forward(const Stack& stack, const Call& call, bool training) {
     shape.cells_stride = rounds ? hidden : cells_stride;
     shape.cells_time = current_cells ? 0 : stack.batch * cells_stride;
 
-    const InputProjection projection = {stack.batch, input_size, hidden, stack.proj_width, sizeof(T)};
+    const InputProjection projection = {stack.batch, input_size, hidden, sizeof(T), pairs};
     const bool fuses_input = is_one_step ? instruction_set().multiplies_and_adds
                              : is_direct ? schedule.plan.direct_w_ih && stack.seq_len == 1
                                          : projection.in_recurrence();

@@ -22,7 +22,7 @@ VariantOutputs forward(const VariantCall& call, bool training) {
                                   .reserve = make({training ? layer.reserve_size() : 0})};
 
   // A norm needs all of W_ih x by itself.
-  const InputProjection projection = {batch, layer.input_size, hidden, width, sizeof(T)};
+  const InputProjection projection = {batch, layer.input_size, hidden, sizeof(T), /*pairs=*/false};
   const bool fuses_input =
       !norms && (is_direct ? schedule.plan.direct_w_ih && seq_len == 1 : projection.in_recurrence());
   const int64_t fused_size = fuses_input ? layer.input_size : 0;

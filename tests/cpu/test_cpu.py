@@ -188,3 +188,23 @@ def test_compiles_on_aarch64(folder: str, monkeypatch: pytest.MonkeyPatch, tmp_p
         command = [*ZIG, *flags, *own_flags, "-c", source, "-o", str(tmp_path / "object.o")]
         done = subprocess.run(command, cwd=setup.ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{source}:\n{done.stderr[:3000]}"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages to ask for")
+def test_large_tensors_ask_for_huge_pages():
+    def asks(tensor: Tensor) -> bool:
+        """What Linux knows of the mapping that holds the tensor's middle."""
+        address = tensor.data_ptr() + tensor.nbytes // 2
+        begin = end = 0
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            name, *words = line.split()
+            if "-" in name and not name.endswith(":"):
+                begin, end = (int(number, 16) for number in name.split("-"))
+            elif name == "VmFlags:" and begin <= address < end:
+                return "hg" in words
+        raise AssertionError("no mapping holds the tensor")
+
+    with torch.no_grad():
+        large, _ = lstm_fused.LSTM(8, 512)(torch.randn(48, 512, 8))  # 48 MB: a mapping of its own
+    assert asks(large)
+    assert not asks(torch.empty_like(large))

@@ -2,13 +2,10 @@
 #include "python/stream.h"
 
 #include <pybind11/stl.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
 
 #include <vector>
 
+#include "cpu/large_pages.h"
 #include "cpu/stream.h"
 #include "python/stream_guard.h"
 
@@ -120,17 +117,6 @@ class StreamStep : public StreamGuard {
   Stream stream;
 };
 
-// Asks for large pages for memory that nobody has touched yet: to read megabytes once a step takes less looking up of
-// small ones (T = B = 1 on one core of an AMD EPYC: H = 512 125 us, then 113; H = 1024 1234, then 774). A wish, no
-// more.
-void prefer_large_pages([[maybe_unused]] int64_t address, [[maybe_unused]] int64_t bytes) {
-#if defined(__linux__)
-  const int64_t page = sysconf(_SC_PAGESIZE), begin = (address + page - 1) / page * page;
-  const int64_t end = (address + bytes) / page * page;
-  if (begin < end) madvise(reinterpret_cast<void*>(begin), static_cast<size_t>(end - begin), MADV_HUGEPAGE);
-#endif
-}
-
 }  // namespace
 
 void bind_stream(py::module_& module) {
@@ -147,7 +133,10 @@ void bind_stream(py::module_& module) {
            py::arg("input_size"), py::arg("hidden_size"), py::arg("proj_width"), py::arg("weights"), py::arg("layers"),
            py::arg("memory"), py::arg("bytes_stride"), py::arg("step_bytes"))
       .def("__call__", &StreamStep::operator());
-  module.def("prefer_large_pages", &prefer_large_pages, py::arg("address"), py::arg("bytes"));
+  module.def(
+      "prefer_large_pages",
+      [](int64_t address, int64_t bytes) { prefer_large_pages(reinterpret_cast<void*>(address), bytes); },
+      py::arg("address"), py::arg("bytes"));
   module.attr("STREAM_ROWS") = kStreamRows;
 }
 

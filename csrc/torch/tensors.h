@@ -10,15 +10,13 @@
 #include <torch/headeronly/util/Half.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
+
+#include "cpu/large_pages.h"
 
 namespace lstm_fused {
 
@@ -40,16 +38,6 @@ inline bool has_type(const Tensor& tensor, ScalarType dtype) {
   return type == code(dtype);
 }
 
-// Asks the system for pages of 2 MB, as NumPy does: large tensors are mapped anew at every call, and then have a
-// hundredth of the page faults. It may refuse.
-inline void prefer_huge_pages([[maybe_unused]] char* begin, [[maybe_unused]] int64_t size) {
-#if defined(__linux__)
-  constexpr int64_t kPage = 2 << 20;
-  const int64_t before = (kPage - reinterpret_cast<uintptr_t>(begin) % kPage) % kPage;
-  if (size - before >= 2 * kPage) madvise(begin + before, (size - before) / kPage * kPage, MADV_HUGEPAGE);
-#endif
-}
-
 // Not new_empty, which looks the operator up by its name: a call with T = 1 makes half a dozen tensors.
 inline Tensor empty(SizeList sizes, const Tensor& like, ScalarType dtype) {
   std::array<int64_t, 4> strides;
@@ -62,10 +50,11 @@ inline Tensor empty(SizeList sizes, const Tensor& like, ScalarType dtype) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                                   code(dtype), device_type, device_index, &handle));
   const Tensor result(handle);
-  if (device_type != aoti_torch_device_type_cpu()) return result;
-  int64_t size = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(handle, &size));
-  prefer_huge_pages(static_cast<char*>(result.mutable_data_ptr()), size);
+  constexpr int64_t kLarge = 4 << 20;
+  int64_t bytes = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(handle, &bytes));
+  if (bytes >= kLarge && device_type == aoti_torch_device_type_cpu())
+    prefer_large_pages(result.mutable_data_ptr(), bytes);
   return result;
 }
 

@@ -190,8 +190,8 @@ def test_compiles_on_aarch64(folder: str, monkeypatch: pytest.MonkeyPatch, tmp_p
         assert done.returncode == 0, f"{source}:\n{done.stderr[:3000]}"
 
 
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages to ask for")
-def test_large_tensors_ask_for_huge_pages():
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no large pages to ask for")
+def test_large_tensors_ask_for_large_pages():
     def asks(tensor: Tensor) -> bool:
         """What Linux knows of the mapping that holds the tensor's middle."""
         address = tensor.data_ptr() + tensor.nbytes // 2

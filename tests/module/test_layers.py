@@ -20,8 +20,8 @@ RULES: dict[str, tuple[set[str], str]] = {
     "": ({""}, r"cuda_(bf16|fp16)\.h"),
     "plan": ({"", "plan"}, r"(?!)"),
     "kernels": ({"", "kernels"}, r"cuda[a-z_0-9]*\.h|cuda/.*|cooperative_groups.*|mma\.h"),
-    "cpu": ({"", "cpu"}, r"(imm|x86|cpu)intrin\.h|cpuid\.h|arm_neon\.h|unistd\.h"),
-    "python": ({"", "python", "plan", "cpu"}, r"pybind11/.*|sys/mman\.h|unistd\.h"),
+    "cpu": ({"", "cpu"}, r"(imm|x86|cpu)intrin\.h|cpuid\.h|arm_neon\.h|unistd\.h|sys/mman\.h"),
+    "python": ({"", "python", "plan", "cpu"}, r"pybind11/.*"),
     "torch": ({"", "torch", "plan", "kernels", "cpu"}, r"torch/(csrc/stable|headeronly)/.*|dlfcn\.h"),
 }
 # The single headers with a narrower rule than their folder's.

@@ -21,7 +21,7 @@ __attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(
                                                                                 int64_t terms,
                                                                                 const ByteProducts* panel,
                                                                                 int64_t /*panel_stride*/,
-                                                                                int64_t next_panel) {
+                                                                                int64_t next_panel, int64_t /*chain*/) {
   __m512i acc[R][V];
   const ByteProducts* at[V];
   for (int v = 0; v < V; ++v) {

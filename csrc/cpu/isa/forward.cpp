@@ -138,12 +138,12 @@ class Forward {
     Vec<T> sums[R * N][kNumGates];
     const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
     const Panels<E> state = {gates_panel(block, 0), layout.gates_panel};
-    multiply_panels<R, N * kNumGates>(chunk.h_prev + first, s.proj_width, state,
+    multiply_panels<R, N * kNumGates>(chunk.h_prev + first, s.proj_width, state, kGateChain,
                                       [&](int r, int v, Vec<T> product) { sum(r, v) = product; });
     // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
     if (layer.projects_input())
       multiply_panels<R, N * kNumGates>(chunk.x + first, p.input_size,
-                                        Panels<E>{state.begin + layout.input_panel, state.distance},
+                                        Panels<E>{state.begin + layout.input_panel, state.distance}, kGateChain,
                                         [&](int r, int v, Vec<T> product) { sum(r, v) += product; });
     layer.is_variant() ? variant_cells<N>(chunk, first, R * N, block, sums)
                        : cells<N>(chunk, first, R * N, block, sums);

@@ -19,38 +19,38 @@ constexpr int kMostVectors = 2, kAccumulators = 8;
 #endif
 template <class T>
 constexpr int kStepRows = kMostVectors * kLanes<T>;
-// Terms that are added up in registers, where it takes longer than elsewhere to begin anew: 64, 128 and 256 took 725,
-// 700 and 675 us at B = 64, H = 256.
-constexpr int64_t kStepChain = 2 * kChain;
 // At most 8 rows of W: a set of the first-level cache holds 8 lines, and rows of 4 KB meet in one set.
 template <int V>
 constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
 
-// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count <= kMost, or added to it.
-template <int V, int kMost, class E, class RowOf, class OutOf>
+// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count <= kMost, or added to it. kOfGates: by
+// their longer running sums.
+template <int V, int kMost, bool kOfGates, class E, class RowOf, class OutOf>
 void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, RowOf&& row, OutOf&& out) {
   using T = Wide<E>;
   using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
+  constexpr int64_t kTogether = kOfGates ? kGateChain : kChain;
   constexpr bool kWidens = !std::is_same_v<T, W> && kTerms<E> == 1;
   constexpr int R = kWeightRows<V> < kMost ? kWeightRows<V> : kMost, kWidth = V * kLanes<E>;
   for (int64_t first = 0; first < count; first += R) {
     // To be R, the last ones take along some of those before them, or one several times, and drop the results.
     const int64_t begin = first + R <= count || count < R ? first : count - R;
-    for (int64_t k = 0; k < k_size; k += kStepChain) {
-      const int64_t size = min(kStepChain, k_size - k);
+    for (int64_t k = 0; k < k_size; k += kTogether) {
+      const int64_t size = min(kTogether, k_size - k);
       const E* rows[R];
-      [[maybe_unused]] alignas(kVectorBytes) T widened[kWidens ? R * kStepChain : 1];
+      [[maybe_unused]] alignas(kVectorBytes) T widened[kWidens ? R * kTogether : 1];
       for (int r = 0; r < R; ++r) {
         const W* const from = row(min(begin + r, count - 1)) + k;
         if constexpr (!kWidens) {
           rows[r] = reinterpret_cast<const E*>(from);
         } else {
-          rows[r] = widened + r * kStepChain;
+          rows[r] = widened + r * kTogether;
           for (int64_t n = 0; n < size; n += kLanes<T>)
-            store(widened + r * kStepChain + n, load(from + n, valid_lanes<T>(n, size)));
+            store(widened + r * kTogether + n, load(from + n, valid_lanes<T>(n, size)));
         }
       }
-      const Accumulators<T, R, V> acc = multiply<E, R, V>(rows, size, panel + k / kTerms<E> * kWidth);
+      const Accumulators<T, R, V> acc =
+          multiply<E, R, V>(rows, size, panel + k / kTerms<E> * kWidth, kWidth, kPanelWidth<E>, kTogether);
       for (int r = 0; r < R; ++r) {
         if (begin + r < first || begin + r >= count) continue;
         for (int v = 0; v < V; ++v) {
@@ -180,7 +180,7 @@ class OneStep {
     const auto add_product = [&](const void* weight, int64_t terms, const E* factor, bool adds) {
       const auto multiply_by = [&](const auto* w) {
         const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * terms; };
-        multiply_rows<V, kNumGates * kLanes<T>>(kNumGates * units, terms, factor, adds, row, out);
+        multiply_rows<V, kNumGates * kLanes<T>, true>(kNumGates * units, terms, factor, adds, row, out);
       };
       if constexpr (kMultipliesPairs)
         multiply_by(static_cast<const BFloat16*>(weight));
@@ -219,7 +219,7 @@ class OneStep {
     alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
     const int columns = valid_lanes<T>(begin, s.proj_width);
     with_type<T>(p.w_hr, p.weight_type, [&](const auto* w) {
-      multiply_rows<V, kLanes<T>>(
+      multiply_rows<V, kLanes<T>, false>(
           columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
           [&](int64_t i) { return sums[i]; });
     });

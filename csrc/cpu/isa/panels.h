@@ -41,12 +41,14 @@ LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, boo
 // take(r, v, sum) of R rows times the first V vectors of the panels: of all at once for few rows, else of one panel
 // after the other.
 template <int R, int V, class E, class W, class Take>
-LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, Take&& take) {
+LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, int64_t chain,
+                                       Take&& take) {
   constexpr int kTogether = R <= kWideRows ? V : kTileVectors;
   constexpr int kFetchedRows = R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows;
   for (int begin = 0; begin < V; begin += kTogether) {
     const W* const panel = panels.from(begin / kTileVectors).begin;
-    const auto acc = multiply<E, R, kTogether, kFetchedRows>(rows, terms, panel, kPanelWidth<E>, panels.distance);
+    const auto acc =
+        multiply<E, R, kTogether, kFetchedRows>(rows, terms, panel, kPanelWidth<E>, panels.distance, chain);
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTogether; ++v) take(r, begin + v, acc.at[r][v]);
   }

@@ -29,6 +29,9 @@ constexpr int kWideRows = 3;  // of a tile of kWideVectors, at most
 // terms: one of all 4H terms has 2.7 times torch.nn.LSTM's, of the gradient of h_0 at H = 1024. Fewer where every
 // product is rounded as well.
 constexpr int64_t kChain = kMultipliesAndAdds ? 64 : 16;
+// Of those of gates, I or P terms, whose errors sigmoid and tanh make smaller: at H of 256 to 2048 they are 0.5 to 0.8
+// of torch.nn.LSTM's, with chains of 64 0.2 to 0.5, which take longer.
+constexpr int64_t kGateChain = 8 * kChain;
 
 // How far ahead of the product a panel is fetched, one that no other cache than the third may have farther, and how
 // many vectors at a time.
@@ -174,8 +177,8 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
 template <class E, int R, int V = kTileVectors, int fetched_rows = kPrefetchRows, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
                                                        int64_t panel_stride = V * kLanes<E>,
-                                                       int64_t next_panel = kPanelWidth<E>) {
-  return multiply_elements<E, R, V, fetched_rows>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, kChain);
+                                                       int64_t next_panel = kPanelWidth<E>, int64_t chain = kChain) {
+  return multiply_elements<E, R, V, fetched_rows>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, chain);
 }
 
 template <int N>

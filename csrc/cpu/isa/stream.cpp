@@ -163,7 +163,7 @@ class StreamSteps {
       const Panels<W> panels = {static_cast<const W*>(w.weights),
                                 panel_size<T>(kBytes ? 1 + num_tiles(w.terms, kBytesTogether) : w.terms)};
       const T* const scale = static_cast<const T*>(w.scale) + panel * kPanelWidth<T>;
-      multiply_panels<R, V>(rows, w.terms, panels.from(panel), [&](int r, int v, Vec<T> sum) {
+      multiply_panels<R, V>(rows, w.terms, panels.from(panel), kChain, [&](int r, int v, Vec<T> sum) {
         if constexpr (kBytes || std::is_same_v<W, Int8>) sum *= load(scale + v * kLanes<T>);
         if constexpr (kBytes) sum *= left.factors[first + r];
         store(to + r * stride + v * kLanes<T>, sum);

@@ -50,7 +50,7 @@ struct PackedMatrix {
   template <int R, int V, class F>
   __attribute__((noinline)) void tile(const T* const* rows, int64_t first, int64_t block, F& f) const {
     const Panels<T> of_block = {panel(block), panel_size<T>(terms)};
-    multiply_panels<R, V>(rows + first, terms, of_block, [&](int r, int v, Vec<T> sum) {
+    multiply_panels<R, V>(rows + first, terms, of_block, kChain, [&](int r, int v, Vec<T> sum) {
       const int64_t column = block * kPanelWidth<T> + v * kLanes<T>;
       with_lanes<T>(valid_lanes<T>(column, columns), [&](auto lanes) { f(first + r, column, lanes.value, sum); });
     });

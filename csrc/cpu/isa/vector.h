@@ -27,7 +27,8 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 // own). NEON multiplies by a lane of a vector: beside its 20 accumulators stand four elements of each of 10 rows, and
 // two vectors of W. A tile of few rows has kWideVectors, so that it reads whole lines of a matrix, several in a row,
 // and has enough sums to hide the latency of one. The cells of kCellRows rows are computed together: one alone waits
-// for its own results half the time, and two need more registers than AVX2 has. To the bits of bfloat16 they take fewer.
+// for its own results half the time, and two need more registers than AVX2 has. To the bits of bfloat16 they take
+// fewer.
 #if defined(__AVX512BF16__)
 constexpr int kVectorBytes = 64, kTileRows = 14, kWideVectors = 8, kCellRows = 4;
 #elif defined(__AVX512F__)

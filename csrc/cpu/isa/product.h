@@ -29,9 +29,9 @@ constexpr int kWideRows = 3;  // of a tile of kWideVectors, at most
 // terms: one of all 4H terms has 2.7 times torch.nn.LSTM's, of the gradient of h_0 at H = 1024. Fewer where every
 // product is rounded as well.
 constexpr int64_t kChain = kMultipliesAndAdds ? 64 : 16;
-// Of those of gates, I or P terms, whose errors sigmoid and tanh make smaller: at H of 256 to 2048 they are 0.5 to 0.8
+// Of those of gates, I or P terms, whose errors sigmoid and tanh make smaller: at H of 256 to 2048 they are 0.3 to 0.8
 // of torch.nn.LSTM's, with chains of 64 0.2 to 0.5, which take longer.
-constexpr int64_t kGateChain = 8 * kChain;
+constexpr int64_t kGateChain = 4 * kChain;
 
 // How far ahead of the product a panel is fetched, one that no other cache than the third may have farther, and how
 // many vectors at a time.

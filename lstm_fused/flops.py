@@ -87,3 +87,16 @@ def _cell_backward(
     w_ih, w_hh = (math.prod(shape) for shape in weights[:2])
     elements = w_ih * needs_input_grad + w_hh * needs_state_grads + (w_ih + w_hh) * needs_weight_grads
     return 2 * math.prod(input[:-1]) * elements
+
+
+@register_flop_formula(torch.ops.lstm_fused.cell_backward_gates)
+def _cell_backward_gates(*args: Any, out_shape: Any = None) -> int:
+    *of_cell, needs_input_grad, needs_state_grads = args
+    return _cell_backward(*of_cell, needs_input_grad, False, needs_state_grads)
+
+
+@register_flop_formula(torch.ops.lstm_fused.cell_weight_grads)
+def _cell_weight_grads(
+    grad_gates: Shape, input: Shape, h_0: Shape, weights: Sequence[Shape], out_shape: Any = None
+) -> int:
+    return 2 * math.prod(grad_gates) * (input[-1] + h_0[-1])

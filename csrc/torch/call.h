@@ -38,15 +38,18 @@ struct OutputGrads {
   OptionalTensor output = {}, h_n = {}, c_n = {}, cells = {};
 };
 
-// Whose gradients backward is to find.
+// Whose gradients backward is to find. Those of gates are what those of weights are made of, for a caller who makes
+// them himself: of one step of one layer, on the CPU.
 struct Needs {
   bool input, weights, states;
+  bool gates = false;
 };
 
 // None where not needed.
 struct InputGrads {
   OptionalTensor input, h_0, c_0;
-  std::vector<Tensor> weights;  // in their order
+  std::vector<Tensor> weights = {};  // in their order
+  OptionalTensor gates = {};         // (B, 4H), before their activations; in float for half types
 };
 
 // `training` keeps a reserve for backward.

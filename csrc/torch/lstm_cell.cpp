@@ -37,6 +37,8 @@ OptionalTensor of_cell(const OptionalTensor& result, bool batched) {
   return result ? OptionalTensor(of_cell(*result, batched)) : result;
 }
 
+}  // namespace
+
 Call as_call(const CellCall& cell) {
   for (const OptionalTensor& state : {cell.h_0, cell.c_0})
     STD_TORCH_CHECK(!state || state->dim() == cell.input.dim(),
@@ -44,8 +46,6 @@ Call as_call(const CellCall& cell) {
   return complete(as_step(cell.input), as_step(cell.h_0), as_step(cell.c_0), cell.weights,
                   {.allow_tf32 = cell.allow_tf32}, /*num_layers=*/1);
 }
-
-}  // namespace
 
 CellOutputs run_cell(Forward* forward, const CellCall& cell, bool training) {
   const bool batched = cell.input.dim() == 2;

@@ -20,8 +20,18 @@ struct CellGrads {
   OptionalTensor h, c;
 };
 
+// As a stack's: of one step.
+Call as_call(const CellCall& cell);
+
 CellOutputs run_cell(Forward* forward, const CellCall& call, bool training);
 InputGrads run_cell_backward(Backward* backward, const CellCall& call, const CellGrads& grads, const Tensor& reserve,
                              Needs needs);
+
+// Of the weights of a cell whose backward left the gradients of its gates (Needs), for rows (N, ..) of any steps.
+struct CellRows {
+  Tensor grad_gates;  // (N, 4H)
+  Tensor input, h_0;  // (N, I), (N, H)
+};
+std::vector<Tensor> cell_weight_gradients_cpu(const CellRows& rows, const std::vector<Tensor>& weights);
 
 }  // namespace lstm_fused

@@ -20,6 +20,20 @@ std::vector<int64_t> cpu_facts() {
   return {instruction_set().vector_bytes, instruction_set().multiplies_pairs, l2_bytes(), l1_bytes()};
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> cell_backward_gates(OptionalTensor grad_h, OptionalTensor grad_c,
+                                                               Tensor input, OptionalTensor h_0, OptionalTensor c_0,
+                                                               std::vector<Tensor> weights, Tensor reserve,
+                                                               bool needs_input_grad, bool needs_state_grads) {
+  const Needs needs{.input = needs_input_grad, .weights = false, .states = needs_state_grads, .gates = true};
+  const CellCall call{input, h_0, c_0, std::move(weights), false};
+  const InputGrads grads = run_cell_backward(backward_cpu, call, {grad_h, grad_c}, reserve, needs);
+  return {or_none(grads.input, input), or_none(grads.h_0, input), or_none(grads.c_0, input), *grads.gates};
+}
+
+std::vector<Tensor> cell_weight_grads(Tensor grad_gates, Tensor input, Tensor h_0, std::vector<Tensor> weights) {
+  return cell_weight_gradients_cpu({grad_gates, input, h_0}, weights);
+}
+
 std::string kernels() { return kernel_names(); }
 
 std::vector<int64_t> device_facts(int64_t device) {
@@ -44,6 +58,8 @@ STABLE_TORCH_LIBRARY(lstm_fused, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(lstm_fused, CPU, m) {
   implement<Ops<forward_cpu, backward_cpu>>(m);
+  m.impl("cell_backward_gates", TORCH_BOX(&cell_backward_gates));
+  m.impl("cell_weight_grads", TORCH_BOX(&cell_weight_grads));
   implement_variants<VariantOps<variant_cpu, variant_backward_cpu>>(m);
 }
 

@@ -32,6 +32,14 @@ constexpr const char* kCellBackwardSchema =
     "Tensor reserve, bool needs_input_grad, bool needs_weight_grads, bool needs_state_grads, bool allow_tf32) -> "
     "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor[] grad_weights)";
 
+// For a loop of cells: what their steps leave, and of all of them the gradients of the weights. On the CPU.
+constexpr const char* kCellBackwardGatesSchema =
+    "cell_backward_gates(Tensor? grad_h, Tensor? grad_c, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
+    "Tensor reserve, bool needs_input_grad, bool needs_state_grads) -> "
+    "(Tensor grad_input, Tensor grad_h_0, Tensor grad_c_0, Tensor grad_gates)";
+constexpr const char* kCellWeightGradsSchema =
+    "cell_weight_grads(Tensor grad_gates, Tensor input, Tensor h_0, Tensor[] weights) -> Tensor[]";
+
 // A tensor that nobody asked for is (0,).
 inline Tensor or_none(const OptionalTensor& tensor, const Tensor& like) {
   return tensor ? *tensor : empty({0}, like, like.scalar_type());
@@ -111,7 +119,8 @@ void implement(torch::stable::detail::StableLibrary& m) {
 }
 
 inline void define_ops(torch::stable::detail::StableLibrary& m) {
-  for (const char* schema : {kForwardSchema, kInferSchema, kBackwardSchema, kCellSchema, kCellBackwardSchema})
+  for (const char* schema : {kForwardSchema, kInferSchema, kBackwardSchema, kCellSchema, kCellBackwardSchema,
+                             kCellBackwardGatesSchema, kCellWeightGradsSchema})
     m.def(schema);
 }
 

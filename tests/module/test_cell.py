@@ -142,6 +142,11 @@ def test_opcheck(batch: int | None, dtype: torch.dtype):
         for needs in ((True, True, True), (False, False, False)):
             options = (torch.ones_like(h_0), None, *args, reserve, *needs, False)
             torch.library.opcheck(operators.cell_backward.default, options, test_utils=checks)
+        options = (torch.ones_like(h_0), None, *args, reserve)
+        torch.library.opcheck(operators.cell_backward_gates.default, (*options, True, True), test_utils=checks)
+        *_, grad_gates = operators.cell_backward_gates(*options, False, False)
+    options = (grad_gates, input, h_0, weights)
+    torch.library.opcheck(operators.cell_weight_grads.default, options, test_utils=checks)
 
 
 def zeros(*sizes: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "torch/call.h"
-#include "torch/cpu/cpu.h"
+#include "torch/cpu/weight_gradients.h"
 #include "torch/regenerate.h"
 
 namespace lstm_fused {
@@ -30,74 +30,6 @@ int64_t steps_per_range(const Stack& stack) {
   const int64_t rows = std::max(kLeastRows, stack.num_rows() / kMostRanges);
   return stack.batch < rows ? rows / std::max<int64_t>(stack.batch, 1) : 1;
 }
-
-// Of T, or where T is float, of a half type.
-struct Rows {
-  const void* data;
-  DType type;
-};
-
-// Of one direction of a layer: the gradients of its weights, in T, which grow from range to range; in the weights'
-// dtype where one product has them as they stay.
-template <class T>
-class WeightGradients {
- public:
-  WeightGradients(const Stack& stack, int64_t input_size, const Tensor& like, bool one_range, const Parallel& parallel)
-      : stack_(stack),
-        parallel_(parallel),
-        type_(one_range && stack.num_rows() <= kRoundedTerms ? stack.dtype : kScalarType<T>) {
-    const int64_t gates = kNumGates * stack.hidden_size;
-    const auto make = [&](SizeList sizes) { return empty(sizes, like, type_); };
-    w_ih_ = make({gates, input_size});
-    w_hh_ = make({gates, stack.proj_width});
-    if (stack.has_biases) bias_ = empty({gates}, like, kScalarType<T>);
-    if (stack.has_projection) w_hr_ = make({stack.proj_width, stack.hidden_size});
-  }
-
-  // The gradients of a range of `rows` rows, and what they are multiplied with.
-  void add(int64_t rows, Rows grad_gates, const T* x, const T* h_prev, const T* grad_h, const T* hidden) {
-    const int64_t gates = kNumGates * stack_.hidden_size;
-    product(rows, grad_gates, gates, factor(x, w_ih_), factor(h_prev, w_hh_));
-    if (bias_)
-      cpu_kernels<T>(stack_).sum_rows({rows, gates, grad_gates.data, grad_gates.type, data<T>(*bias_), adds_},
-                                      parallel_);
-    if (w_hr_) product(rows, {grad_h, kernel_type(kScalarType<T>)}, stack_.proj_width, factor(hidden, *w_hr_));
-    adds_ = true;
-  }
-
-  // Of w_ih, w_hh, [b_ih, b_hh], [w_hr] in the weights' dtype.
-  void append_to(std::vector<Tensor>& gradients) const {
-    const auto append = [&](const Tensor& gradient) { gradients.push_back(dense(gradient, stack_.dtype)); };
-    append(w_ih_);
-    append(w_hh_);
-    if (bias_) {
-      append(*bias_);
-      const Tensor same = empty({kNumGates * stack_.hidden_size}, w_ih_, kScalarType<T>);
-      std::copy_n(const_data<T>(*bias_), same.numel(), data<T>(same));
-      append(same);
-    }
-    if (w_hr_) append(*w_hr_);
-  }
-
- private:
-  ProductFactor factor(const T* rows, const Tensor& result) const {
-    return {result.size(1), rows, kernel_type(kScalarType<T>), data<void>(result), kernel_type(type_), adds_};
-  }
-
-  void product(int64_t rows, Rows grad, int64_t width, const ProductFactor& first,
-               const ProductFactor& second = {}) const {
-    ProductParams<T> params = weight_gradients<T>(rows, grad.data, width, stack_.batch, first, second);
-    params.a_type = grad.type;
-    multiply_matrices<T>(cpu_kernels<T>(stack_), params, w_ih_);
-  }
-
-  const Stack& stack_;
-  const Parallel& parallel_;
-  const ScalarType type_;
-  Tensor w_ih_, w_hh_;
-  OptionalTensor bias_, w_hr_;
-  bool adds_ = false;
-};
 
 // The input (N, I or D*P) of a layer as forward saw it, a range of rows at a time.
 template <class T>
@@ -175,7 +107,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
     return const_data<char>(tensor) + begin * bytes(type);
   };
   // Products that multiply pairs, of two rows and more, would round them.
-  const bool rounds = multiplies_pairs(stack) && stack.keeps_gates && rows > 1;
+  const bool rounds = multiplies_pairs(stack) && stack.keeps_gates && rows > 1 && !needs.gates;
   const DType grad_gates_type = rounds ? own_type : wide_type;
 
   const Tensor h_first = dense(call.h_0, stack.dtype), c_first = dense(call.c_0, stack.dtype);
@@ -184,6 +116,13 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
   OptionalTensor grad_h_0;
   if (needs.states) grad_h_0 = stack.new_h(input, type);
   const Tensor grad_c_0 = stack.new_c(input, type);
+
+  OptionalTensor grad_gates_of_step;
+  if (needs.gates) {
+    STD_TORCH_CHECK(one_step && stack.num_layers == 1 && directions == 1,
+                    "lstm_fused: gradients of gates are kept of one step of one layer");
+    grad_gates_of_step = empty({rows, gates_width}, input, type);
+  }
 
   std::vector<std::vector<Tensor>> weight_gradients(stack.num_layers);
   OptionalTensor grad_layer_output = dense(grads.output, stack.dtype);  // (T, B, D*P)
@@ -200,7 +139,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
     // Scratch, one behind the other: the kernel's, then of each direction the results, and x of one of them.
     const int64_t kernel_size = whole_lines<T>(directions * kernels.backward_workspace(shape));
     const auto per_row = [&](bool wanted, int64_t size) { return wanted ? whole_lines<T>(range_rows * size) : 0; };
-    const int64_t gates_size = per_row(true, ceil_div(gates_width * bytes(grad_gates_type), sizeof(T))),
+    const int64_t gates_size = per_row(!needs.gates, ceil_div(gates_width * bytes(grad_gates_type), sizeof(T))),
                   h_size = per_row(keeps_h_prev, width), hidden_size = per_row(stack.has_projection, hidden),
                   grad_h_size = per_row(stack.has_projection, width),
                   x_size = per_row(keeps_h_prev && layer_input.needs_scratch(), input_size);
@@ -239,7 +178,7 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
       p.grad_cells_stride = directions * hidden;
       p.grad_h_n = part_of(grad_h_last, h_begin);
       p.grad_c_n = part_of(grad_c_last, c_begin);
-      p.grad_gates = take(gates_size);
+      p.grad_gates = needs.gates ? data<T>(grad_gates_of_step) : take(gates_size);
       p.grad_gates_type = grad_gates_type;
       p.h_prev = take(h_size);
       p.hidden = take(hidden_size);
@@ -321,7 +260,8 @@ InputGrads backward(const Stack& stack, const Call& call, const OutputGrads& gra
 
   if (!needs.input) grad_x.reset();
   return {dense(grad_x, stack.dtype), dense(grad_h_0, stack.dtype),
-          needs.states ? OptionalTensor(dense(grad_c_0, stack.dtype)) : std::nullopt, in_order(weight_gradients)};
+          needs.states ? OptionalTensor(dense(grad_c_0, stack.dtype)) : std::nullopt, in_order(weight_gradients),
+          grad_gates_of_step};
 }
 
 }  // namespace

@@ -41,10 +41,9 @@ struct CellGradient {
 };
 
 // `gates` are the activated ones; grad_h and grad_c are the whole gradients of this step's h and c.
-template <class Math, class V>
-LSTM_FUSED_INLINE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& c, const V& grad_h,
-                                                const V& grad_c) {
-  const V tanh_c = Math::tanh(c);
+template <class V>
+LSTM_FUSED_INLINE CellGradient<V> cell_backward(const Gates<V>& gates, const V& c_prev, const V& tanh_c,
+                                                const V& grad_h, const V& grad_c) {
   const V grad_c_total = grad_c + grad_h * gates.o * (1 - tanh_c * tanh_c);
   return {{grad_c_total * gates.g * gates.i * (1 - gates.i),  //
            grad_c_total * c_prev * gates.f * (1 - gates.f),   //

@@ -24,9 +24,9 @@ from .options import MaybeTensor
 _WEIGHT_GRADS = functools.partial(torch._C._dispatch_call_boxed, torch.ops.lstm_fused.cell_weight_grads.default._handle)
 _library.IMPLEMENTATIONS.impl("cell_weight_grads", torch.library.fallthrough_kernel, "Autograd")
 
-# In gradients of weights: a step with fewer gains nothing; and the node, which takes some 30 us, pays when the steps
-# before it have formed so many.
-_LEAST_ELEMENTS, _WORTH_A_NODE = 1 << 16, 1 << 19
+# In elements of the weights, as a measure of time: fewer of them gain nothing; gradients of its own cost a step, beside
+# the elements themselves, as much as _OF_A_CALL; and the node, some 30 us, pays once steps before it cost more.
+_LEAST_ELEMENTS, _OF_A_CALL, _WORTH_A_NODE = 1 << 14, 1 << 15, 1 << 19
 
 # So many are multiplied as soon as they are there: more make the product no faster, and would be kept.
 _MOST_ROWS = 512
@@ -49,7 +49,7 @@ class Loop:
 
     def goes_on(self, weights: Sequence[Tensor]) -> bool:
         """Whether the next step, with these weights, belongs to it."""
-        if self.token is None and self.steps * _elements(weights) < _WORTH_A_NODE:
+        if self.token is None and self.steps * (_elements(weights) + _OF_A_CALL) < _WORTH_A_NODE:
             self.steps += 1
             return True
         if not all(map(operator.is_, weights, self.weights)):

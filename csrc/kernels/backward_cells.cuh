@@ -100,7 +100,8 @@ class BackwardCells {
         const Acc outer = to_accumulator(cell.grad_output) + (kOuterApart ? outer_h[u][n] : 0);
         const Acc grad_h = recurrent[u][n] + outer;
         const Acc c_prev = starts[n] ? Acc{0} : cell.c_before;
-        const CellGradient<Acc> grad = cell_backward<Math>(widen(cell.gates), c_prev, c[u][n], grad_h, grad_c[u][n]);
+        const CellGradient<Acc> grad =
+            cell_backward(widen(cell.gates), c_prev, Math::tanh(c[u][n]), grad_h, grad_c[u][n]);
         const GateWords<T> rounded = round_to_words<T>(grad.pre);
 #pragma unroll
         for (int i = 0; i < kWords; ++i) kept[u][n].word[i] = is_active(u, n) ? rounded.word[i] : kept[u][n].word[i];

@@ -146,8 +146,8 @@ LSTM_FUSED_DEVICE void step_backward_cell(const LayerShape& s, const BackwardPar
   const SavedCell<T> cell = load_saved(s, p, clock, t, b, unit, clock.before(t, b));
   const Acc carried = next_grad_gates(s, p, clock, t, b) != nullptr ? p.grad_c[b * width + unit] : 0;
   const Gates<Acc> gates = widen(cell.gates);
-  const CellGradient<Acc> grad =
-      cell_backward<Math>(gates, cell.c_prev, cell.c, grad_hidden, carried + outer_grad_c(s, p, clock, t, b, unit));
+  const CellGradient<Acc> grad = cell_backward(gates, cell.c_prev, Math::tanh(cell.c), grad_hidden,
+                                               carried + outer_grad_c(s, p, clock, t, b, unit));
   store_gates(p.grad_gates + row * kNumGates * width + unit, width, round_gates<T>(grad.pre));
   p.grad_c[b * width + unit] = grad.c_prev;
   if (s.has_projection) p.hidden[row * width + unit] = round_to<T>(next_hidden<Math>(gates, cell.c));

@@ -14,12 +14,12 @@ namespace {
 bool reads_in_place(const LayerShape& s) { return s.seq_len * num_tiles(s.batch, kTileRows) <= 2; }
 
 // Per direction: packed W_hh (4H, P), but for what is read in place, and, with a projection, packed W_hr (P, H), both
-// in panels of columns; grad_gates once more, where a step multiplies another type, or rows that lie apart; and the
-// products of a step, (B, H) in whole panels.
+// in panels of columns; grad_gates once more, where a step multiplies another type, or rows that lie apart; the
+// products of a step, (B, H) in whole panels; and tanh c of the step before, (B, H).
 template <class T>
 struct Workspace {
   int64_t first_packed;  // of W_hh: the first block of columns that is packed
-  int64_t h_panel, w_hr, factors, products, width, size;
+  int64_t h_panel, w_hr, factors, products, width, tanh, size;
   SeparateRows<T> factor;
 
   explicit Workspace(const LayerShape& s) {
@@ -31,7 +31,8 @@ struct Workspace {
     if (copies(s, DType::kFloat32)) factor = SeparateRows<T>::of(s.batch, row_size);
     products = factors + factor.size();
     width = num_tiles(s.hidden_size, kPanelWidth<T>) * kPanelWidth<T>;
-    size = products + s.batch * width;
+    tanh = products + s.batch * width;
+    size = tanh + (s.has_projection ? 0 : s.batch * width);
   }
   static bool copies(const LayerShape& s, DType grad_gates_type) {
     return (kMultipliesPairs && grad_gates_type != DType::kBFloat16) ||
@@ -327,13 +328,18 @@ class Backward {
     if (row.ends && p.grad_c_n != nullptr) grad_c = state_at(p.grad_c_n, state, lanes);
     if (p.grad_cells != nullptr)
       grad_c = grad_c + load_as(p.grad_cells, p.kept_type, row.at * p.grad_cells_stride + unit, lanes);
-    if (p.output == nullptr)
+    // Of the step before, h_prev takes the tanh that its own turn will want.
+    const bool keeps_tanh = p.output == nullptr && p.h_prev != nullptr;
+    T* const kept_tanh = workspace + layout.tanh + row.b * layout.width + unit;
+    const V tanh_c = keeps_tanh && row.has_next ? V(load(kept_tanh)) : CellMath<T, 1>::tanh(cells(row.at, unit, lanes));
+    if (keeps_tanh)
       keep_h_prev(row, unit, lanes, [&] {
-        return next_hidden<CellMath<T, 1>>(Gates<V>{{}, {}, {}, gate(row.previous, 3)}, c_prev).at[0];
+        const V tanh_c_prev = CellMath<T, 1>::tanh(c_prev);
+        store(kept_tanh, tanh_c_prev.at[0]);
+        return (gate(row.previous, 3) * tanh_c_prev).at[0];
       });
 
-    const V c = cells(row.at, unit, lanes);
-    const CellGradient<V> grad = cell_backward<CellMath<T, 1>>(active, c_prev, c, V(grad_hidden), grad_c);
+    const CellGradient<V> grad = cell_backward(active, c_prev, tanh_c, V(grad_hidden), grad_c);
     const auto keep = [&](auto* out) {
       store(out + unit, grad.pre.i.at[0], lanes);
       store(out + unit + width, grad.pre.f.at[0], lanes);
@@ -343,7 +349,7 @@ class Backward {
     with_grad_gates(row.t, row.b, keep);
     if (has_factors && multiplies()) keep(reinterpret_cast<Kept<T>*>(factor(row.t, row.b)));
     store(carried, grad.c_prev.at[0], lanes);
-    if (s.has_projection) store(hidden(row.t, row.b) + unit, next_hidden<CellMath<T, 1>>(active, c).at[0], lanes);
+    if (s.has_projection) store(hidden(row.t, row.b) + unit, (active.o * tanh_c).at[0], lanes);
   }
 
   const LayerShape& s;

@@ -29,6 +29,12 @@ LSTM_FUSED_INLINE V next_cell(const Gates<V>& gates, const V& c_prev) {
   return gates.f * c_prev + gates.i * gates.g;
 }
 
+// The same where i * g was formed before.
+template <class V>
+LSTM_FUSED_INLINE V next_cell(const V& f, const V& c_prev, const V& added) {
+  return f * c_prev + added;
+}
+
 template <class Math, class V>
 LSTM_FUSED_INLINE V next_hidden(const Gates<V>& gates, const V& c) {
   return gates.o * Math::tanh(c);

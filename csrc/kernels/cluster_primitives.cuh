@@ -25,6 +25,10 @@ LSTM_FUSED_DEVICE uint32_t shared_address(const void* p) { return static_cast<ui
 LSTM_FUSED_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// Comes to it and does not wait: those who do see what the thread did before.
+LSTM_FUSED_DEVICE void named_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- a cluster
 

@@ -2,18 +2,11 @@
 // them, and send each other h, or grad_gates, through global memory once per step. docs/kernels.md has the essay.
 #pragma once
 
-#include "kernels/cells.cuh"
+#include "kernels/group_pairs.cuh"
 #include "kernels/group_stack.cuh"
 #include "kernels/launchers.h"
 
 namespace lstm_fused {
-
-template <bool kStacked>
-constexpr int kMostSideBySide = kStacked ? static_cast<int>(kGroupMostLayers) : 2;
-template <class CellKind, class A, bool kStacked>
-using GroupForwardArguments = GroupArguments<ForwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
-template <class CellKind, class A, bool kStacked>
-using GroupBackwardArguments = GroupArguments<BackwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
 
 // grid: the blocks of a group side by side; groups for the rows of the batch; directions, or layers of a stack. A block
 // has 16 units.
@@ -186,6 +179,11 @@ int launch_group(void (*kernel)(const GroupArguments<Layer>), const Launch& laun
 template <class CellKind, class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   static_assert(sizeof(typename CellKind::template Forward<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
+  if constexpr (kNumSums<A, kStacked> > 1)
+    if (group_takes_pairs(launch, shape))
+      return launch_group<A, kStacked, false>(
+          launch.training ? lstm_group_forward_pairs_kernel<A, true> : lstm_group_forward_pairs_kernel<A, false>,
+          launch, shape, params, stream);
   return launch_group<A, kStacked, false>(launch.training ? lstm_group_forward_kernel<A, true, kStacked, CellKind>
                                                           : lstm_group_forward_kernel<A, false, kStacked, CellKind>,
                                           launch, shape, params, stream);

@@ -5,8 +5,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/arguments.h"
-#include "kernels/backward_cells.cuh"
+#include "kernels/cells.cuh"
 #include "kernels/cluster_primitives.cuh"
 #include "kernels/row_tiles.cuh"
 
@@ -21,6 +20,12 @@ struct GroupArguments {
   int tiles_per_group;  // of 8 rows: what a turn takes
   int part_chunks;      // of K for each warp
 };
+template <bool kStacked>
+constexpr int kMostSideBySide = kStacked ? static_cast<int>(kGroupMostLayers) : 2;
+template <class CellKind, class A, bool kStacked>
+using GroupForwardArguments = GroupArguments<ForwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
+template <class CellKind, class A, bool kStacked>
+using GroupBackwardArguments = GroupArguments<BackwardArgumentsOf<CellKind, A, kMostSideBySide<kStacked>>>;
 
 template <bool kBackward>
 constexpr int kGroupLines = static_cast<int>(group_lines(kBackward));
@@ -217,6 +222,11 @@ class Exchange {
   LSTM_FUSED_DEVICE static int first_unit() { return block_index().x * static_cast<int>(kGroupUnits); }
   // What any turn multiplies lies so many bytes behind this.
   LSTM_FUSED_DEVICE GroupRows rows() const { return {tiles, static_cast<int>(row_bytes), kRows}; }
+  // For those who form such places themselves: which slot of all it is, how far the next one is behind it, and where
+  // the calling thread's words of the first lie.
+  LSTM_FUSED_DEVICE static uint32_t slot(const Turn& turn) { return turn.tile * kSlots + turn.step % kSlots; }
+  LSTM_FUSED_DEVICE uint32_t slot_bytes() const { return kRows * row_bytes; }
+  LSTM_FUSED_DEVICE V* cell_words() const { return reinterpret_cast<V*>(cells); }
   LSTM_FUSED_DEVICE uint64_t place(const Turn& turn) const { return place(turn.tile, turn.step); }
 
   // Of the calling thread's cell: what this turn reads, which another thread may have sent; and what the tile's next
@@ -243,7 +253,7 @@ class Exchange {
   static constexpr int kRows = static_cast<int>(kTileRows);
   // Of a tile's slot, in bytes. Both factors have 32 bits: one instruction.
   LSTM_FUSED_DEVICE uint64_t place(int tile, uint32_t step) const {
-    return uint64_t{tile * kSlots + step % kSlots} * (kRows * row_bytes);
+    return uint64_t{slot({tile, step})} * slot_bytes();
   }
   LSTM_FUSED_DEVICE V* cell(int tile, uint32_t step) const { return reinterpret_cast<V*>(cells + place(tile, step)); }
 
@@ -251,6 +261,11 @@ class Exchange {
   char* const tiles;  // of the group
   char* const cells;  // the calling thread's, of the first
 };
+
+// From one fence of a thread to the next it is so many steps at most; docs/kernels.md counts what lies between the
+// clearing of a slot and the look that finds it.
+constexpr uint32_t kOrderedSteps = 4;
+static_assert(2 * kOrderedSteps + 4 < kGroupSlots - 2);
 
 // Takes all turns of a kernel:
 //   look(turn)             looks at what others may have sent
@@ -273,10 +288,7 @@ LSTM_FUSED_DEVICE void take_turns(Turns& turns, const Exchange& exchange, Prepar
     own = turn;
   }
   // A half comes to fences while the other one has cells: in every step, where all have turns of several tiles, else in
-  // every other at least; a block of one half in every step. From one to the next it is so many steps at most;
-  // docs/kernels.md counts what lies between the clearing of a slot and the look that finds it.
-  constexpr uint32_t kOrderedSteps = 4;
-  static_assert(2 * kOrderedSteps + 4 < kGroupSlots - 2);
+  // every other at least; a block of one half in every step.
   const bool several = !turns.are_ragged() && turns.num_tiles > 1;
   const uint32_t due = several || !alternates ? kOrderedSteps : kOrderedSteps - 1;
   uint32_t ordered = due;

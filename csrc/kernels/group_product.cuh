@@ -119,6 +119,35 @@ class GroupWeights {
     multiply_held<0, true>(part, looks, product);
   }
 
+  // At the factors of a tile where registers hold all weights: all vectors.
+  struct AllLooks {
+    Vector16 at[kHeld];
+  };
+  LSTM_FUSED_DEVICE void look(const Part& part, const char* rows, AllLooks& looks) const {
+    unrolled<kHeld>([&](auto n) { looks.at[n.value] = part.template load<n.value>(rows, 0); });
+  }
+  LSTM_FUSED_DEVICE void look_until_whole(const Part& part, const char* rows, AllLooks& looks) const {
+    look(part, rows, looks);
+    await<kHeld>(looks.at, [&](auto n) { return part.template load<n.value>(rows, 0); });
+  }
+  // Adds the product with what looks found, and sends for the same vectors of the rows `next` as they are taken.
+  template <class F>
+  LSTM_FUSED_DEVICE void multiply(const Part& part, const char* next, AllLooks& looks, GroupProduct<A, kLines>& product,
+                                  F&& before_last_chunk) const {
+    unrolled<kHeld>([&](auto n) {
+      if (n.value == kHeld - 1) before_last_chunk();
+      Vector16& place = looks.at[n.value];
+      product.add(held[n.value], [&](int) { return place; }, n.value);
+      place = part.template load<n.value>(next, 0);
+    });
+  }
+  // Whether the sums of the lane's columns may have been made of words that are missing: those are NaN, in 16 bit, and
+  // so is what is made of them.
+  LSTM_FUSED_DEVICE static bool may_lack_words(const GroupProduct<A, kLines>& product) {
+    const float either = product.at(0, 0) + product.at(0, 1);
+    return either != either;
+  }
+
  private:
   // The chunks in registers from kChunk on, and then those in shared memory. What is not there ends the product, rather
   // than being skipped: then a vector that has been sent for is in the same registers on every way to those who use it.
@@ -218,12 +247,17 @@ class GroupSums {
   struct alignas(kGates * sizeof(float)) Sums {
     float of[kGates];
   };
-  LSTM_FUSED_DEVICE Sums total() const {
-    constexpr int kHalf = static_cast<int>(kGroupWarps) / 2;
+  LSTM_FUSED_DEVICE Sums total() const { return total_of(num_warps<kStacked>() > kHalf); }
+  // In a block that has an SM to itself.
+  LSTM_FUSED_DEVICE Sums total_of_all() const { return total_of(true); }
+
+ private:
+  static constexpr int kHalf = static_cast<int>(kGroupWarps) / 2;
+  LSTM_FUSED_DEVICE Sums total_of(bool all) const {
     Sums total = {}, sums[2 * kHalf] = {};
 #pragma unroll
     for (int warp = 0; warp < kHalf; ++warp) sums[warp] = load_shared(at(warp, cell_row(), cell_unit()));
-    if (num_warps<kStacked>() > kHalf)
+    if (all)
 #pragma unroll
       for (int warp = kHalf; warp < 2 * kHalf; ++warp) sums[warp] = load_shared(at(warp, cell_row(), cell_unit()));
 #pragma unroll
@@ -232,8 +266,6 @@ class GroupSums {
       for (int gate = 0; gate < kGates; ++gate) total.of[gate] += of_warp.of[gate];
     return total;
   }
-
- private:
   static constexpr int kStride = static_cast<int>(group_sum_stride(kGates == 1));
 
   LSTM_FUSED_DEVICE Sums* at(int warp, int row, int unit) const {

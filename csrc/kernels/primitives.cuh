@@ -31,6 +31,26 @@ LSTM_FUSED_DEVICE Index block_index() {
   return {static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
 }
 
+// ---- for the compiler alone
+
+// x, formed here and kept, where it would rather form it anew, or later.
+template <class V>
+LSTM_FUSED_DEVICE V keep(V x) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8);
+  if constexpr (sizeof(V) == 4)
+    asm volatile("" : "+r"(x));
+  else
+    asm volatile("" : "+l"(x));
+  return x;
+}
+
+// `n` times `bytes` behind p, in one instruction.
+template <class V>
+LSTM_FUSED_DEVICE V* bytes_behind(V* p, uint32_t n, uint32_t bytes) {
+  asm("mad.wide.u32 %0, %1, %2, %0;" : "+l"(p) : "r"(n), "r"(bytes));
+  return p;
+}
+
 // ---- numbers
 
 template <int n>

@@ -144,6 +144,37 @@ def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tu
             assert torch.equal(tensor, results[name]), name
 
 
+# T, B, H, SMs, directions: groups whose tiles go in pairs of turns: one of five tiles and more steps than there are
+# slots, one of three blocks, two of two blocks, and one for each direction. With as many steps as are odd the last turn
+# is no pair's second.
+PAIRS = [(18, 40, 16, 1, 1), (5, 39, 33, 3, 1), (4, 70, 17, 4, 1), (1, 33, 17, 4, 2), (7, 35, 17, 4, 2)]
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16"])
+@pytest.mark.parametrize("sizes", PAIRS, ids=str)
+def test_turns_in_pairs(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
+    """Where tiles have as many steps, no bit is another than with one tile, or where `lengths` are given."""
+    seq_len, batch, hidden_size, num_sms, directions = sizes
+    case = Case(seq_len, batch, 5, hidden_size, bidirectional=directions == 2, return_cells=True)
+    problem = draw(case.but(dtype=ARITHMETICS[arithmetic]))
+    with simulator.running("group"):
+        plain, without_gradients = fused(problem), inference(problem)
+    for seed in range(3):
+        with simulator.running("group", seed=seed, num_sms=num_sms):
+            launched = len(simulator.launched())
+            results, others = fused(problem), inference(problem)
+            names = [name for name, _ in simulator.launched()[launched:]]
+        assert simulator.machine == "twin" or sum("pairs" in name for name in names) == 2
+        for name, tensor in (plain | without_gradients).items():
+            assert torch.equal(tensor, (results | others)[name]), name
+
+
+@pytest.mark.slow
+def test_turns_in_pairs_of_many_units(simulator: Simulator) -> None:
+    """All that registers hold, and of the last block a single unit."""
+    check(simulator, ("group", "bfloat16"), Case(2, 25, 5, 1009, return_cells=True), times=1, num_sms=64)
+
+
 # T, B, H, SMs: two groups of one block on one SM; four of three blocks on six SMs, the last one with a single tile; and
 # three of two blocks on three SMs.
 SHARED_SMS = [(3, 33, 1, 1), (5, 100, 33, 6), (2, 70, 17, 3)]

@@ -175,6 +175,21 @@ LSTM_FUSED_KERNEL(kThreads, 1) named_barrier_kernel(LSTM_FUSED_PARAMS Words p) {
   }
 }
 
+LSTM_FUSED_KERNEL(kThreads, 1) named_arrive_kernel(LSTM_FUSED_PARAMS Words p) {
+  const int half = thread_index() / 64, lane = thread_index() % 64;  // the second half reads what the first one writes
+  for (int turn = 0; turn < 5; ++turn) {
+    if (half == 0) {
+      store_shared(shared_array<uint32_t>() + lane, p.in[lane] + static_cast<uint32_t>(turn));
+      named_arrive(1, kThreads);
+      named_barrier(2, kThreads);
+    } else {
+      named_barrier(1, kThreads);
+      p.out[turn * 64 + lane] = load_shared(shared_array<uint32_t>() + (lane + 33) % 64);
+      named_arrive(2, kThreads);
+    }
+  }
+}
+
 // ---- a cluster of four
 
 struct ClusterShared {
@@ -451,6 +466,7 @@ void run_all() {
   run("large_shared", large_shared_kernel, Grid{{1, 1, 1}, kThreads, kLargeSharedBytes}, kThreads, random);
   run("copy", copy_kernel, block, 16 * kThreads, random);
   run("named_barrier", named_barrier_kernel, block, kThreads, random);
+  run("named_arrive", named_arrive_kernel, block, kThreads, random);
   run("wanted", wanted_kernel, block, 3 * kThreads, random);
   run("exchange", exchange_kernel, Grid{{8, 1, 1}, kWarpSize}, 64, random);
   if (!has_clusters()) return;

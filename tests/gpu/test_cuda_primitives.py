@@ -76,7 +76,8 @@ def test_every_primitive_ran(simulated: dict[str, np.ndarray], on_gpu: dict[str,
 
 
 EXACT = (
-    "where round round_two warp shared large_shared copy named_barrier wanted exchange cluster async_store arrive"
+    "where round round_two warp shared large_shared copy named_barrier named_arrive wanted exchange cluster"
+    " async_store arrive"
 ).split()
 
 

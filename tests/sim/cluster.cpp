@@ -66,34 +66,51 @@ void arrive(MBarrier& mbarrier, int64_t bytes, Site site, const Knowledge& knowl
   complete_phase(mbarrier);
 }
 
+NamedBarrier& come_to(int id, int threads, const char* name, Site site) {
+  machine->maybe_preempt();
+  if (id < 1 || id > 15 || threads < 1 || threads % kWarpSize) {
+    fault(std::string(name) + " " + std::to_string(id) + " of " + std::to_string(threads) + " threads", site);
+  }
+  NamedBarrier& barrier = self->block->named_barriers[id];
+  if (!barrier.missing) {
+    barrier.missing = barrier.expected = threads;
+  } else if (threads != barrier.expected) {
+    fault("comes to " + std::string(name) + " " + std::to_string(id) + " of " + std::to_string(threads) +
+              " threads while others wait for " + std::to_string(barrier.expected),
+          site);
+  }
+  barrier.release.add(knowledge_of(*self));
+  --barrier.missing;
+  return barrier;
+}
+// What those who have come to it knew; those who wait go on.
+ClockPointer complete(NamedBarrier& barrier) {
+  machine->before_others_go_on();
+  const ClockPointer released = barrier.release.take();
+  for (Thread* thread : barrier.waiting) thread->learned = join(thread->learned, released);
+  wake(barrier.waiting, Delay::kBarrier);
+  return released;
+}
+
 }  // namespace
 
 void named_barrier(int id, int threads, Site site) {
   if (is_skipped(site)) return;
-  constexpr const char* kName = "named_barrier";
-  machine->maybe_preempt();
-  if (id < 1 || id > 15 || threads < 1 || threads % kWarpSize) {
-    fault("named_barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads", site);
+  NamedBarrier& barrier = come_to(id, threads, "named_barrier", site);
+  if (barrier.missing) {
+    barrier.waiting.push_back(self);
+    machine->wait("named_barrier", site);
+  } else {
+    self->learned = join(self->learned, complete(barrier));
+    machine->preempt(Delay::kBarrier);
   }
-  NamedBarrier& barrier = self->block->named_barriers[id];
-  if (!barrier.arrived.empty() && threads != barrier.expected) {
-    fault("comes to named_barrier " + std::to_string(id) + " of " + std::to_string(threads) +
-              " threads while others wait for " + std::to_string(barrier.expected),
-          site);
-  }
-  barrier.expected = threads;
-  barrier.arrived.push_back(self);
-  if (static_cast<int>(barrier.arrived.size()) < threads) return machine->wait(kName, site);
-  machine->before_others_go_on();
-  Release release;
-  for (Thread* thread : barrier.arrived) release.add(knowledge_of(*thread));
-  const ClockPointer released = release.take();
-  for (Thread* thread : barrier.arrived) {
-    thread->learned = join(thread->learned, released);
-    if (thread != self) machine->make_ready(*thread, Delay::kBarrier);
-  }
-  barrier.arrived.clear();
-  machine->preempt(Delay::kBarrier);
+}
+void named_arrive(int id, int threads, Site site) {
+  if (is_skipped(site)) return;
+  // A warp arrives as one, and learns nothing by it.
+  machine->meet_warp("named_arrive", site, nullptr, [](Warp&, void* const(&)[kWarpSize]) {});
+  NamedBarrier& barrier = come_to(id, threads, "named_arrive", site);
+  if (!barrier.missing) complete(barrier);
 }
 
 int cluster_rank() { return self->block->slot % machine->shape().cluster; }

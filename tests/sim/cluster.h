@@ -8,6 +8,7 @@
 namespace sim {
 
 void named_barrier(int id, int threads, Site site);
+void named_arrive(int id, int threads, Site site);
 
 int cluster_rank();
 void cluster_arrive(Site site);

@@ -34,6 +34,10 @@ LSTM_FUSED_DEVICE void blocks(const EveryPrimitive& p) {
   block_barrier();
   store_shared(shared, load_shared(shared));
   named_barrier(1, num_threads());
+  if (warp_index() == 0)
+    named_barrier(2, num_threads());
+  else
+    named_arrive(2, num_threads());
 }
 
 LSTM_FUSED_DEVICE void clusters(const EveryPrimitive& p) {

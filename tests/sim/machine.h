@@ -97,8 +97,10 @@ struct Warp {
 
 // See cluster.h.
 struct NamedBarrier {
-  int expected = 0;
-  std::vector<Thread*> arrived;
+  int expected = 0;  // threads
+  int missing = 0;   // of them; none: nobody has come yet
+  Release release;
+  std::vector<Thread*> waiting;
 };
 struct MBarrier {
   int count = 0;        // arrivals in a phase

@@ -121,17 +121,24 @@ def test_a_wrong_instruction_is_caught(program: Path, twin: dict[str, np.ndarray
     pytest.fail("nothing was caught")
 
 
+EXCHANGE, PRODUCT, IN_PAIRS = (f"kernels/group_{name}.cuh" for name in ("exchange", "product", "pairs"))
+# Those of the last two are of groups of five tiles of rows with as many steps.
 EXCHANGE_PLANTS = {
     "a vector is there when its first word is": (
+        EXCHANGE,
         "for (const uint32_t word : v.word) most = word > most ? word : most;",
         "for (const uint32_t& word : v.word) most = &word == v.word ? word : most;",
     ),
-    "slots that are not cleared": ("clear(cell(turn.tile, turn.step - 1));", ""),
+    "slots that are not cleared": (EXCHANGE, "clear(cell(turn.tile, turn.step - 1));", ""),
     "slots that are cleared too early": (
+        EXCHANGE,
         "clear(cell(turn.tile, turn.step - 1));",
         "clear(cell(turn.tile, turn.step + 1));",
     ),
-    "a word that is sent is taken for none": ("word < kGroupMissing ? word : kGroupMissing - 1", "word"),
+    "a word that is sent is taken for none": (EXCHANGE, "word < kGroupMissing ? word : kGroupMissing - 1", "word"),
+    "words that are missing are multiplied": (PRODUCT, "return either != either;", "return false;"),
+    "slots that pairs do not clear": (IN_PAIRS, "clear(cleared);", ""),
+    "slots that pairs clear too early": (IN_PAIRS, "own.turn.step - 1)", "own.turn.step + 1)"),
 }
 
 
@@ -140,14 +147,15 @@ def test_a_wrong_exchange_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Of the blocks of a group, in more steps than there are slots."""
     source = ptx.CSRC / "kernels" / "group_bfloat16.cu"
     simulator = Simulator("sm_90a", kernels=[source])
-    problem = draw(Case(40, 3, 5, 33, dtype=torch.bfloat16))
+    in_pairs = EXCHANGE_PLANTS[plant][0] != EXCHANGE
+    problem = draw(Case(40, 33 if in_pairs else 3, 5, 33, dtype=torch.bfloat16))
     if "sent" in plant:
         problem.leaves["h_0"].data.view(torch.int16).fill_(-1)
 
     def bits(seed: int) -> torch.Tensor | None:
         """Of the output; None where there is a report."""
         try:
-            with simulator.running("group", seed=seed), torch.no_grad():
+            with simulator.running("group", seed=seed, num_sms=3), torch.no_grad():
                 return fused(problem)["output"].view(torch.int16)
         except RuntimeError as error:
             assert re.search("race|in spin_wait", str(error)), error
@@ -155,7 +163,7 @@ def test_a_wrong_exchange_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     first, *others = wanted = [bits(seed) for seed in range(5)]
     assert first is not None and all(other is not None and torch.equal(first, other) for other in others)
-    folder = compile_with(tmp_path, "kernels/group_exchange.cuh", *EXCHANGE_PLANTS[plant], source)
+    folder = compile_with(tmp_path, *EXCHANGE_PLANTS[plant], source)
     monkeypatch.setattr(simulator, "_folder", lambda: str(folder))
     found = [bits(seed) for seed in range(len(wanted))]
     assert any(one is None or not torch.equal(first, one) for one in found)

@@ -37,6 +37,11 @@ void named_barrier(Lane& lane, const Instruction& i) {
   meet_aligned(lane, i);
   sim::named_barrier(lane.integer(i, 0), lane.integer(i, 1), i.site);
 }
+void named_arrive(Lane& lane, const Instruction& i) {
+  if (is_skipped(i.site)) return;
+  meet_aligned(lane, i);
+  sim::named_arrive(lane.integer(i, 0), lane.integer(i, 1), i.site);
+}
 void warp_barrier(Lane& lane, const Instruction& i) {
   check_all_lanes(lane, i, 0);
   sim::warp_barrier(i.site);
@@ -106,6 +111,7 @@ void try_wait(Lane& lane, const Instruction& i) {
 void add_collectives(Opcodes& table) {
   table["bar.sync 1"] = {block_barrier, {value(32)}};
   table["bar.sync 2"] = {named_barrier, {value(32), value(32)}};
+  table["bar.arrive"] = {named_arrive, {value(32), value(32)}};
   table["bar.warp.sync"] = {warp_barrier, {value(32)}};
   Form in_range = value(1);
   in_range.may_be_nothing = true;

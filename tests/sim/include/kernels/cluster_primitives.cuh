@@ -13,6 +13,7 @@ namespace lstm_fused {
 // ---- a part of a block
 
 inline void named_barrier(int id, int threads, Site site = Site::here()) { sim::named_barrier(id, threads, site); }
+inline void named_arrive(int id, int threads, Site site = Site::here()) { sim::named_arrive(id, threads, site); }
 
 // ---- a cluster
 

@@ -37,6 +37,18 @@ inline Index block_index() {
   return {index.x, index.y, index.z};
 }
 
+// ---- for the compiler alone
+
+template <class V>
+V keep(V x) {
+  return x;
+}
+
+template <class V>
+V* bytes_behind(V* p, uint32_t n, uint32_t bytes) {
+  return reinterpret_cast<V*>(reinterpret_cast<uintptr_t>(p) + uint64_t{n} * bytes);
+}
+
 // ---- numbers
 
 template <int n>

@@ -237,6 +237,16 @@ constexpr int64_t group_register_bytes(GroupVariant variant, int64_t hidden_size
   const int64_t held = group_chunks_held(variant);
   return (chunks < held ? chunks : held) * group_chunk_bytes(variant, warps);
 }
+// Forward, whether turns go in pairs (kernels/group_pairs.cuh), where all rows have as many steps. What a turn sends
+// leaves behind the products of the second turn after it: two tiles would wait for ever, three too long.
+constexpr int64_t kLeastInPairs = 4;
+constexpr bool group_takes_pairs(GroupVariant variant, int64_t hidden_size, int64_t batch, int64_t rows_per_group,
+                                 int64_t warps) {
+  const int64_t rows_of_last = batch - (ceil_div(batch, rows_per_group) - 1) * rows_per_group;
+  return !variant.backward && group_num_sums(variant.dtype, variant.stacked) == 2 && warps == kGroupWarps &&
+         group_row_tiles(rows_of_last) >= kLeastInPairs &&
+         group_part_chunks(variant.dtype, hidden_size, false, warps) <= group_chunks_held(variant);
+}
 // What the registers leave over of the weights; the sums of the warps, of four gates, or of grad_h, where those from
 // the layer above stay apart; and what each tile of rows has.
 constexpr int64_t group_shared_bytes(GroupVariant variant, int64_t hidden_size, int64_t rows_per_group, int64_t warps) {

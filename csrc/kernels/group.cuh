@@ -180,7 +180,7 @@ template <class CellKind, class A, bool kStacked>
 int run_group_forward(const Launch& launch, const LayerShape& shape, const void* params, void* stream) {
   static_assert(sizeof(typename CellKind::template Forward<A, 1, true, Input::kLoaded>::Carried) == kGroupCarriedBytes);
   if constexpr (kNumSums<A, kStacked> > 1)
-    if (group_takes_pairs(launch, shape))
+    if (takes_pairs(launch, shape))
       return launch_group<A, kStacked, false>(
           launch.training ? lstm_group_forward_pairs_kernel<A, true> : lstm_group_forward_pairs_kernel<A, false>,
           launch, shape, params, stream);

@@ -8,16 +8,13 @@
 
 namespace lstm_fused {
 
-// What a turn sends leaves behind the products of the second turn after it: two tiles would wait for ever, three too
-// long.
-constexpr int64_t kLeastInPairs = 4;
-inline bool group_takes_pairs(const Launch& launch, const LayerShape& shape) {
-  const int64_t rows_of_last = shape.batch - (ceil_div(shape.batch, launch.rows_per_group) - 1) * launch.rows_per_group;
+// Rows of all steps are counted in 31 bits here.
+inline bool takes_pairs(const Launch& launch, const LayerShape& shape) {
   const GroupVariant variant{launch.dtype, has_tensor_cores(launch.dtype, false), launch.num_layers > 1, false};
   return shape.seq_len * shape.batch <= std::numeric_limits<int32_t>::max() && shape.segments.lengths == nullptr &&
-         shape.segments.reset == nullptr && group_num_sums(variant.dtype, variant.stacked) == 2 &&
-         launch.threads_per_block == kThreads && group_row_tiles(rows_of_last) >= kLeastInPairs &&
-         group_part_chunks(variant.dtype, shape.hidden_size, false, kGroupWarps) <= group_chunks_held(variant);
+         shape.segments.reset == nullptr &&
+         group_takes_pairs(variant, shape.hidden_size, shape.batch, launch.rows_per_group,
+                           launch.threads_per_block / kWarp);
 }
 
 // The cells of a thread: one unit of a row of each tile, one after the other. A step is in two parts, for the warp

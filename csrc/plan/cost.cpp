@@ -28,6 +28,10 @@ constexpr Cost kGroupTurn[] = {{"group turn", {830, 847, 1497}}, {"group backwar
 constexpr Cost kGroupSecond[] = {{"group second", {217, 0, 0}}, {"group backward second", {524, 0, 0}}};
 constexpr Cost kGroupShared[] = {{"group shared turn", {68, 166, 45}}, {"group backward shared turn", {268, 466, 314}}};
 constexpr Cost kGroupChunk[] = {{"group chunk", {150, 149, 1303}}, {"group backward chunk", {147, 128, 592}}};
+// Forward, where turns go in pairs: a turn, and each of its chunks. With lengths or resets, of which the planner does
+// not know, they do not.
+constexpr Cost kGroupPaired = {"group paired turn", {640, 0, 0}};
+constexpr Cost kGroupPairedChunk = {"group paired chunk", {10, 0, 0}};
 // Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
 // one above, part of which is done while h is on its way, and each chunk that follows; backward each beyond four waits
 // for L2 by itself.
@@ -163,15 +167,18 @@ Step group_of(const Problem& problem, const DeviceInfo& device, const Launch& la
   const int64_t hidden = problem.hidden_size, tiles = launch.rows_per_group / kTileRows;
   const int64_t warps = launch.threads_per_block / kWarp, blocks = kGroupWarps / warps;  // blocks of an SM
   // Those hand in hand as one; of two blocks each has turns of its own, side by side with the other's.
-  const int64_t turns = blocks > 1 ? tiles : ceil_div(tiles, group_num_sums(problem.dtype, stacked));
-  const int64_t chunks = tiles * group_part_chunks(problem.dtype, hidden, backward, warps);
+  const bool paired = group_takes_pairs(variant, hidden, problem.batch, launch.rows_per_group, warps);
+  const int64_t alone = paired ? 0 : tiles;
+  const int64_t turns = blocks > 1 ? alone : ceil_div(alone, group_num_sums(problem.dtype, stacked));
+  const int64_t part_chunks = group_part_chunks(problem.dtype, hidden, backward, warps), chunks = alone * part_chunks;
   const int64_t read = group_weight_bytes(variant, hidden, warps) - group_register_bytes(variant, hidden, warps);
   const double shared = static_cast<double>(blocks * tiles * read) / kSharedBytesPerClock;
   const auto products = static_cast<double>(blocks * (stacked ? 2 : 1));
   const double rows = products * static_cast<double>(launch.rows_per_group) *
                       static_cast<double>(group_row_bytes(problem.dtype, hidden, backward)) / kL2BytesPerClock;
-  return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], tiles - turns),
+  return {{part(problem, kGroupTurn[backward], turns), part(problem, kGroupSecond[backward], alone - turns),
            part(problem, kGroupShared[backward], blocks > 1 ? tiles : 0), part(problem, kGroupChunk[backward], chunks),
+           part(problem, kGroupPaired, tiles - alone), part(problem, kGroupPairedChunk, (tiles - alone) * part_chunks),
            part(problem, kGroupStack[backward], stacked ? tiles : 0),
            part(problem, kGroupStackChunk[backward], stacked ? chunks - tiles : 0),
            part(problem, kGroupStackWait, stacked && backward ? std::max<int64_t>(chunks - 4 * tiles, 0) : 0)},

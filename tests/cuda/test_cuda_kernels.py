@@ -144,6 +144,13 @@ def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tu
             assert torch.equal(tensor, results[name]), name
 
 
+@pytest.mark.parametrize("sizes", [(18, 24, 1, 1), (15, 40, 3, 1)], ids=str)
+def test_lanes_without_a_unit(simulator: Simulator, sizes: tuple[int, ...]) -> None:
+    """They hand on what the other half of the warps has sent, and wait for it alone: no warp multiplies it."""
+    seq_len, batch, hidden_size, num_sms = sizes
+    check(simulator, ("group", "float16"), Case(seq_len, batch, 5, hidden_size), times=1, num_sms=num_sms)
+
+
 # T, B, H, SMs, directions: groups whose tiles go in pairs of turns: one of five tiles and more steps than there are
 # slots, one of three blocks, two of two blocks, and one for each direction. With as many steps as are odd the last turn
 # is no pair's second.
@@ -177,7 +184,7 @@ def test_turns_in_pairs_of_many_units(simulator: Simulator) -> None:
 
 # T, B, H, SMs: two groups of one block on one SM; four of three blocks on six SMs, the last one with a single tile; and
 # three of two blocks on three SMs.
-SHARED_SMS = [(3, 33, 1, 1), (5, 100, 33, 6), (2, 70, 17, 3)]
+SHARED_SMS = [(3, 27, 1, 1), (5, 100, 33, 6), (2, 70, 17, 3)]
 
 
 @pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "float32", "tf32"])

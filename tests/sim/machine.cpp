@@ -308,7 +308,13 @@ void Machine::run_next() {
 }
 
 void Machine::spin(int64_t version, Site site) {
-  if (version != version_ || self->warp->meeting.arrived) return preempt();  // its warp looks again
+  if (version != version_) return preempt();
+  if (self->warp->meeting.arrived) {  // its warp looks again
+    // It is always ready, where lanes that need not look wait for it; but what it looks for comes some day.
+    constexpr uint32_t kComesOneIn = 1024;
+    if (random_.one_in(kComesOneIn)) global_.show_late();
+    return preempt();
+  }
   spinning_.push_back(self);
   wait("spin_wait", site);
 }

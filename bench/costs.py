@@ -114,9 +114,9 @@ def fit(rows: list[dict[str, Any]]) -> dict[str, list[int]]:
     for name in SIZES:
         for column, type in enumerate(COLUMNS):
             of_type = [row for row in rows if is_of(row, name, type)]
-            names = list(dict.fromkeys(part for row in of_type for part in row["parts"]))
+            names = list(dict.fromkeys(part for row in of_type for part, count in row["parts"].items() if count))
             counts = torch.tensor([[row["parts"].get(part, 0) / row["cycles"] for part in names] for row in of_type])
-            # Of the least norm: a part that does not occur in this type has no cost.
+            # Of the least norm, should sizes not tell parts apart. One that does not occur in a type has no cost.
             found = torch.linalg.lstsq(counts.double(), torch.ones(len(of_type), 1).double(), driver="gelsd").solution
             for part, value in zip(names, found[:, 0].tolist()):
                 cycles.setdefault(part, [0] * len(COLUMNS))[column] = round(value)

@@ -30,8 +30,8 @@ constexpr Cost kGroupShared[] = {{"group shared turn", {68, 166, 45}}, {"group b
 constexpr Cost kGroupChunk[] = {{"group chunk", {150, 149, 1303}}, {"group backward chunk", {147, 128, 592}}};
 // Forward, where turns go in pairs: a turn, and each of its chunks. With lengths or resets, of which the planner does
 // not know, they do not.
-constexpr Cost kGroupPaired = {"group paired turn", {640, 0, 0}};
-constexpr Cost kGroupPairedChunk = {"group paired chunk", {10, 0, 0}};
+constexpr Cost kGroupPaired = {"group paired turn", {638, 0, 0}};
+constexpr Cost kGroupPairedChunk = {"group paired chunk", {21, 0, 0}};
 // Where layers run side by side: the first chunk of the product with the h of the layer below, or the grad_gates of the
 // one above, part of which is done while h is on its way, and each chunk that follows; backward each beyond four waits
 // for L2 by itself.

@@ -32,15 +32,20 @@ for _name in ("cell", "cell_backward", "cell_backward_gates"):
     _library.IMPLEMENTATIONS.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
-def step(input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
-    """h and c after the step; None where this is not for plain eager use."""
+def is_plain(input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]) -> bool:
+    """Whether a step is for plain eager use, and :func:`step` takes it."""
     if torch.compiler.is_compiling() or type(input) is not Tensor:
-        return None
+        return False
     if autograd.in_forward_mode() or autograd.transforms_are_active() or torch._C._get_tracing_state():
-        return None
+        return False
+    return not (torch._C._len_torch_dispatch_stack() or has_torch_function((*(hx or ()), *weights)))
+
+
+def step(
+    input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor], origin: Any = None
+) -> tuple[Tensor, Tensor]:
+    """h and c after the step. ``origin`` is the node of autograd that h of hx comes from, if it is not h's own."""
     h_0, c_0 = (None, None) if hx is None else hx
-    if torch._C._len_torch_dispatch_stack() or has_torch_function((h_0, c_0, *weights)):
-        return None
     own = weights
     if torch._C._is_any_autocast_enabled() and input.dtype != torch.float64:
         device_type = input.device.type
@@ -49,7 +54,8 @@ def step(input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]) 
             h_0, c_0 = (None if state is None else state.to(dtype) for state in (h_0, c_0))
             input, *weights = [t.to(dtype) for t in (input, *weights)]
     if torch.is_grad_enabled():
-        loop = cell_loop.loop_of(h_0, own, _Step._backward_cls)
+        node = origin if origin is not None or h_0 is None else h_0.grad_fn
+        loop = cell_loop.loop_of(node, own, _Step._backward_cls)
         h, c = _Step.apply(None if loop is None else loop.token, input, h_0, c_0, *weights)
         node = h.grad_fn
         keeping.stop_checks(node)

@@ -85,12 +85,11 @@ def _elements(weights: Sequence[Tensor]) -> int:
     return weights[0].numel() + weights[1].numel()
 
 
-def loop_of(h_0: MaybeTensor, weights: Sequence[Tensor], step: type) -> Loop | None:
-    """The loop that a step from h_0 belongs to: where nodes of the type ``step`` have left it, or what it was made of.
+def loop_of(node: Any, weights: Sequence[Tensor], step: type) -> Loop | None:
+    """The loop of a step whose h_0 is made by ``node``, or by one that takes its first argument from there.
 
-    None for the first step, and where a loop gains nothing.
+    Steps are the nodes of the type ``step``. None for the first step, and where a loop gains nothing.
     """
-    node: Any = None if h_0 is None else h_0.grad_fn
     if node is None or _elements(weights) < _LEAST_ELEMENTS or not weights[0].is_cpu:
         return None
     if type(node) is not step and node.next_functions:

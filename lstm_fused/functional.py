@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import has_torch_function
 
-from . import autograd, checks, forms, ops, variants
+from . import autograd, checks, forms, one_step, ops, variants
 from .forms import State
 from .options import CellOptions, MaybeTensor, Options, Outputs
 
@@ -95,9 +95,13 @@ def lstm(
         raise refusal
     if weight_dropout:
         weights = variants.with_dropped_weights(weights, num_states, weight_dropout)
-    mask = _dropout_mask(call, layout, dropout) if training and dropout != 0.0 else None
-    options = Options(bidirectional, call.lengths, call.reset, mask, return_cells, recompute_gates)
-    results = _run(call, layout, weights, options, cell, training)
+    options = Options(bidirectional, call.lengths, call.reset, None, return_cells, recompute_gates)
+    dropout = dropout if training else 0.0
+    if cell is None and one_step.suits(call, weights, layout, options):
+        results = one_step.run(call, weights, num_layers, dropout)
+    else:
+        mask = _dropout_mask(call, layout, dropout) if dropout != 0.0 else None
+        results = _run(call, layout, weights, options._replace(dropout_mask=mask), cell, training)
     result = call.output(results.output), (call.states(results.h_n), call.states(results.c_n))
     return (*result, call.output(results.cells)) if return_cells else result
 

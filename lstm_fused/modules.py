@@ -213,13 +213,11 @@ class LSTMCell(ToolSupport, RNNCellBase):
             hx = self._taken_apart(hx, dim)
         own: dict[str, Any] = self._parameters  # as in LSTM.forward
         weights = [own[name] if name in own else getattr(self, name) for name in _CELL_WEIGHTS[: 4 if self.bias else 2]]
-        try:
-            result = cell.step(input, hx, weights)
-        except (RuntimeError, TypeError, ValueError):
-            self._check(input, hx)  # says it better, if it is about the arguments; as may what follows
-            result = None
-        if result is not None:
-            return result
+        if cell.is_plain(input, hx, weights):
+            try:
+                return cell.step(input, hx, weights)
+            except (RuntimeError, TypeError, ValueError):
+                self._check(input, hx)  # says it better, if it is about the arguments; as may what follows
         step, states = input.unsqueeze(0), None
         try:
             if hx is not None:

@@ -16,6 +16,14 @@ constexpr int kDotSums = 8, kDotRows = 2;
 template <int R>
 constexpr int kDotUnits = kDotSums / (4 * R);
 
+// Whether the next tile's W is fetched meanwhile. By itself a core reads as far ahead as it has instructions under way:
+// where those of a cache line are many, as to widen it takes some, that is too near for weights that are not in a
+// cache.
+template <class W>
+constexpr int kLine = 64 / sizeof(W);
+template <class T, class W, int R>
+constexpr bool kFetchesAhead = sizeof(W) < sizeof(T) && kLine<W> / kLanes<T> * (2 + R) >= 12;
+
 // The first n elements at p, 0 < n < kLanes, zero past them, and nothing read there.
 template <class T>
 struct Tail {
@@ -125,7 +133,18 @@ LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T*
           }
         }
     };
-    for (int64_t k = 0; k < whole; k += kLanes<T>) add(k, [](const auto* p) { return load(p); });
+    const auto add_to = [&](int64_t k, int64_t end) {
+      for (; k < end; k += kLanes<T>) add(k, [](const auto* p) { return load(p); });
+    };
+    if constexpr (kFetchesAhead<T, W, R>) {
+      for (int64_t line = 0; line < whole; line += kLine<W>) {
+        for (int group = 0; group < 4; ++group)
+          for (int u = U; u < 2 * U; ++u) __builtin_prefetch(f.w[group] + u * k_size + line);
+        add_to(line, min(whole, line + kLine<W>));
+      }
+    } else {
+      add_to(0, whole);
+    }
     if (whole < k_size) add(whole, Tail<T>(static_cast<int>(k_size - whole)));
   }
   constexpr int kCount = R * 4 * U;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -96,12 +97,40 @@ def test_accuracy_packed(monkeypatch: pytest.MonkeyPatch, case: Case, dtype: tor
     assert_accurate(case.but(dtype=dtype))
 
 
+# x W_ih^T of 16 (AVX-512) or 24 to 48 rows and 128 inputs or more, which are its lanes; 15 and 49 rows are not.
+LANES = [(15, 1), (16, 1), (9, 2), (24, 1), (13, 2), (33, 1), (47, 1), (16, 3), (49, 1)]
+
+
+@each_instruction_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", LANES, ids=str)
+def test_rows_in_lanes(
+    monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], rows: tuple[int, int], dtype: torch.dtype
+) -> None:
+    """Inputs past whole running sums, and of an odd number; columns past whole vectors; with the same bits."""
+    monkeypatch.setenv("LSTM_FUSED_KERNEL", "direct")
+    for input_size, hidden_size in ((128, 33), (257, 21), (515, 17)):
+        case = Case(*rows, input_size, hidden_size, dtype=dtype)
+        assert_accurate(case)
+        outputs = []
+        for count in (1, 2, 3):
+            threads(count)
+            outputs.append(fused(draw(case))["output"])
+        assert all(torch.equal(outputs[0], output) for output in outputs)
+
+
 # Backward of one or two steps reads weights where they lie, for as many rows as a tile has, by whole panels. The
 # gradient of W_ih is such a product, too, of few units: of an odd number of terms in the first case.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("sizes", [(1, 5, 70, 3), (1, 2, 40, 65), (1, 13, 65, 129), (2, 9, 33, 70)], ids=str)
 def test_backward_that_packs_nothing(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
     assert_accurate(Case(*sizes, dtype=dtype))
+
+
+@pytest.mark.parametrize("steps", [32, 33])
+def test_gradients_of_few_terms_in_rows_of_pages(steps: int) -> None:
+    """Of so many columns that a tile's rows are written from end to end, up to 32 terms, or panel by panel."""
+    assert_accurate(Case(steps, 1, 1031, 1037))
 
 
 def test_a_kernel_that_is_asked_for(monkeypatch) -> None:
@@ -196,10 +225,11 @@ def test_every_finite_half_weight(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("seq_len", [1, 3])
+@pytest.mark.parametrize("seq_len", [1, 2])
 def test_a_row_does_not_depend_on_its_neighbours(
     monkeypatch: pytest.MonkeyPatch, seq_len: int, dtype: torch.dtype
 ) -> None:
+    """As long as all are dot products: of 16 rows or more, x W_ih^T is another one."""
     monkeypatch.setenv("LSTM_FUSED_KERNEL", "direct")
     module = lstm_fused.LSTM(113, 120, num_layers=2, proj_size=110, bidirectional=True, dtype=dtype)
     input = torch.randn(seq_len, 7, 113, dtype=dtype)

@@ -2,65 +2,11 @@
 // transposed instead, which are far smaller, into panels with rows of the batch in the lanes of a vector; an element of
 // W is multiplied by all of them, and what comes out, gates in rows, is transposed back for the cell. Pairs, in an
 // instruction set that has them, are multiplied with W_hh and W_ih, but not with W_hr.
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/recurrence.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
-
-// Rows of the batch that share a reading of the weights, in vectors, and accumulators of a tile of the product.
-#if defined(__AVX512F__)
-constexpr int kMostVectors = 4, kAccumulators = 24;
-#elif defined(__AVX2__)
-constexpr int kMostVectors = 3, kAccumulators = 12;
-#elif LSTM_FUSED_NEON
-constexpr int kMostVectors = 2, kAccumulators = 16;
-#else
-constexpr int kMostVectors = 2, kAccumulators = 8;
-#endif
-template <class T>
-constexpr int kStepRows = kMostVectors * kLanes<T>;
-// At most 8 rows of W: a set of the first-level cache holds 8 lines, and rows of 4 KB meet in one set.
-template <int V>
-constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
-
-// out(i) (V vectors) = row(i) of W . panel (K, V vectors), for 0 <= i < count <= kMost, or added to it. kOfGates: by
-// their longer running sums.
-template <int V, int kMost, bool kOfGates, class E, class RowOf, class OutOf>
-void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, RowOf&& row, OutOf&& out) {
-  using T = Wide<E>;
-  using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
-  constexpr int64_t kTogether = kOfGates ? kGateChain : kChain;
-  constexpr bool kWidens = !std::is_same_v<T, W> && kTerms<E> == 1;
-  constexpr int R = kWeightRows<V> < kMost ? kWeightRows<V> : kMost, kWidth = V * kLanes<E>;
-  for (int64_t first = 0; first < count; first += R) {
-    // To be R, the last ones take along some of those before them, or one several times, and drop the results.
-    const int64_t begin = first + R <= count || count < R ? first : count - R;
-    for (int64_t k = 0; k < k_size; k += kTogether) {
-      const int64_t size = min(kTogether, k_size - k);
-      const E* rows[R];
-      [[maybe_unused]] alignas(kVectorBytes) T widened[kWidens ? R * kTogether : 1];
-      for (int r = 0; r < R; ++r) {
-        const W* const from = row(min(begin + r, count - 1)) + k;
-        if constexpr (!kWidens) {
-          rows[r] = reinterpret_cast<const E*>(from);
-        } else {
-          rows[r] = widened + r * kTogether;
-          for (int64_t n = 0; n < size; n += kLanes<T>)
-            store(widened + r * kTogether + n, load(from + n, valid_lanes<T>(n, size)));
-        }
-      }
-      const Accumulators<T, R, V> acc =
-          multiply<E, R, V>(rows, size, panel + k / kTerms<E> * kWidth, kWidth, kPanelWidth<E>, kTogether);
-      for (int r = 0; r < R; ++r) {
-        if (begin + r < first || begin + r >= count) continue;
-        for (int v = 0; v < V; ++v) {
-          T* const to = out(begin + r) + v * kLanes<T>;
-          store(to, adds || k > 0 ? load(to) + acc.at[r][v] : acc.at[r][v]);
-        }
-      }
-    }
-  }
-}
 
 // Per direction: a row of zeros (the state at a reset), of every kStepRows rows the panel of h_prev and x or, later,
 // of o tanh(c), and with a projection o tanh(c) (B, H).
@@ -106,17 +52,18 @@ class OneStep {
   void pack(int64_t group) const {
     with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
       E* const of_h = reinterpret_cast<E*>(panel);
-      pack(rows, vectors, s.proj_width, of_h,
-           [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.h_prev[n]); });
+      pack_lanes<vectors.value>(rows.count, s.proj_width, of_h,
+                                [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.h_prev[n]); });
       if (layer.projects_input())
-        pack(rows, vectors, p.input_size, of_h + input_panel(vectors.value),
-             [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.x[n]); });
+        pack_lanes<vectors.value>(rows.count, p.input_size, of_h + input_panel(vectors.value),
+                                  [&](int64_t n) { return reinterpret_cast<const Kept<T>*>(rows.x[n]); });
     });
   }
   void pack_hidden(int64_t, Range, Range groups) const {
     for (int64_t group = groups.begin; group < groups.end; ++group)
       with_group(group, [&](const Rows& rows, auto vectors, T* panel) {
-        pack(rows, vectors, s.hidden_size, panel, [&](int64_t n) { return hidden() + rows.row[n] * s.hidden_size; });
+        pack_lanes<vectors.value>(rows.count, s.hidden_size, panel,
+                                  [&](int64_t n) { return hidden() + rows.row[n] * s.hidden_size; });
       });
   }
 
@@ -161,13 +108,6 @@ class OneStep {
         with_group(group, [&](const Rows& rows, auto vectors, const T* panel) { f(block, rows, vectors, panel); });
   }
 
-  template <int V, class P, class RowOf>
-  static void pack(const Rows& rows, Constant<V>, int64_t terms, P* panel, RowOf&& row) {
-    for (int v = 0; v < V; ++v)
-      pack_transposed<P, 1>([&](int lane) { return row(v * kLanes<T> + lane); }, terms,
-                            valid_lanes<T>(v * kLanes<T>, rows.count), panel + v * kLanes<T>, V * kLanes<T>);
-  }
-
   template <int V>
   __attribute__((noinline)) void gates(const Rows& rows, const E* panel, int64_t unit) const {
     constexpr int kWidth = V * kLanes<T>;
@@ -180,7 +120,7 @@ class OneStep {
     const auto add_product = [&](const void* weight, int64_t terms, const E* factor, bool adds) {
       const auto multiply_by = [&](const auto* w) {
         const auto row = [&](int64_t i) { return w + (i % kNumGates * s.hidden_size + unit + unit_of(i)) * terms; };
-        multiply_rows<V, kNumGates * kLanes<T>, true>(kNumGates * units, terms, factor, adds, row, out);
+        multiply_rows<V, kNumGates * kLanes<T>, kGateChain>(kNumGates * units, terms, factor, adds, row, out);
       };
       if constexpr (kMultipliesPairs)
         multiply_by(static_cast<const BFloat16*>(weight));
@@ -219,17 +159,13 @@ class OneStep {
     alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
     const int columns = valid_lanes<T>(begin, s.proj_width);
     with_type<T>(p.w_hr, p.weight_type, [&](const auto* w) {
-      multiply_rows<V, kLanes<T>, false>(
+      multiply_rows<V, kLanes<T>, kChain>(
           columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
           [&](int64_t i) { return sums[i]; });
     });
-    for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
-      Vec<T> of_rows[kLanes<T>] = {};
-      for (int n = 0; n < columns; ++n) of_rows[n] = load(sums[n] + first);
-      transpose<T>(of_rows);
-      for (int n = 0; n < min(kLanes<T>, rows.count - first); ++n)
-        store(layer.output(rows.t, rows.row[first + n]) + begin, of_rows[n], columns);
-    }
+    for_rows_of_lanes<T>(sums[0], V * kLanes<T>, columns, rows.count, [&](int64_t n, Vec<T> of_row) {
+      store(layer.output(rows.t, rows.row[n]) + begin, of_row, columns);
+    });
   }
 
   const LayerShape& s;

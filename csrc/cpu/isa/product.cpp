@@ -2,10 +2,8 @@
 // packed a block at a time, which stays in the second-level cache while packed panels of b pass by. An element is a sum
 // of running sums whose lengths depend on the sizes of the matrices alone: neither the number of threads, nor their
 // shares, nor where the matrices lie changes a bit of it.
-#include "cpu/isa/dots.h"
 #include "cpu/isa/kernels.h"
-#include "cpu/isa/rows.h"
-#include "few_rows.h"
+#include "cpu/isa/small_product.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
@@ -34,9 +32,24 @@ bool reads_in_place(const ProductParams<T>& p) {
   return !p.b_transposed && (p.rows <= kTileRows || p.terms < kFewTerms);
 }
 
+// So few terms that most of the time y is written, a tile's rows from end to end where they are a page or longer: panel
+// by panel it would be in pieces, each in a page of its own. Low tiles would read the panels too often.
 template <class T>
-int64_t block_rows(const ProductParams<T>& p) {
+bool writes_whole_rows(const ProductParams<T>& p) {
+  constexpr int64_t kPage = 4096, kColumnsPerTerm = 32;
+  bool has_long_rows = kVectorBytes == 64 && !p.b_transposed;
+  for (int n = 0; n < p.num_factors(); ++n) {
+    const ProductFactor& f = p.factors[n];
+    const int64_t bytes = f.columns * (is_half(f.y_type) ? 2 : sizeof(T));
+    has_long_rows = has_long_rows && bytes >= kPage && f.columns >= kColumnsPerTerm * p.terms;
+  }
+  return has_long_rows;
+}
+
+template <class T>
+int64_t rows_of_block(const ProductParams<T>& p) {
   if (reads_in_place(p)) return p.rows <= kTileRows ? kTileRows : kWideRows;
+  if (writes_whole_rows(p)) return kTileRows;
   return kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
 }
 
@@ -57,27 +70,21 @@ int64_t num_panels(const ProductParams<T>& p) {
 // all; where it is the only one, they need the place of one.
 template <class T>
 struct Workspace {
+  int64_t block_rows;
   bool keeps_panels;
   int64_t panels_together;  // those that pass by a block
   int64_t panels, size;
 
   explicit Workspace(const ProductParams<T>& p)
-      : keeps_panels(!reads_in_place(p) && p.rows > block_rows(p)),
+      : block_rows(rows_of_block(p)),
+        keeps_panels(!reads_in_place(p) && p.rows > block_rows),
         panels_together(keeps_panels ? min(kBlockPanels, num_panels(p)) : num_panels(p)) {
     const int64_t line = 64 / sizeof(T), elements = num_elements<T>(block_terms(p));
-    panels = num_tiles(min(block_rows(p), p.rows) * elements + kLanes<T>, line) *
-             line;  // with what the last row leaves over
+    panels =
+        num_tiles(min(block_rows, p.rows) * elements + kLanes<T>, line) * line;  // with what the last row leaves over
     size = panels + panel_size<T>(elements) * (keeps_panels ? panels_together : 1);
   }
 };
-
-// b that lies along the terms, as a weight (out, in) does, is read where it lies for few rows, if they are not too
-// short: a sum across lanes follows every dot product.
-template <class T>
-bool is_of_few_rows(const ProductParams<T>& p) {
-  constexpr int64_t kShort = 16;
-  return p.b_transposed && !p.a_transposed && p.rows <= few_rows(p.terms, sizeof(T), kVectorBytes) && p.terms >= kShort;
-}
 
 // Terms of one running sum. The gradient of a weight has as many as there are rows in all steps. torch.nn.LSTM has a
 // sum for each step, and adds those up one by one: at best both are the root of all rows, so that ours are as long.
@@ -87,62 +94,6 @@ int64_t chain_of(const ProductParams<T>& p) {
   int64_t chain = 16;
   while (chain < kChain && (chain * chain < p.terms || chain < p.batch)) chain *= 2;
   return chain;
-}
-
-// Of few terms, as the gradient of a weight in one step of few rows has it, the product is little more than the writing
-// of y: one row of it after the other, whose elements of a stay in registers. (Two rows at a time take 1.1 to 1.4 times
-// as long where y comes from memory, and tiles of several rows up to 2.4 times.)
-constexpr int kMostTerms = 8;
-template <class T>
-bool is_of_few_terms(const ProductParams<T>& p) {
-  bool is_plain = !p.b_transposed && p.terms > 0 && p.terms <= kMostTerms;
-  for (int n = 0; n < p.num_factors(); ++n) {
-    const ProductFactor& f = p.factors[n];
-    is_plain = is_plain && !f.adds && f.b_type != DType::kFloat16 && f.b_type != DType::kBFloat16;
-  }
-  return is_plain;
-}
-
-// A row of y: K elements of a, `distance` apart, times b (K, columns).
-template <int K, class T, class Y>
-LSTM_FUSED_INLINE void row_of_few_terms(const T* a, int64_t distance, const T* b, Y* y, int64_t columns) {
-  Vec<T> factors[K];
-  for (int k = 0; k < K; ++k) factors[k] = Vec<T>{} + a[k * distance];
-  const auto columns_from = [&](int64_t n, auto lanes) {
-    Vec<T> sum = factors[0] * load(b + n, lanes.value);
-#pragma GCC unroll 8
-    for (int k = 1; k < K; ++k) sum = multiply_add(factors[k], load(b + k * columns + n, lanes.value), sum);
-    store(y + n, sum, lanes.value);
-  };
-  int64_t n = 0;
-  for (; n + kLanes<T> <= columns; n += kLanes<T>) columns_from(n, Constant<kLanes<T>>{});
-  if (n < columns) columns_from(n, Variable{static_cast<int>(columns - n)});
-}
-
-template <class T>
-void product_of_few_terms(const ProductParams<T>& p, const ProductFactor& f, const Parallel& parallel) {
-  const int64_t columns = f.columns, of_row = p.a_transposed ? 1 : p.terms, of_term = p.a_transposed ? p.rows : 1;
-  const T *const a = static_cast<const T*>(p.a), *const b = static_cast<const T*>(f.b);
-  Team{parallel, 1}.each(p.rows, INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    with_type<T>(f.y, f.y_type, [&](auto* y) {
-      with_rows<kMostTerms>(p.terms, [&](auto terms) {
-        for (int64_t row = begin; row < end; ++row)
-          row_of_few_terms<terms.value>(a + row * of_row, of_term, b, y + row * columns, columns);
-      });
-    });
-  });
-}
-
-template <class T>
-void product_of_few_rows(const ProductParams<T>& p, const ProductFactor& f, const Parallel& parallel) {
-  constexpr int kColumns = 4 * kDotUnits<1>;
-  Team{parallel, 1}.each(num_tiles(f.columns, kColumns), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    with_type<T>(f.b, f.b_type, [&](const auto* b) {
-      columns_of_product<T>(
-          p.rows, [&](int64_t row) { return static_cast<const T*>(p.a) + row * p.terms; }, b, p.terms, begin * kColumns,
-          min(f.columns, end * kColumns), [&](int64_t row) { return static_cast<T*>(f.y) + row * f.columns; });
-    });
-  });
 }
 
 template <class T>
@@ -162,8 +113,8 @@ class Product {
       block.terms = min(block_terms(p), p.terms - block.term);
       for (block.panel = begin; block.panel < end; block.panel += layout.panels_together) {
         const int64_t last = min(end, block.panel + layout.panels_together);
-        for (block.row = m_begin; block.row < m_end; block.row += block_rows(p)) {
-          block.rows = min(block_rows(p), m_end - block.row);
+        for (block.row = m_begin; block.row < m_end; block.row += layout.block_rows) {
+          block.rows = min(layout.block_rows, m_end - block.row);
           block.packs_panels = !layout.keeps_panels || block.row == m_begin;
           pack_rows(block);
           for_panels(block, last);
@@ -306,7 +257,8 @@ class Product {
 // Where pairs would not pay, or there are none, it is a product of a set without them.
 template <class T>
 bool is_of_pairs(const ProductParams<T>& p) {
-  return kMultipliesPairs && !is_of_few_rows(p) && (p.b_transposed || p.terms > 1 || p.a_type == DType::kBFloat16);
+  if (!kMultipliesPairs || (is_of_few_rows(p) && !is_of_lanes(p))) return false;
+  return p.b_transposed || p.terms > 1 || p.a_type == DType::kBFloat16;
 }
 
 }  // namespace
@@ -315,6 +267,7 @@ template <class T>
 int64_t product_workspace(const ProductParams<T>& p, int64_t num_threads) {
   if constexpr (kMultipliesPairs)
     if (!is_of_pairs(p)) return avx512::kInstructionSet.float32.product_workspace(p, num_threads);
+  if (is_of_lanes(p)) return num_threads * lanes_workspace(p);
   return is_of_few_rows(p) ? 0 : num_threads * Workspace<T>(p).size;
 }
 
@@ -325,6 +278,9 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
   const auto each_factor = [&](auto run) {
     for (int n = 0; n < p.num_factors(); ++n) run(p, p.factors[n], parallel);
   };
+  if (is_of_lanes(p))
+    return each_factor(
+        [&](const auto& p, const auto& f, const auto& parallel) { product_of_lanes<T>(p, f, workspace, parallel); });
   if (!kMultipliesPairs && is_of_few_rows(p)) return each_factor(product_of_few_rows<T>);
   if (!kMultipliesPairs && is_of_few_terms(p)) return each_factor(product_of_few_terms<T>);
   // Threads share the columns, so that each packs panels of its own; or the rows, where those divide more evenly.

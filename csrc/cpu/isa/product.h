@@ -6,7 +6,7 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t num_tiles(int64_t size, int64_t tile) { return size / tile + (size % tile != 0); }
 
 template <class T>

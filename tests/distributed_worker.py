@@ -21,23 +21,25 @@ STEPS, ROWS_PER_PROCESS, DOUBLE = 5, 3, torch.float64
 
 
 class Tagger(nn.Module):
-    """Ragged input, a projection, a frozen weight and a loop: whatever could differ between the processes."""
+    """Ragged input, a projection, a frozen weight and loops: whatever could differ between the processes."""
 
     def __init__(self, cls: type[nn.Module]) -> None:
         super().__init__()
         self.encoder = cls(3, 5, num_layers=2, bidirectional=True, proj_size=4, dtype=DOUBLE)
         self.lstm = cls(8, 5, batch_first=True, dtype=DOUBLE)
-        # Of so many units that steps share a node (lstm_fused/cell_loop.py).
+        # Of so many units that steps share a node (lstm_fused/cell_loop.py, one_step.py).
+        self.decoder = cls(5, 256, dtype=DOUBLE)
         self.cell = (lstm_fused.LSTMCell if cls is lstm_fused.LSTM else nn.LSTMCell)(5, 256, dtype=DOUBLE)
         self.head = nn.Linear(5, 2, dtype=DOUBLE)
         self.head.bias.requires_grad_(False)
 
     def forward(self, input: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         x = ragged(self.encoder, input, lengths).transpose(0, 1)
-        outputs, state = [], None
+        outputs, state, decoded = [], None, None
         for step in ragged(self.lstm, x, lengths).unbind(1):
             state = self.cell(step, state)
-            outputs.append(self.head(step) + 0.1 * state[0][:, :2])
+            output, decoded = self.decoder(step.unsqueeze(0), decoded)
+            outputs.append(self.head(step) + 0.1 * state[0][:, :2] + 0.1 * output[0, :, :2])
         return torch.stack(outputs, 1)
 
 
@@ -84,7 +86,7 @@ def compare(kind: str, device: str, library: str) -> None:
         model: nn.Module = DistributedDataParallel(together)
     else:
         mesh = init_device_mesh(device, (world,))
-        for part in (together.encoder, together.lstm, together.cell):
+        for part in (together.encoder, together.lstm, together.cell, together.decoder):
             fully_shard(part, mesh=mesh)
         model = fully_shard(together, mesh=mesh)
         assert all(type(p).__name__ == "DTensor" for p in model.parameters())

@@ -127,6 +127,15 @@ def test_backward_that_packs_nothing(sizes: tuple[int, ...], dtype: torch.dtype)
     assert_accurate(Case(*sizes, dtype=dtype))
 
 
+# The gradient of x, of 4H terms, adds product by product up to 48 rows, unless it is of a half type.
+@each_instruction_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [(7, 1), (15, 1), (11, 2), (48, 1), (49, 1)], ids=str)
+def test_gradients_of_input_of_many_terms(rows: tuple[int, int], dtype: torch.dtype) -> None:
+    for input_size, hidden_size in ((35, 128), (70, 133)):
+        assert_accurate(Case(*rows, input_size, hidden_size, dtype=dtype))
+
+
 @pytest.mark.parametrize("steps", [32, 33])
 def test_gradients_of_few_terms_in_rows_of_pages(steps: int) -> None:
     """Of so many columns that a tile's rows are written from end to end, up to 32 terms, or panel by panel."""

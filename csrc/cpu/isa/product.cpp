@@ -17,9 +17,20 @@ int64_t num_elements(int64_t terms) {
   return num_tiles(terms, kTerms<Operand<T>>);
 }
 
+// Of some tiles of rows and many terms, b is read in the order in which it lies: as many rows of it as a running sum
+// has terms by all columns, then the next ones, whose product is added to y.
+template <class T>
+bool adds_in_place(const ProductParams<T>& p) {
+  constexpr int64_t kMostRows = 48, kLeastTerms = 512;
+  if (kMultipliesPairs || p.b_transposed) return false;
+  return kTileRows < p.rows && p.rows <= kMostRows && p.terms >= kLeastTerms &&
+         every_factor(p, [](const ProductFactor& f) { return !is_half(f.y_type); });
+}
+
 // The blocks have as even a number of terms as whole running sums allow: each but the first adds to y, a pass over it.
 template <class T>
 int64_t block_terms(const ProductParams<T>& p) {
+  if (adds_in_place(p)) return kChain;
   const int64_t blocks = num_tiles(p.terms, kBlockTerms * kTerms<Operand<T>>);
   return blocks > 1 ? num_tiles(num_tiles(p.terms, blocks), kChain) * kChain : blocks == 1 ? p.terms : 1;
 }
@@ -29,7 +40,7 @@ int64_t block_terms(const ProductParams<T>& p) {
 template <class T>
 bool reads_in_place(const ProductParams<T>& p) {
   constexpr int64_t kFewTerms = kMultipliesPairs ? 2 : 32;  // pairs are packed, or another set's product
-  return !p.b_transposed && (p.rows <= kTileRows || p.terms < kFewTerms);
+  return !p.b_transposed && (p.rows <= kTileRows || p.terms < kFewTerms || adds_in_place(p));
 }
 
 // So few terms that most of the time y is written, a tile's rows from end to end where they are a page or longer: panel
@@ -37,17 +48,15 @@ bool reads_in_place(const ProductParams<T>& p) {
 template <class T>
 bool writes_whole_rows(const ProductParams<T>& p) {
   constexpr int64_t kPage = 4096, kColumnsPerTerm = 32;
-  bool has_long_rows = kVectorBytes == 64 && !p.b_transposed;
-  for (int n = 0; n < p.num_factors(); ++n) {
-    const ProductFactor& f = p.factors[n];
-    const int64_t bytes = f.columns * (is_half(f.y_type) ? 2 : sizeof(T));
-    has_long_rows = has_long_rows && bytes >= kPage && f.columns >= kColumnsPerTerm * p.terms;
-  }
-  return has_long_rows;
+  return kVectorBytes == 64 && !p.b_transposed && every_factor(p, [&](const ProductFactor& f) {
+           const int64_t bytes = f.columns * (is_half(f.y_type) ? 2 : sizeof(T));
+           return bytes >= kPage && f.columns >= kColumnsPerTerm * p.terms;
+         });
 }
 
 template <class T>
 int64_t rows_of_block(const ProductParams<T>& p) {
+  if (adds_in_place(p)) return p.rows;
   if (reads_in_place(p)) return p.rows <= kTileRows ? kTileRows : kWideRows;
   if (writes_whole_rows(p)) return kTileRows;
   return kBlockElements / num_elements<T>(block_terms(p)) / kTileRows * kTileRows;
@@ -184,9 +193,13 @@ class Product {
   template <int V>
   int64_t columns_in_place(const Block& block, const ProductFactor& f, int64_t n) const {
     with_type<T>(f.b, f.b_type, [&](const auto* b) {
-      with_rows<V == kTileVectors ? kTileRows : kWideRows>(block.rows, [&](auto rows) {
-        tile<rows.value, V>(block, f, 0, n, b + block.term * f.columns + n, kTerms<E> * f.columns);
-      });
+      const auto by_rows = [&](int64_t first, auto rows) {
+        tile<rows.value, V>(block, f, first, n, b + block.term * f.columns + n, kTerms<E> * f.columns);
+      };
+      if constexpr (V == kTileVectors)
+        for_row_tiles(block.rows, by_rows);
+      else
+        with_rows<kWideRows>(block.rows, [&](auto rows) { by_rows(0, rows); });
     });
     return V * kLanes<T>;
   }

@@ -10,18 +10,23 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 
 inline bool is_half(DType type) { return type == DType::kFloat16 || type == DType::kBFloat16; }
 
+template <class T, class F>
+bool every_factor(const ProductParams<T>& p, F&& holds) {
+  for (int n = 0; n < p.num_factors(); ++n)
+    if (!holds(p.factors[n])) return false;
+  return true;
+}
+
 // b that lies along the terms, as a weight (out, in) does, is read where it lies by rows that fill some vectors. With
 // more of them the packed product is faster, and with fewer or where b is to be widened, dot products are.
 template <class T>
 bool is_of_lanes(const ProductParams<T>& p) {
   constexpr int64_t kLeastRows = kVectorBytes == 64 ? 16 : 24, kMostRows = min(192 / sizeof(T), 2 * kStepRows<T>);
   constexpr int64_t kLeastTerms = 128;
-  bool is_plain = p.b_transposed && !p.a_transposed && p.terms >= kLeastTerms;
-  for (int n = 0; n < p.num_factors(); ++n) {
-    const ProductFactor& f = p.factors[n];
-    is_plain = is_plain && !f.adds && !is_half(f.y_type) && is_half(f.b_type) == kMultipliesPairs;
-  }
-  return is_plain && kLeastRows <= p.rows && p.rows <= kMostRows;
+  if (!p.b_transposed || p.a_transposed || p.terms < kLeastTerms) return false;
+  return kLeastRows <= p.rows && p.rows <= kMostRows && every_factor(p, [](const ProductFactor& f) {
+           return !f.adds && !is_half(f.y_type) && is_half(f.b_type) == kMultipliesPairs;
+         });
 }
 
 // Of a thread: the panel of a group of rows.
@@ -91,12 +96,8 @@ void product_of_few_rows(const ProductParams<T>& p, const ProductFactor& f, cons
 constexpr int kMostTerms = 8;
 template <class T>
 bool is_of_few_terms(const ProductParams<T>& p) {
-  bool is_plain = !p.b_transposed && p.terms > 0 && p.terms <= kMostTerms;
-  for (int n = 0; n < p.num_factors(); ++n) {
-    const ProductFactor& f = p.factors[n];
-    is_plain = is_plain && !f.adds && !is_half(f.b_type);
-  }
-  return is_plain;
+  return !p.b_transposed && p.terms > 0 && p.terms <= kMostTerms &&
+         every_factor(p, [](const ProductFactor& f) { return !f.adds && !is_half(f.b_type); });
 }
 
 // A row of y: K elements of a, `distance` apart, times b (K, columns).

@@ -22,7 +22,7 @@ int64_t num_elements(int64_t terms) {
 template <class T>
 bool adds_in_place(const ProductParams<T>& p) {
   constexpr int64_t kMostRows = 48, kLeastTerms = 512;
-  if (kMultipliesPairs || p.b_transposed) return false;
+  if (kMultipliesPairs || p.a_transposed || p.b_transposed) return false;
   return kTileRows < p.rows && p.rows <= kMostRows && p.terms >= kLeastTerms &&
          every_factor(p, [](const ProductFactor& f) { return !is_half(f.y_type); });
 }

@@ -12,67 +12,19 @@ import ptx
 import pytest
 import toolchain
 import torch
-from cases import Case, Problem, draw
-from numerics import Results, assert_accurate, expected, fused
+from cases import Case, draw
+from kernel_kinds import ARITHMETICS, HOW, KINDS, SEEDS, STACK, arguments, check, fitted, inference
+from numerics import Results, expected, fused
 from places import ROOT
 from simulated import Simulator, planned
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
-
-# How a kernel computes: the type of the tensors, or float32 with TF32 products.
-ARITHMETICS = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "float64": torch.float64,
-}
-KINDS = ["step", "block", "cluster", "group"]
-HOW = [(kind, name) for kind in KINDS for name in ARITHMETICS if kind == "step" or name != "float64"]
-SEEDS = 20
 
 
 @pytest.fixture(params=HOW, ids="-".join)
 def how(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The kind of kernel and its arithmetic."""
     return request.param
-
-
-def fitted(case: Case, kind: str, arithmetic: str) -> Case:
-    """The case in this arithmetic; in the persistent kinds not projected, and no larger than they hold."""
-    case = case.but(dtype=ARITHMETICS[arithmetic])
-    if kind == "step":
-        return case
-    most = {"block": 256, "cluster": 1024, "group": 4096}[kind.removesuffix("_stack")] // case.dtype.itemsize
-    return case.but(proj_size=0, hidden_size=min(case.hidden_size, most))
-
-
-def check(
-    simulator: Simulator, how: tuple[str, str], case: Case, times: int | None = None, run=fused, num_sms: int = 0
-) -> None:
-    """The rule of tests/numerics.py, every draw with a schedule of its own.
-
-    TF32 keeps as many bits of a factor as float16 does, so its errors are held against torch.nn.LSTM in float16: on
-    float16 numbers, and with one rounding to float16 of what comes out.
-    """
-    kind, arithmetic = how
-    case = fitted(case, kind, arithmetic)
-    calls = 0
-
-    def counted(problem: Problem) -> Results:
-        nonlocal calls
-        calls += 1
-        if arithmetic != "tf32":
-            return run(problem)
-        return {name: tensor.half() for name, tensor in run(problem.to(torch.float32)).items()}
-
-    with simulator.running(kind, allow_tf32=arithmetic == "tf32", seed=case.seed, num_sms=num_sms):
-        assert_accurate(case.but(dtype=torch.float16) if arithmetic == "tf32" else case, counted, times=times)
-        plan = planned(kind, case, training=run is fused, allow_tf32=arithmetic == "tf32")
-        forward = -(-case.num_layers // plan.layers_at_once)
-        backward = -(-case.num_layers // (plan.backward_layers_at_once if run is fused else 1))
-        expected = calls * (forward + (backward if run is not inference else 0))
-        assert (simulator.launches() == expected) == (kind != "step")
 
 
 SIZES = [
@@ -86,7 +38,6 @@ SIZES = [
     (7, 5, 17, 17),
 ]
 LARGE_SIZES = [(7, 1, 9, 111), (1, 33, 17, 111), (2, 9, 64, 111), (1, 5, 128, 128), (2, 33, 3, 128)]
-STACK = {"num_layers": 2, "bidirectional": True}
 OPTIONS: list[dict] = [
     {},
     {"lengths": True, "bidirectional": True},
@@ -114,86 +65,6 @@ def test_warps_of_a_cluster_that_share_units(simulator: Simulator, arithmetic: s
     """Beyond 512 bytes of h, where each warp has a part of K."""
     case = Case(2, 3, 5, hidden_size, lengths=True, reset=0.3)
     check(simulator, ("cluster", arithmetic), case, times=1)
-
-
-@pytest.mark.parametrize(("arithmetic", "hidden_size"), [("float32", 257), ("tf32", 513)])
-def test_weights_of_a_group_in_shared_memory(simulator: Simulator, arithmetic: str, hidden_size: int) -> None:
-    """Beyond what its registers hold, and of the last block a single unit."""
-    check(simulator, ("group", arithmetic), Case(2, 3, 5, hidden_size, lengths=True, reset=0.3), times=1)
-
-
-# T, B, H, SMs: one group, of 1 or 3 blocks, that takes two or three tiles of rows, one direction after the other; and
-# for each direction two groups of 2 blocks, with three tiles and two.
-TURNS = [(2, 9, 1, 1), (3, 17, 33, 3), (7, 33, 17, 8)]
-
-
-@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "float32", "tf32"])
-@pytest.mark.parametrize("sizes", TURNS, ids=str)
-def test_tiles_of_rows_in_turns(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
-    """Where groups have more tiles than one, or take the directions one after the other, no bit is another."""
-    seq_len, batch, hidden_size, num_sms = sizes
-    case = Case(seq_len, batch, 5, hidden_size, lengths=True, reset=0.3, bidirectional=True, return_cells=True)
-    problem = draw(case.but(dtype=ARITHMETICS[arithmetic]))
-    with simulator.running("group", arithmetic == "tf32"):
-        plain = fused(problem)
-    for seed in range(3):
-        with simulator.running("group", arithmetic == "tf32", seed, num_sms=num_sms):
-            results = fused(problem)
-            assert simulator.launches() == (2 if num_sms == 8 else 4)
-        for name, tensor in plain.items():
-            assert torch.equal(tensor, results[name]), name
-
-
-@pytest.mark.parametrize("sizes", [(18, 24, 1, 1), (15, 40, 3, 1)], ids=str)
-def test_lanes_without_a_unit(simulator: Simulator, sizes: tuple[int, ...]) -> None:
-    """They hand on what the other half of the warps has sent, and wait for it alone: no warp multiplies it."""
-    seq_len, batch, hidden_size, num_sms = sizes
-    check(simulator, ("group", "float16"), Case(seq_len, batch, 5, hidden_size), times=1, num_sms=num_sms)
-
-
-# T, B, H, SMs, directions: groups whose tiles go in pairs of turns: one of five tiles and more steps than there are
-# slots, one of three blocks, two of two blocks, and one for each direction. With as many steps as are odd the last turn
-# is no pair's second.
-PAIRS = [(18, 40, 16, 1, 1), (5, 39, 33, 3, 1), (4, 70, 17, 4, 1), (1, 33, 17, 4, 2), (7, 35, 17, 4, 2)]
-
-
-@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16"])
-@pytest.mark.parametrize("sizes", PAIRS, ids=str)
-def test_turns_in_pairs(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
-    """Where tiles have as many steps, no bit is another than with one tile, or where `lengths` are given."""
-    seq_len, batch, hidden_size, num_sms, directions = sizes
-    case = Case(seq_len, batch, 5, hidden_size, bidirectional=directions == 2, return_cells=True)
-    problem = draw(case.but(dtype=ARITHMETICS[arithmetic]))
-    with simulator.running("group"):
-        plain, without_gradients = fused(problem), inference(problem)
-    for seed in range(3):
-        with simulator.running("group", seed=seed, num_sms=num_sms):
-            launched = len(simulator.launched())
-            results, others = fused(problem), inference(problem)
-            names = [name for name, _ in simulator.launched()[launched:]]
-        assert simulator.machine == "twin" or sum("pairs" in name for name in names) == 2
-        for name, tensor in (plain | without_gradients).items():
-            assert torch.equal(tensor, (results | others)[name]), name
-
-
-@pytest.mark.slow
-def test_turns_in_pairs_of_many_units(simulator: Simulator) -> None:
-    """All that registers hold, and of the last block a single unit."""
-    check(simulator, ("group", "bfloat16"), Case(2, 25, 5, 1009, return_cells=True), times=1, num_sms=64)
-
-
-# T, B, H, SMs: two groups of one block on one SM; four of three blocks on six SMs, the last one with a single tile; and
-# three of two blocks on three SMs.
-SHARED_SMS = [(3, 27, 1, 1), (5, 100, 33, 6), (2, 70, 17, 3)]
-
-
-@pytest.mark.parametrize("arithmetic", ["float16", "bfloat16", "float32", "tf32"])
-@pytest.mark.parametrize("sizes", SHARED_SMS, ids=str)
-def test_two_blocks_of_groups_on_an_sm(simulator: Simulator, arithmetic: str, sizes: tuple[int, ...]) -> None:
-    """Of four warps each, where there are many tiles of rows."""
-    seq_len, batch, hidden_size, num_sms = sizes
-    case = Case(seq_len, batch, 5, hidden_size, lengths=True, reset=0.3, return_cells=True)
-    check(simulator, ("group", arithmetic), case, times=2, num_sms=num_sms)
 
 
 @pytest.mark.slow
@@ -231,23 +102,6 @@ def test_recomputed_gates(simulator: Simulator, how: tuple[str, str]) -> None:
     """Where grad_gates lie, the gates are read before: a cell's own thread does both."""
     case = Case(3, 5, 9, 17, **STACK, lengths=True, reset=0.3, dropout=0.5, proj_size=3)
     check(simulator, how, case, times=2, run=partial(fused, recompute_gates=True))
-
-
-def arguments(problem: Problem) -> tuple:
-    """The op's first five."""
-    leaves = problem.leaves
-    weights = [tensor for name, tensor in leaves.items() if "_l" in name]
-    return leaves["input"], leaves["h_0"], leaves["c_0"], weights, problem.case.bidirectional
-
-
-def inference(problem: Problem) -> Results:
-    """The outputs of a call without gradients; torch's own stand in for the gradients."""
-    with torch.no_grad():
-        outputs = fused(problem)
-    theirs = expected(problem, problem.case.dtype)
-    return {
-        name: theirs[name].to(outputs[name].dtype) if name.startswith("grad ") else outputs[name] for name in theirs
-    }
 
 
 @pytest.mark.parametrize(
@@ -437,7 +291,7 @@ import torch
 from cases import Case, draw
 from numerics import fused
 from simulated import Simulator
-from test_cuda_kernels import HOW, STACK, arguments, fitted
+from kernel_kinds import HOW, STACK, arguments, fitted
 from variant_loop import ALL, all_of, make, options_of, ours
 
 simulator = Simulator(sanitized=True)

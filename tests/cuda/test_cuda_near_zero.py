@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 from cases import Case, draw
+from kernel_kinds import ARITHMETICS, KINDS
 from numerics import expected, fused
 from simulated import Simulator
-from test_cuda_kernels import ARITHMETICS, KINDS
 
 
 @pytest.mark.compiled

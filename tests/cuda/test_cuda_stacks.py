@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import torch
 from cases import Case, Problem, draw
+from kernel_kinds import ARITHMETICS, SEEDS, arguments, check, inference
 from numerics import assert_accurate, fused
 from simulated import Simulator, planned
-from test_cuda_kernels import ARITHMETICS, SEEDS, arguments, check, inference
 from test_cuda_waiting import barriers
 from torch import Tensor
 

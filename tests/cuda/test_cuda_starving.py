@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case, draw
+from kernel_kinds import ARITHMETICS
 from numerics import fused
 from simulated import Simulator
-from test_cuda_kernels import ARITHMETICS
 
 # Of each persistent kind: several blocks where it has such, warps without units, warps that share their units (the
 # cluster in float32 beyond H 128), and tiles of rows that a group takes in turns.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case
+from kernel_kinds import SEEDS
 from simulated import Simulator
-from test_cuda_kernels import SEEDS
 from test_cuda_variants import arguments
 from variant_loop import ALL, OPTIONS, Call, all_of, assert_accurate, make, options_of, ours
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import Case
+from kernel_kinds import SEEDS
 from simulated import Simulator
-from test_cuda_kernels import SEEDS
 from test_cuda_waiting import barriers
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 from cases import Case, draw
+from kernel_kinds import SEEDS
 from numerics import fused
 from places import ROOT
 from simulated import Simulator
-from test_cuda_kernels import SEEDS
 
 
 def barriers() -> list[tuple[str, int, str]]:

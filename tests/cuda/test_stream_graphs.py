@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from cases import Case
+from kernel_kinds import ARITHMETICS, HOW, fitted
 from simulated import Simulator
 from streams import check_accuracy, cut, drawn, make, stepwise
 from tapes import Tape, Tapes, graphs_of, on_tapes
-from test_cuda_kernels import ARITHMETICS, HOW, fitted
 from torch import Tensor
 
 import lstm_fused

@@ -17,23 +17,8 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import lstm_fused
-from lstm_fused import cell_loop
 
 INPUT, HIDDEN, STEPS = 111, 129, 9  # enough elements for a node after some of the steps
-
-
-@pytest.fixture(autouse=True)
-def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each product for a node had."""
-    rows: list[int] = []
-    product = cell_loop._WEIGHT_GRADS
-
-    def counted(grad_gates: Tensor, *args: Any) -> list[Tensor]:
-        rows.append(grad_gates.size(0))
-        return product(grad_gates, *args)
-
-    monkeypatch.setattr(cell_loop, "_WEIGHT_GRADS", counted)
-    return rows
 
 
 def pair(**options: Any) -> tuple[nn.LSTMCell, nn.LSTMCell]:

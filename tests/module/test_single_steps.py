@@ -12,23 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import lstm_fused
-from lstm_fused import cell_loop
 
 INPUT, HIDDEN, STEPS = 161, 193, 5  # large enough for cells, and for a node behind the first steps
-
-
-@pytest.fixture(autouse=True)
-def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each product for a node had."""
-    rows: list[int] = []
-    product = cell_loop._WEIGHT_GRADS
-
-    def counted(grad_gates: Tensor, *args: Any) -> list[Tensor]:
-        rows.append(grad_gates.size(0))
-        return product(grad_gates, *args)
-
-    monkeypatch.setattr(cell_loop, "_WEIGHT_GRADS", counted)
-    return rows
 
 
 def pair(**options: Any) -> tuple[nn.LSTM, nn.LSTM]:

@@ -5,7 +5,8 @@ products.
     floor = max(flops / peak, once / rate(once) + again / rate(|W_hh|))
 
 flops   `Case.flops`: matrix products only.
-peak    FLOP/s of torch.mm, in the case's dtype or in float32, to which 16-bit numbers can be widened: the better one.
+peak    FLOP/s of torch.mm or of oneDNN's product, in the case's dtype or in float32, to which 16-bit numbers can be
+        widened: the best of them. (On an AMD CPU, MKL, which torch.mm calls, takes twice as long as oneDNN in float32.)
 once    Bytes of all weights, of the input and of every layer's output, each read or written at least once. In training
         weights are read in both passes and their gradients written; input and outputs have their gradients too.
 again   Bytes of W_hh of every layer and direction, times T - 1, twice that in training: as a step needs h of the step
@@ -19,6 +20,8 @@ it has the most of the caches to itself. Rates are the best of a run's start and
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from bench.cases import DTYPES, Case
 
 SIZES = tuple(2**exponent for exponent in range(16, 28))  # bytes: 64 KB, within L1 or L2, to 128 MB, beyond any cache
 READ_BYTES = 2**25  # read by one call, so that a call's own cost does not count
-MATRIX = 1024  # 3 * 4 MB: fits L2 or L3, and large enough for a product to run at its full rate
+MATRICES = (512, 1024)  # 3 or 12 MB: fit L2 or L3, and large enough for a product to run at its full rate
 BUDGET_S, MIN_REPETITIONS = 0.03, 3  # of each rate: long enough to have a time slice of every core to itself
 
 
@@ -92,8 +95,21 @@ def _best_s(call: Callable[[], object]) -> float:
 
 
 def _product_rate(dtype: torch.dtype) -> float:
-    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    return 2 * MATRIX**3 / _best_s(lambda: torch.mm(a, b))
+    rates = []
+    for size in MATRICES:
+        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        for product in (torch.mm, _onednn_product):
+            with contextlib.suppress(RuntimeError):  # not for this dtype, or not in this torch
+                rates.append(2 * size**3 / _best_s(functools.partial(product, a, b)))
+    return max(rates)
+
+
+def _onednn_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a b^T, as torch.compile calls it: eager torch asks MKL first, where it has that."""
+    try:
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    except AttributeError as error:
+        raise RuntimeError("this torch was built without oneDNN") from error
 
 
 def _read_rate(size: int) -> float:

@@ -43,7 +43,7 @@ PACKAGES = """numpy hypothesis sortedcontainers pytest pytest-xdist execnet plug
 expecttest filelock typing_extensions sympy mpmath networkx jinja2 markupsafe fsspec setuptools""".split()
 # All CPU kernels, and what users call. The other modules' tests (torch.compile, export, ONNX, other tools) are about
 # Python, which is the same on every machine, and slow where it is emulated.
-MODULES = """module autograd cell convert errors infer forward_backward inputs packed extremes
+MODULES = """module autograd cell cell_loop single_steps convert errors infer forward_backward inputs packed extremes
 lengths_reset_cells""".split()
 # Exact sums of scaled values take half of all the time, and memory that an emulator cannot have is not refused cleanly.
 CHOSEN = "(not scaled_values or float32) and not beyond_memory"

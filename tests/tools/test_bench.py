@@ -176,7 +176,7 @@ def test_traffic_of_layers_directions_and_training():
 
 
 def test_measured_rates_cover_every_dtype_and_never_rise_with_the_size(monkeypatch):
-    monkeypatch.setattr(floor, "MATRIX", 8)
+    monkeypatch.setattr(floor, "MATRICES", (8,))
     monkeypatch.setattr(floor, "BUDGET_S", 0)
     monkeypatch.setattr(floor, "SIZES", (2**8, 2**12, 2**14))
     rates = floor.measure(["bfloat16", "float64"])
@@ -188,6 +188,20 @@ def test_measured_rates_cover_every_dtype_and_never_rise_with_the_size(monkeypat
     assert rates.bytes_per_s(1) == rates.reading[2**8]
     better = floor.Rates(rates.flops | {"float64": math.inf}, rates.reading | {2**8: 0.0})
     assert rates.best_of(better) == floor.Rates(better.flops, rates.reading)
+
+
+def test_the_peak_is_that_of_the_faster_library(monkeypatch):
+    a, b = torch.randn(5, 7), torch.randn(3, 7)
+    if torch.backends.mkldnn.is_available():
+        torch.testing.assert_close(floor._onednn_product(a, b), a @ b.T)
+    with pytest.raises(RuntimeError):  # for a dtype that it does not have, as for a torch that does not have it
+        floor._onednn_product(a.double(), b.double())
+    seconds = {torch.mm: 0.5, floor._onednn_product: 0.25}
+    monkeypatch.setattr(floor, "MATRICES", (8,))
+    monkeypatch.setattr(floor, "_best_s", lambda call: seconds[call.func])
+    assert floor._product_rate(torch.float32) == 2 * 8**3 / 0.25
+    seconds[torch.mm] = 0.125
+    assert floor._product_rate(torch.float32) == 2 * 8**3 / 0.125
 
 
 def test_calls_take_turns_until_the_budget_is_spent():

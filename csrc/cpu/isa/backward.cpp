@@ -250,7 +250,7 @@ class Backward {
     const int64_t block = column / kPanelWidth<T>, k_size = stand_in != nullptr ? kNumGates * s.hidden_size : 0;
     Accumulators<T, R, V> acc;
     if (block >= layout.first_packed)
-      acc = multiply<E, R, V>(rows, k_size, h_panel(block));
+      acc = multiply<E, R, V, kNearRows<E>>(rows, k_size, h_panel(block));
     else
       with_type<T>(p.w_hh, p.weight_type,
                    [&](const auto* w) { acc = multiply<E, R, V>(rows, k_size, w + column, kTerms<E> * s.proj_width); });
@@ -262,7 +262,8 @@ class Backward {
   __attribute__((noinline)) void unit_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = grad_h(chunk.t, chunk.row[first + r]);
-    keep_products(chunk, first, block * kPanelWidth<T>, multiply<T, R>(rows, s.proj_width, unit_panel(block)));
+    keep_products(chunk, first, block * kPanelWidth<T>,
+                  multiply<T, R, kTileVectors, kNearRows<T>>(rows, s.proj_width, unit_panel(block)));
   }
 
   template <int R, int V>

@@ -182,7 +182,7 @@ class Forward {
   __attribute__((noinline)) void projection_tile(const Chunk& chunk, int64_t first, int64_t block) const {
     const T* rows[R];
     for (int r = 0; r < R; ++r) rows[r] = hidden(chunk.row[first + r]);
-    const Accumulators<T, R> acc = multiply<T, R>(rows, s.hidden_size, projection_panel(block));
+    const auto acc = multiply<T, R, kTileVectors, kFarRows<T>>(rows, s.hidden_size, projection_panel(block));
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;

@@ -44,7 +44,7 @@ template <int R, int V, class E, class W, class Take>
 LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, int64_t chain,
                                        Take&& take) {
   constexpr int kTogether = R <= kWideRows ? V : kTileVectors;
-  constexpr int kFetchedRows = R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows;
+  constexpr int kFetchedRows = R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows<E, W>;
   for (int begin = 0; begin < V; begin += kTogether) {
     const W* const panel = panels.from(begin / kTileVectors).begin;
     const auto acc =

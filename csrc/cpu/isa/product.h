@@ -33,10 +33,15 @@ constexpr int64_t kChain = kMultipliesAndAdds ? 64 : 16;
 // of torch.nn.LSTM's, with chains of 64 0.2 to 0.5, which take longer.
 constexpr int64_t kGateChain = 4 * kChain;
 
-// How far ahead of the product a panel is fetched, one that no other cache than the third may have farther, and how
-// many vectors at a time.
-constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4, kFarRows = LSTM_FUSED_NEON ? 16 : 32;
+// How far ahead of the product a panel is fetched, in its rows, and how many vectors at a time.
+constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4;
 constexpr int kFetchedVectors = LSTM_FUSED_NEON ? kTileVectors : 1;
+// Of packed weights, which no cache but the third may have, by their bytes: 2 KB in backward, whose panels are 4H rows
+// long, 8 KB elsewhere. (NEON: as before, not measured.)
+template <class E, class W = E>
+constexpr int kNearRows = (LSTM_FUSED_NEON ? 512 : 2048) / (kPanelWidth<E> * sizeof(W));
+template <class E, class W = E>
+constexpr int kFarRows = (LSTM_FUSED_NEON ? 512 : 8192) / (kPanelWidth<E> * sizeof(W));
 
 template <class T, int R, int V = kTileVectors>
 struct Accumulators {

@@ -42,6 +42,8 @@ struct Stream {
   void* factors;   // (B + rows,)
   int64_t bytes_stride;
 
+  int64_t steps_taken = 0;  // before this call
+
   // Steps that are taken together, layer by layer. Nothing else depends on it.
   int64_t steps_at_once() const { return batch < kStreamRows ? kStreamRows / batch : 1; }
   int64_t rows() const { return steps_at_once() * batch; }

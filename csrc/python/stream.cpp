@@ -73,6 +73,7 @@ class StreamStep : public StreamGuard {
     } else {
       call();
     }
+    stream.steps_taken += seq_len;
     return result;
   }
 

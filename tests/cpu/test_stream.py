@@ -34,6 +34,7 @@ CASES = [
     Case(9, 1, 12, 70, proj_size=1),
     Case(9, 5, 12, 70, num_layers=2, proj_size=37, bias=False),
     Case(5, 15, 9, 130, num_layers=2, proj_size=128),
+    Case(8, 2, 9, 150, num_layers=2),  # every other step goes through several blocks backwards
 ]
 
 

@@ -35,7 +35,7 @@ class StreamSteps {
       const T* in = x + begin * s.batch * s.input_size;
       int64_t stride = s.input_size;
       for (int64_t n = 0; n < s.num_layers; ++n) {
-        Layer layer{*this, s.layers[n], n, in, stride, output(n % 2, 0)};
+        Layer layer{*this, s.layers[n], n, s.steps_taken + begin, in, stride, output(n % 2, 0)};
         layer.run(steps, parallel);
         in = layer.out;
         stride = width;
@@ -86,8 +86,8 @@ class StreamSteps {
   struct Layer {
     const StreamSteps& all;
     const StreamLayer& weights;
-    const int64_t index;
-    const T* const x;  // rows x_stride apart
+    const int64_t index, time;  // time: of its first step, since the stream began
+    const T* const x;           // rows x_stride apart
     const int64_t x_stride;
     T* const out;  // (steps, B, P')
     const int64_t input_size = index > 0 ? all.s.proj_width : all.s.input_size;
@@ -108,8 +108,17 @@ class StreamSteps {
         const T* const h = step == 0 ? state(0) : out + (step - 1) * s.batch * all.width;
         const Left states = all.left_rows(h, all.width, s.proj_width, 0, s.batch);
         each(all.num_blocks, [&](Range blocks) {
-          if (step == 0) project_input(inputs, rows, blocks);
-          advance(states, step, blocks);
+          if (step > 0) return advance(states, step, blocks);
+          // Of a single step for few rows a part of W_ih and of W_hh in turn: see goes_backwards.
+          const int64_t size = blocks.end - blocks.begin;
+          const int64_t part = steps == 1 && rows <= kWideRows ? wide_blocks(kNumGates) : size;
+          const int64_t parts = num_tiles(size, part);
+          for (int64_t n = 0; n < parts; ++n) {
+            const int64_t begin = blocks.begin + (goes_backwards(step) ? parts - 1 - n : n) * part;
+            const Range some = {begin, min(blocks.end, begin + part)};
+            project_input(inputs, rows, some);
+            advance(states, step, some);
+          }
         });
         if (weights.w_hr == nullptr) continue;
         const Left hiddens = all.left_rows(hidden(0), all.cells_width, s.hidden_size, 0, s.batch);
@@ -117,6 +126,10 @@ class StreamSteps {
       }
       copy(state(0), out + (steps - 1) * s.batch * all.width, s.batch * all.width);
     }
+
+    // Every other step goes through the weights backwards, as what was read last is still in a cache; but for more
+    // rows, for which panels are fetched ahead.
+    bool goes_backwards(int64_t step) const { return all.s.batch <= kWideRows && (time + step) % 2 != 0; }
 
     T* state(int64_t b) const { return static_cast<T*>(all.s.h) + (index * all.s.batch + b) * all.width; }
     T* cells(int64_t b) const { return static_cast<T*>(all.s.c) + (index * all.s.batch + b) * all.cells_width; }
@@ -136,7 +149,7 @@ class StreamSteps {
     void advance(const Left& states, int64_t step, Range blocks) const {
       const Matrix w_hh = {weights.w_hh, weights.scale_hh, all.s.proj_width};
       for_tiles<kNumGates>(
-          all.s.batch, blocks, INT64_MAX, /*backwards=*/false, [&](int64_t first, auto R, int64_t block, auto N) {
+          all.s.batch, blocks, INT64_MAX, goes_backwards(step), [&](int64_t first, auto R, int64_t block, auto N) {
             alignas(kVectorBytes) T sums[R.value * N.value * kBlock<T>];
             tile<R.value, N.value * kNumGates>(states, first, w_hh, block * kPanelsPerBlock, sums, N.value * kBlock<T>);
             cells(step, first, R.value, block, N.value, sums);

@@ -15,7 +15,8 @@ constexpr int64_t kBytesTogether = 4;
 constexpr float kLeastRow = 1e-35f;  // rows of smaller numbers count as zero: 127 divided by one might not be finite
 
 #if defined(__AVX512F__)
-// Rows of bytes u that stand for u - 128 (product.h's multiply, of these weights).
+// Rows of bytes u that stand for u - 128 (product.h's multiply, of these weights). A fetched row is kPanelWidth<E>
+// elements, as kFarRows counts them: four of this panel's.
 template <class E, int R, int V, int fetched_rows>
 __attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(const uint8_t* const* rows,
                                                                                 int64_t terms,

@@ -37,7 +37,7 @@ constexpr int64_t kGateChain = 4 * kChain;
 constexpr int kPrefetchRows = LSTM_FUSED_NEON ? 16 : 4;
 constexpr int kFetchedVectors = LSTM_FUSED_NEON ? kTileVectors : 1;
 // Of packed weights, which no cache but the third may have, by their bytes: 2 KB in backward, whose panels are 4H rows
-// long, 8 KB elsewhere. (NEON: as before, not measured.)
+// long, 8 KB elsewhere. (NEON: what 16 rows of floats are, not measured.)
 template <class E, class W = E>
 constexpr int kNearRows = (LSTM_FUSED_NEON ? 512 : 2048) / (kPanelWidth<E> * sizeof(W));
 template <class E, class W = E>

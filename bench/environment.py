@@ -59,13 +59,14 @@ def driver_version() -> str:
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The model name as the kernel reports it, with the family where it has no number that tells it from others,
-    or the architecture where there is none.
+    """The model name as the kernel reports it, with family and model number where it has no number that tells it from
+    others (Zen 3 and Zen 4 are one family), or the architecture where there is none.
     """
     facts = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
     name = facts.get("model name", "").strip()
-    if name and not re.search(r"\d", name) and "cpu family" in facts:
-        name += f" (family {facts['cpu family']})"
+    numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
+    if name and numbers and not re.search(r"\d", name):
+        name += f" ({', '.join(numbers)})"
     return name or platform.processor() or platform.machine()
 
 

@@ -190,7 +190,7 @@ def test_source_hash_follows_names_and_contents(tmp_path):
 @pytest.mark.parametrize(
     ("model", "name"),
     [
-        ("AMD EPYC", "AMD EPYC (family 26)"),  # as virtual machines have it, whatever the generation
+        ("AMD EPYC", "AMD EPYC (family 26, model 2)"),  # as virtual machines have it, whatever the generation
         ("Intel(R) Xeon(R) Platinum 8481C", "Intel(R) Xeon(R) Platinum 8481C"),
     ],
 )

@@ -7,8 +7,9 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
 constexpr int kStepRows = 16;  // rows that share one reading of a weight; bounds the arrays on the stack
+constexpr int kUnitVectors = kCellRows > 1 ? kCellRows : 4;  // whose cells are computed together
 template <class T>
-constexpr int kUnits = kCellRows * kLanes<T>;  // whose cells are computed together
+constexpr int kUnits = kUnitVectors * kLanes<T>;
 
 // T is the type that is computed in, W the weights'.
 template <class T, class W>
@@ -46,7 +47,7 @@ class Direct {
       for (int64_t n = 0; n < tiles; ++n) {
         int64_t unit = u_begin + (step % 2 == 0 ? n : tiles - 1 - n) * kUnits<T>;
         if (unit + kUnits<T> <= u_end) {
-          units<kCellRows>(chunk, unit, kLanes<T>);
+          units<kUnitVectors>(chunk, unit, kLanes<T>);
         } else {
           for (; unit < u_end; unit += kLanes<T>) units<1>(chunk, unit, valid_lanes<T>(unit, u_end));
         }
@@ -89,9 +90,7 @@ class Direct {
         });
       });
     });
-    with_lanes<T>(lanes, [&](auto valid) {
-      for (int64_t n = 0; n < chunk.count; ++n) cells<N>(chunk, n, unit, valid.value, sums[n]);
-    });
+    with_lanes<T>(lanes, [&](auto valid) { cells<N>(chunk, unit, valid.value, sums); });
   }
 
   // Rows n ... n + R - 1 of the chunk, units unit + first ... + U - 1.
@@ -120,15 +119,16 @@ class Direct {
         for (int u = 0; u < U; ++u) sums[n + r][g][first + u] = tile_sums[(r * kNumGates + g) * U + u];
   }
 
-  // N vectors of units of row n of the chunk.
+  // N vectors of units of all rows of the chunk.
   template <int N>
-  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t n, int64_t unit, int lanes,
-                               const T (&sums)[kNumGates][N * kLanes<T>]) const {
-    const auto sum = [&](int gate, int v) { return load(sums[gate] + v * kLanes<T>, lanes); };
-    const auto bias = [&](int gate, int v) { return layer.bias(gate, unit + v * kLanes<T>, lanes); };
+  LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t unit, int lanes, const Sums<N>& sums) const {
+    const int count = static_cast<int>(chunk.count) * N;
+    const auto sum = [&](int gate, int n) { return load(sums[n / N][gate] + n % N * kLanes<T>, lanes); };
+    const auto bias = [&](int gate, int side) { return layer.bias(gate, unit + side * kLanes<T>, lanes); };
     if constexpr (!kMultipliesPairs)
-      if (p.variant != nullptr) return layer.template update_variant<N>(chunk, n, N, unit, lanes, hidden, sum, bias);
-    layer.template update<N, N>(chunk, n, 0, unit, lanes, hidden, sum, bias);
+      if (p.variant != nullptr)
+        return layer.template update_variant<N>(chunk, 0, count, unit, lanes, hidden, sum, bias);
+    layer.template update<N>(chunk, 0, count, unit, lanes, hidden, sum, bias);
   }
 
   const LayerShape& s;

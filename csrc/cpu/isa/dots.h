@@ -64,43 +64,6 @@ struct Tail {
 #endif
 };
 
-// The lower or the upper half of every segment of kSegment lanes of a, then of b.
-template <class T, int kSegment, bool upper>
-struct HalfSegments {
-  static constexpr int at(int lane) {
-    const int half = kSegment / 2, segments = kLanes<T> / kSegment, segment = lane / half;
-    return segment / segments * kLanes<T> + segment % segments * kSegment + lane % half + (upper ? half : 0);
-  }
-};
-
-// Segments of a vector folded to half their length, those of a into the lower half of the result and those of b into
-// the upper one.
-template <class T, int kSegment>
-LSTM_FUSED_INLINE Vec<T> folded(Vec<T> a, Vec<T> b) {
-#if LSTM_FUSED_NEON  // in one instruction, neighbours rather than halves
-  if constexpr (sizeof(T) == sizeof(float))
-    return (Vec<T>)vpaddq_f32((float32x4_t)a, (float32x4_t)b);
-  else
-    return (Vec<T>)vpaddq_f64((float64x2_t)a, (float64x2_t)b);
-#else
-  return shuffle<HalfSegments<T, kSegment, false>, T>(a, b) + shuffle<HalfSegments<T, kSegment, true>, T>(a, b);
-#endif
-}
-
-// Lane j of the result is the sum of the lanes of v[j].
-template <class T, int kSegment = kLanes<T>>
-LSTM_FUSED_INLINE Vec<T> sum_lanes(const Vec<T>* v) {
-  constexpr int kHalf = kSegment / 2;
-  if constexpr (kSegment == 1) {
-    return v[0];
-  } else {
-    Vec<T> sums[kHalf];
-#pragma GCC unroll 8
-    for (int n = 0; n < kHalf; ++n) sums[n] = folded<T, kSegment>(v[2 * n], v[2 * n + 1]);
-    return sum_lanes<T, kHalf>(sums);
-  }
-}
-
 // Two matrices to multiply: R rows of A, and in four groups rows of W, k_size apart, each group from its first one on.
 template <class T, class W, int R>
 struct Factors {

@@ -156,14 +156,9 @@ class Forward {
                                        const Vec<T> (*sums)[kNumGates]) const {
     const int64_t unit = block * kLanes<T>;
     with_lanes<T>(valid_lanes<T>(unit, s.hidden_size), [&](auto lanes) {
-      int n = 0;
-      const auto update = [&](auto together) {
-        layer.template update<together.value, N>(
-            chunk, first, n, unit, lanes.value, hidden(0), [&](int gate, int m) { return sums[n + m][gate]; },
-            [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
-      };
-      for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
-      for (; n < count; ++n) update(Constant<1>{});
+      layer.template update<N>(
+          chunk, first, count, unit, lanes.value, hidden(0), [&](int gate, int n) { return sums[n][gate]; },
+          [&](int gate, int side) { return load(bias(block + side) + gate * kLanes<T>); });
     });
   }
 

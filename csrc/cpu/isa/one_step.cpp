@@ -141,15 +141,10 @@ class OneStep {
         transpose<T>(of_rows[gate]);
       }
       with_lanes<T>(units, [&](auto lanes) {
-        const int64_t count = min(kLanes<T>, rows.count - first);
-        int64_t n = 0;
-        const auto update = [&](auto together) {
-          layer.template update<together.value, 1>(
-              rows, first + n, 0, unit, lanes.value, hidden(), [&](int gate, int r) { return of_rows[gate][n + r]; },
-              [&](int gate, int) { return layer.bias(gate, unit, lanes.value); });
-        };
-        for (; n + kCellRows <= count; n += kCellRows) update(Constant<kCellRows>{});
-        for (; n < count; ++n) update(Constant<1>{});
+        layer.template update<1>(
+            rows, first, static_cast<int>(min(kLanes<T>, rows.count - first)), unit, lanes.value, hidden(),
+            [&](int gate, int n) { return of_rows[gate][n]; },
+            [&](int gate, int) { return layer.bias(gate, unit, lanes.value); });
       });
     }
   }

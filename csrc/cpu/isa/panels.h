@@ -19,23 +19,38 @@ struct Panels {
 constexpr int kPanelsPerBlock = kNumGates / kTileVectors;
 
 // Blocks of `vectors` vectors that few rows pass at once: one row by one panel would wait for its own sums.
-constexpr int wide_blocks(int vectors) { return kWideVectors > vectors ? kWideVectors / vectors : 1; }
+constexpr int wide_blocks(int64_t rows, int vectors) {
+  return wide_vectors(rows) > vectors ? wide_vectors(rows) / vectors : 1;
+}
 
 // f(first row, rows, first block, blocks) for all tiles of `count` rows by these blocks of kVectors vectors each,
 // several of which have to end at or before `whole`. Who takes them backwards at every other step finds what was read
 // last in a cache.
 template <int kVectors, class F>
 LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, bool backwards, F&& f) {
-  const bool few = 0 < count && count <= kWideRows;
-  const int64_t wide = few ? wide_blocks(kVectors) : 1, tiles = num_tiles(blocks.end - blocks.begin, wide);
-  for (int64_t n = 0; n < tiles; ++n) {
-    const int64_t begin = blocks.begin + (backwards ? tiles - 1 - n : n) * wide, end = begin + wide;
-    if (few && end <= min(blocks.end, whole))
-      with_rows<kWideRows>(count, [&](auto rows) { f(0, rows, begin, Constant<wide_blocks(kVectors)>{}); });
-    else
-      for (int64_t block = begin; block < min(end, blocks.end); ++block)
-        for_row_tiles(count, [&](int64_t first, auto rows) { f(first, rows, block, Constant<1>{}); });
-  }
+  // at(begin, end) for all parts of `wide` blocks.
+  const auto for_parts = [&](int64_t wide, auto&& at) {
+    const int64_t parts = num_tiles(blocks.end - blocks.begin, wide);
+    for (int64_t n = 0; n < parts; ++n) {
+      const int64_t begin = blocks.begin + (backwards ? parts - 1 - n : n) * wide;
+      at(begin, min(begin + wide, blocks.end));
+    }
+  };
+  const auto one_by_one = [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block)
+      for_row_tiles(count, [&](int64_t first, auto rows) { f(first, rows, block, Constant<1>{}); });
+  };
+  if (count > kWideRows) return for_parts(1, one_by_one);
+  if (count > 0)
+    with_rows<kWideRows>(count, [&](auto rows) {
+      constexpr int kWide = wide_blocks(rows.value, kVectors);
+      for_parts(kWide, [&](int64_t begin, int64_t end) {
+        if (end - begin == kWide && end <= whole)
+          f(0, rows, begin, Constant<kWide>{});
+        else
+          one_by_one(begin, end);
+      });
+    });
 }
 
 // take(r, v, sum) of R rows times the first V vectors of the panels: of all at once for few rows, else of one panel

@@ -9,7 +9,12 @@ namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
 
 // A block of a stays in the second-level cache, panels of b in the third.
-constexpr int64_t kBlockTerms = kRoundedTerms, kBlockElements = 8 * kTileRows * kBlockTerms, kBlockPanels = 32;
+constexpr int64_t kBlockTerms = kRoundedTerms, kBlockElements = 8 * kTileRows * kBlockTerms;
+constexpr int64_t kBlockPanels = (2 << 20) / (kBlockTerms * kTileVectors * kVectorBytes);
+
+// How far ahead a packed panel is fetched. Where a row of it is a single line, the hardware follows by itself, and the
+// instructions cost 2 to 4 % (AVX2, Zen 3).
+constexpr int kFetchedRows = kVectorBytes == 32 ? 0 : kPrefetchRows;
 
 // What `terms` neighbouring terms of a row of a or a column of b are packed into.
 template <class T>
@@ -177,31 +182,32 @@ class Product {
   // A block's rows by the columns of b from n on, of the panel-th panel and perhaps some more; how many they were.
   int64_t columns(const Block& block, const ProductFactor& f, int64_t n, int64_t n_end, int64_t index) const {
     if (reads_in_place(p)) {
-      if (block.rows <= kWideRows && n + kWideVectors * kLanes<T> <= n_end)
-        return columns_in_place<kWideVectors>(block, f, n);
-      if (n + kPanelWidth<T> <= n_end) return columns_in_place<kTileVectors>(block, f, n);
+      if (block.rows <= kWideRows && n + wide_vectors(block.rows) * kLanes<T> <= n_end)
+        return columns_in_place<true>(block, f, n);
+      if (n + kPanelWidth<T> <= n_end) return columns_in_place<false>(block, f, n);
     }
     const int64_t place = layout.keeps_panels ? index - block.panel : 0;
     E* const panel = packed_rows + layout.panels + panel_size<T>(place * num_elements<T>(block.terms));
     if (block.packs_panels) pack_panel(block, f, n, panel);
     for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      tile<rows.value, kTileVectors>(block, f, first, n, static_cast<const E*>(panel), kPanelWidth<T>);
+      tile<rows.value, kTileVectors, kFetchedRows>(block, f, first, n, static_cast<const E*>(panel), kPanelWidth<T>);
     });
     return kPanelWidth<T>;
   }
 
-  template <int V>
+  template <bool kWide>
   int64_t columns_in_place(const Block& block, const ProductFactor& f, int64_t n) const {
     with_type<T>(f.b, f.b_type, [&](const auto* b) {
       const auto by_rows = [&](int64_t first, auto rows) {
-        tile<rows.value, V>(block, f, first, n, b + block.term * f.columns + n, kTerms<E> * f.columns);
+        constexpr int V = kWide ? wide_vectors(rows.value) : kTileVectors;
+        tile<rows.value, V, kPrefetchRows>(block, f, first, n, b + block.term * f.columns + n, kTerms<E> * f.columns);
       };
-      if constexpr (V == kTileVectors)
-        for_row_tiles(block.rows, by_rows);
-      else
+      if constexpr (kWide)
         with_rows<kWideRows>(block.rows, [&](auto rows) { by_rows(0, rows); });
+      else
+        for_row_tiles(block.rows, by_rows);
     });
-    return V * kLanes<T>;
+    return (kWide ? wide_vectors(block.rows) : kTileVectors) * kLanes<T>;
   }
 
   void pack_panel(const Block& block, const ProductFactor& f, int64_t n, E* panel) const {
@@ -215,14 +221,14 @@ class Product {
     });
   }
 
-  template <int R, int V, class P>
+  template <int R, int V, int kFetched, class P>
   __attribute__((noinline)) void tile(const Block& block, const ProductFactor& f, int64_t first, int64_t n,
                                       const P* panel, int64_t stride) const {
     const int64_t row = block.row + first;
     with_type<T>(f.y, f.y_type, [&](auto* y) { fetch<R, V>(y + row * f.columns + n, f.columns); });
     const E* const a = packed_tile(block, first);
-    const Accumulators<T, R, V> acc = multiply_elements<E, R, V>(RowsSideBySide<E, R>{a}, block.terms, panel, stride,
-                                                                 kTileVectors * kLanes<T>, chain_of(p));
+    const Accumulators<T, R, V> acc = multiply_elements<E, R, V, kFetched>(
+        RowsSideBySide<E, R>{a}, block.terms, panel, stride, kTileVectors * kLanes<T>, chain_of(p));
     put<V>(acc.at, f, row, R, n, block.term > 0 || f.adds);
   }
 

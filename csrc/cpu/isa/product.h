@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/isa/pairs.h"
+#include "cpu/isa/shuffle.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -23,7 +24,9 @@ inline int valid_lanes(int64_t begin, int64_t width) {
   return begin >= width ? 0 : static_cast<int>(min(kLanes<T>, width - begin));
 }
 
-constexpr int kWideRows = 3;  // of a tile of kWideVectors, at most
+constexpr int kWideRows = 3;  // of a tile of wide_vectors(), at most
+// One row has registers for as many sums as hide the latency of one.
+constexpr int wide_vectors(int64_t rows) { return rows == 1 ? 8 : kWideVectors; }
 
 // Most terms of one running sum; an element is the sum of such sums. The error of a sum grows with the root of its
 // terms: one of all 4H terms has 2.7 times torch.nn.LSTM's, of the gradient of h_0 at H = 1024. Fewer where every
@@ -247,28 +250,6 @@ void pack_columns(const W* matrix, int64_t terms, int64_t width, int64_t begin, 
       else
         store_bits(panel + v * kLanes<E>, load(place, valid[v]));
     }
-}
-
-// Lanes a[first], b[first], a[first + 1], b[first + 1], ...
-template <class T, int first>
-struct Interleaved {
-  static constexpr int at(int lane) { return first + lane / 2 + lane % 2 * kLanes<T>; }
-};
-
-// Rows and columns of a square of kLanes vectors change places. A step interleaves the upper half of the rows with the
-// lower one, which moves the top bit of an element's row to the bottom of its column and that of its column to the
-// bottom of its row; after log2(kLanes) steps the two are exchanged.
-template <class T>
-LSTM_FUSED_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
-  constexpr int kHalf = kLanes<T> / 2;
-  for (int step = 1; step < kLanes<T>; step *= 2) {
-    Vec<T> next[kLanes<T>];
-    for (int n = 0; n < kHalf; ++n) {
-      next[2 * n] = shuffle<Interleaved<T, 0>, T>(rows[n], rows[n + kHalf]);
-      next[2 * n + 1] = shuffle<Interleaved<T, kHalf>, T>(rows[n], rows[n + kHalf]);
-    }
-    for (int n = 0; n < kLanes<T>; ++n) rows[n] = next[n];
-  }
 }
 
 // V vectors of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.

@@ -2,10 +2,10 @@
 // state, and their cells.
 #pragma once
 
+#include "cpu/isa/cells.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/layer.h"
 #include "cpu/isa/variant_forward.h"
-#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
@@ -182,55 +182,64 @@ struct Recurrence {
       });
   }
 
-  // N vectors of cells of a tile of rows `first` ... of a step by kSides vectors of units from `unit` on: those from
-  // `cell` on, counted row by row. sum(gate, n) is h_prev W_hh^T of the n-th, plus x W_ih^T if the kernel forms it, and
-  // bias(gate, side) that of both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
-  template <int N, int kSides, int kRows, class SumOf, class BiasOf>
-  LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t first, int cell, int64_t unit, int lanes,
+  // `count` vectors of cells of a tile of rows `first` ... of a step by kSides vectors of units from `unit` on, row by
+  // row. sum(gate, n) is h_prev W_hh^T of the n-th, plus x W_ih^T if the kernel forms it, and bias(gate, side) that of
+  // both. `hidden` (B, H) takes o tanh(c) where that is not yet h.
+  template <int kSides, int kRows, class SumOf, class BiasOf>
+  LSTM_FUSED_INLINE void update(const StepRows<T, kRows>& rows, int64_t first, int count, int64_t unit, int lanes,
                                 T* hidden, SumOf&& sum, BiasOf&& bias) const {
-    using V = Vectors<T, N>;
-    using Math = CellMath<T, N>;
     const int64_t width = s.hidden_size;
-    const auto row = [&](int n) { return first + (cell + n) / kSides; };
-    const auto begin = [&](int n) { return unit + (cell + n) % kSides * kLanes<T>; };
-    const T* c_in[N];
-    T *of_gates[N], *c_out[N];
-    for (int n = 0; n < N; ++n) {
-      const int64_t b = rows.row[row(n)];
-      c_in[n] = rows.c_prev[row(n)] + begin(n);
-      of_gates[n] = uses_gates() ? gates(rows.t, b) + begin(n) : nullptr;
-      c_out[n] = cells(rows.t, b) + begin(n);
-    }
-    const auto pre = [&](int gate) {
-      return V::each([&](int n) {
-        return gate_sum(sum(gate, n), of_gates[n], gate * width, bias(gate, (cell + n) % kSides), lanes);
-      });
-    };
-    const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-    const V c = next_cell(active, V::each([&](int n) { return load(c_in[n], lanes); }));
-    const V h = next_hidden<Math>(active, c);
-    for (int n = 0; n < N; ++n) {
-      const int64_t b = rows.row[row(n)];
-      store(c_out[n], c.at[n], lanes);
-      if (s.has_projection)
-        store(hidden + b * width + begin(n), h.at[n], lanes);
-      else
-        store_h(rows.t, b, begin(n), h.at[n], lanes);
-      [[maybe_unused]] Kept<T>* kept;
-      if constexpr (kMultipliesPairs) {
-        const int64_t place = row_of(s, rows.t, b);
-        kept = static_cast<Kept<T>*>(p.rounded.gates) + place * kNumGates * width + begin(n);
-        if (p.rounded.cells != nullptr)
-          store(static_cast<Kept<T>*>(p.rounded.cells) + place * p.rounded.cells_stride + begin(n), c.at[n], lanes);
-      } else {
-        kept = of_gates[n];
+    const auto row = [&](int cell) { return first + cell / kSides; };
+    const auto begin = [&](int cell) { return unit + cell % kSides * kLanes<T>; };
+    const auto open = [&](int cell, auto together) __attribute__((always_inline)) {
+      constexpr int N = together.value;
+      using V = Vectors<T, N>;
+      const T* c_in[N];
+      T *of_gates[N], *c_out[N];
+      for (int n = 0; n < N; ++n) {
+        const int64_t b = rows.row[row(cell + n)];
+        c_in[n] = rows.c_prev[row(cell + n)] + begin(cell + n);
+        of_gates[n] = uses_gates() ? gates(rows.t, b) + begin(cell + n) : nullptr;
+        c_out[n] = cells(rows.t, b) + begin(cell + n);
       }
-      if (!p.keep_gates) continue;
-      store(kept, active.i.at[n], lanes);
-      store(kept + width, active.f.at[n], lanes);
-      store(kept + 2 * width, active.g.at[n], lanes);
-      store(kept + 3 * width, active.o.at[n], lanes);
-    }
+      const auto pre = [&](int gate) {
+        return V::each([&](int n) {
+          return gate_sum(sum(gate, cell + n), of_gates[n], gate * width, bias(gate, (cell + n) % kSides), lanes);
+        });
+      };
+      const Gates<V> active = activate<CellMath<T, N>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+      const V c = next_cell(active, V::each([&](int n) { return load(c_in[n], lanes); }));
+      for (int n = 0; n < N; ++n) {
+        store(c_out[n], c.at[n], lanes);
+        [[maybe_unused]] Kept<T>* kept;
+        if constexpr (kMultipliesPairs) {
+          const int64_t place = row_of(s, rows.t, rows.row[row(cell + n)]);
+          kept = static_cast<Kept<T>*>(p.rounded.gates) + place * kNumGates * width + begin(cell + n);
+          if (p.rounded.cells != nullptr)
+            store(static_cast<Kept<T>*>(p.rounded.cells) + place * p.rounded.cells_stride + begin(cell + n), c.at[n],
+                  lanes);
+        } else {
+          kept = of_gates[n];
+        }
+        if (!p.keep_gates) continue;
+        store(kept, active.i.at[n], lanes);
+        store(kept + width, active.f.at[n], lanes);
+        store(kept + 2 * width, active.g.at[n], lanes);
+        store(kept + 3 * width, active.o.at[n], lanes);
+      }
+      return OpenCells<T, N>{active.o, c};
+    };
+    for_cells<T>(count, open, [&](int cell, const auto& opened) __attribute__((always_inline)) {
+      constexpr int N = std::remove_cvref_t<decltype(opened)>::kCount;
+      const Vectors<T, N> h = opened.hidden();
+      for (int n = 0; n < N; ++n) {
+        const int64_t b = rows.row[row(cell + n)];
+        if (s.has_projection)
+          store(hidden + b * width + begin(cell + n), h.at[n], lanes);
+        else
+          store_h(rows.t, b, begin(cell + n), h.at[n], lanes);
+      }
+    });
   }
 
   LSTM_FUSED_INLINE void store_h(int64_t t, int64_t b, int64_t begin, Vec<T> h, int lanes) const {

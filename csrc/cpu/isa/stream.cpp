@@ -5,9 +5,9 @@
 #include "cpu/stream.h"
 
 #include "cpu/isa/bytes.h"
+#include "cpu/isa/cells.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/panels.h"
-#include "cpu/isa/vector_math.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 namespace {
@@ -111,7 +111,7 @@ class StreamSteps {
           if (step > 0) return advance(states, step, blocks);
           // Of a single step for few rows a part of W_ih and of W_hh in turn: see goes_backwards.
           const int64_t size = blocks.end - blocks.begin;
-          const int64_t part = steps == 1 && rows <= kWideRows ? wide_blocks(kNumGates) : size;
+          const int64_t part = steps == 1 && rows <= kWideRows ? wide_blocks(rows, kNumGates) : size;
           const int64_t parts = num_tiles(size, part);
           for (int64_t n = 0; n < parts; ++n) {
             const int64_t begin = blocks.begin + (goes_backwards(step) ? parts - 1 - n : n) * part;
@@ -186,21 +186,34 @@ class StreamSteps {
     // The cells of a tile of rows and blocks; `sums` (row, block, gate, lane) are h_prev W_hh^T.
     __attribute__((noinline)) void cells(int64_t step, int64_t first, int rows, int64_t block, int blocks,
                                          const T* sums) const {
-      int n = 0;
-      const auto update_next = [&](auto M) {
-        Cell cell[M.value];
-        for (int m = 0; m < M.value; ++m) {
-          const int64_t b = first + (n + m) / blocks, at = block + (n + m) % blocks;
-          T* const h = weights.w_hr != nullptr ? hidden(b) : out + (step * all.s.batch + b) * all.width;
-          cell[m] = {all.gates(step * all.s.batch + b, at), sums + (n + m) * kBlock<T>,
-                     static_cast<const T*>(weights.bias) + at * kBlock<T>, cells(b) + at * kLanes<T>,
-                     h + at * kLanes<T>};
-        }
-        update<M.value>(cell);
-        n += M.value;
+      const auto cell_at = [&](int n) -> Cell {
+        const int64_t b = first + n / blocks, at = block + n % blocks;
+        T* const h = weights.w_hr != nullptr ? hidden(b) : out + (step * all.s.batch + b) * all.width;
+        return {all.gates(step * all.s.batch + b, at), sums + n * kBlock<T>,
+                static_cast<const T*>(weights.bias) + at * kBlock<T>, cells(b) + at * kLanes<T>, h + at * kLanes<T>};
       };
-      while (n + kCellRows <= rows * blocks) update_next(Constant<kCellRows>{});
-      while (n < rows * blocks) update_next(Constant<1>{});
+      // Lanes past H have zero weights; no weight but zero meets what they leave.
+      const auto open = [&](int first, auto together) __attribute__((always_inline)) {
+        constexpr int N = together.value;
+        using V = Vectors<T, N>;
+        Cell cell[N];
+        for (int n = 0; n < N; ++n) cell[n] = cell_at(first + n);
+        // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
+        const auto pre = [&](int gate) {
+          const int at = gate * kLanes<T>;
+          return V::each(
+              [&](int n) { return (load(cell[n].input + at) + load(cell[n].state + at)) + load(cell[n].bias + at); });
+        };
+        const Gates<V> active = activate<CellMath<T, N>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
+        const V c = next_cell(active, V::each([&](int n) { return load(cell[n].c); }));
+        for (int n = 0; n < N; ++n) store(cell[n].c, c.at[n]);
+        return OpenCells<T, N>{active.o, c};
+      };
+      for_cells<T>(rows * blocks, open, [&](int first, const auto& opened) __attribute__((always_inline)) {
+        constexpr int N = std::remove_cvref_t<decltype(opened)>::kCount;
+        const Vectors<T, N> h = opened.hidden();
+        for (int n = 0; n < N; ++n) store(cell_at(first + n).h, h.at[n]);
+      });
     }
 
     // A vector of cells: what meets in it.
@@ -208,26 +221,6 @@ class StreamSteps {
       const T *input, *state, *bias;  // (gate, lane)
       T *c, *h;
     };
-
-    // Lanes past H have zero weights; no weight but zero meets what they leave.
-    template <int M>
-    static LSTM_FUSED_INLINE void update(const Cell (&cell)[M]) {
-      using V = Vectors<T, M>;
-      using Math = VectorMath<T, M>;
-      // The bias last: it may be large, and the sum of products should not be rounded to its size at every term.
-      const auto pre = [&](int gate) {
-        const int at = gate * kLanes<T>;
-        return V::each(
-            [&](int m) { return (load(cell[m].input + at) + load(cell[m].state + at)) + load(cell[m].bias + at); });
-      };
-      const Gates<V> active = activate<Math>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-      const V c = next_cell(active, V::each([&](int m) { return load(cell[m].c); }));
-      const V h = next_hidden<Math>(active, c);
-      for (int m = 0; m < M; ++m) {
-        store(cell[m].c, c.at[m]);
-        store(cell[m].h, h.at[m]);
-      }
-    }
   };
 };
 

@@ -307,18 +307,4 @@ LSTM_FUSED_INLINE void store(T* p, Vec<Wide<T>> v, int n) {
   }
 }
 
-// Lane J of the result is lane Place::at(J) of a and b, one behind the other; clang and GCC spell that differently.
-template <class Place, class T, int... J>
-LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, J...>) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, Place::at(J)...);
-#else
-  return __builtin_shuffle(a, b, Ints<T>{Place::at(J)...});
-#endif
-}
-template <class Place, class T>
-LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
-  return shuffle<Place, T>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
-}
-
 }  // namespace lstm_fused::LSTM_FUSED_ISA

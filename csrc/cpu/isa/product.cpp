@@ -164,8 +164,8 @@ class Product {
       const int64_t row = block.row + first;
       with_factor_type<T>(p.a, p.a_type, [&](const auto* a) {
         if (!p.a_transposed)
-          return pack_transposed<E, num_vectors<R>>([&](int r) { return a + (row + r) * p.terms + block.term; },
-                                                    block.terms, R, to, R);
+          return pack_rows_as_columns<E, num_vectors<R>>(rows, block.terms, to, R,
+                                                         [&](int r) { return a + (row + r) * p.terms + block.term; });
         const auto* from = a + block.term * p.rows + row;
         for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += R, from += kTerms<E> * p.rows)
           if constexpr (kTerms<E> == 1) {

@@ -135,11 +135,19 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
       return load_element<E>(place(v) + j * panel_stride, panel_stride / kTerms<E>);
     };
     // The next terms, as many as `rows` gives together: with one, vectors of W stay in registers while the rows pass
-    // by, with several those of the rows.
+    // by, or where the rows are fewer, those; with several those of the rows.
     const auto add = [&](const auto& rows) __attribute__((always_inline)) {
       using Rows = std::remove_cvref_t<decltype(rows)>;
       constexpr int kRows = Rows::kRows, kTogether = Rows::kTerms;
-      if constexpr (kTogether == 1) {
+      if constexpr (kTogether == 1 && kRows == 1 && R < V) {
+        E x[R];
+        for (int r = 0; r < R; ++r) x[r] = rows.several(r, k);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          const auto w = weights(0, v);
+          for (int r = 0; r < R; ++r) acc[r][v] = multiply_add(x[r], w, acc[r][v]);
+        }
+      } else if constexpr (kTogether == 1) {
         Vec<T> w[V];
         for (int v = 0; v < V; ++v) w[v] = weights(0, v);
         for (int first = 0; first < R; first += kRows) {
@@ -252,29 +260,43 @@ void pack_columns(const W* matrix, int64_t terms, int64_t width, int64_t begin, 
     }
 }
 
-// V vectors of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for `valid` lanes, zero past them.
-// Where rows are shorter than the vectors, each begins in the zeros of the one before it. What is read comes from afar,
-// a line of every row at a time.
-template <class E, int V, class RowOf>
-void pack_transposed(RowOf&& row, int64_t terms, int valid, E* panel, int64_t stride) {
+// V vectors of a panel whose rows are `stride` apart: lane j at k is row(j)[k], for as many lanes as there are `rows`,
+// a Constant or a Variable, zero past them. Where rows are shorter than the vectors, each begins in the zeros of the
+// one before it. What is read comes from afar, a line of every row at a time.
+template <class E, int V, class Rows, class RowOf>
+void pack_rows_as_columns(Rows rows, int64_t terms, E* panel, int64_t stride, RowOf&& row) {
   constexpr int64_t kAhead = 2 * kLanes<E>;
   const int64_t k_size = num_tiles(terms, kTerms<E>);
-  for (int64_t k = 0; k < k_size; k += kLanes<E>) {
+  const auto pack = [&](int64_t k, auto columns) __attribute__((always_inline)) {
     Vec<Wide<E>> squares[V][kLanes<E>] = {};
-    with_lanes<E>(valid_lanes<E>(k, k_size), [&](auto columns) {
-      for (int lane = 0; lane < valid; ++lane) {
-        Vec<Wide<E>>& place = squares[lane / kLanes<E>][lane % kLanes<E>];
-        __builtin_prefetch(row(lane) + (k + kAhead) * kTerms<E>);
-        if constexpr (kTerms<E> > 1)
-          place = load_pairs(row(lane) + k * kTerms<E>, terms - k * kTerms<E>);
-        else
-          place = load(row(lane) + k, columns.value);
-      }
-      for (auto& square : squares) transpose<Wide<E>>(square);
-      for (int n = 0; n < columns.value; ++n)
-        for (int v = 0; v < V; ++v) store_bits(panel + (k + n) * stride + v * kLanes<E>, squares[v][n]);
-    });
-  }
+#pragma GCC unroll 32
+    for (int lane = 0; lane < V * kLanes<E>; ++lane) {
+      if (lane >= rows.value) break;
+      Vec<Wide<E>>& place = squares[lane / kLanes<E>][lane % kLanes<E>];
+      __builtin_prefetch(row(lane) + (k + kAhead) * kTerms<E>);
+      if constexpr (kTerms<E> > 1)
+        place = load_pairs(row(lane) + k * kTerms<E>, terms - k * kTerms<E>);
+      else
+        place = load(row(lane) + k, columns.value);
+    }
+    for (auto& square : squares) transpose<Wide<E>>(square);
+#pragma GCC unroll 16
+    for (int n = 0; n < kLanes<E>; ++n)
+      for (int v = 0; v < V && n < columns.value; ++v)
+        store_bits(panel + (k + n) * stride + v * kLanes<E>, squares[v][n]);
+  };
+  int64_t k = 0;
+  for (; k + kLanes<E> <= k_size; k += kLanes<E>) pack(k, Constant<kLanes<E>>{});
+  if (k < k_size) pack(k, Variable{static_cast<int>(k_size - k)});
+}
+
+// The same of `valid` rows, mostly as many as there are lanes.
+template <class E, int V, class RowOf>
+void pack_transposed(RowOf&& row, int64_t terms, int valid, E* panel, int64_t stride) {
+  if (valid == V * kLanes<E>)
+    pack_rows_as_columns<E, V>(Constant<V * kLanes<E>>{}, terms, panel, stride, row);
+  else
+    pack_rows_as_columns<E, V>(Variable{valid}, terms, panel, stride, row);
 }
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

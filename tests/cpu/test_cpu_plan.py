@@ -27,8 +27,9 @@ def test_cpu_split_rule() -> None:
     # 24 rows per thread hide the reading; directions share the threads
     assert split(47, 1024, 2) == ("gates", 2)
     assert split(48, 1024, 2) == ("rows", 2)
-    assert split(24, 1024, 2, num_directions=2) == ("rows", 2)
-    assert split(23, 1024, 2, num_directions=2) == ("gates", 2)
+    assert split(48, 1024, 4, num_directions=2) == ("rows", 4)
+    assert split(47, 1024, 4, num_directions=2) == ("gates", 4)
+    assert split(1, 1024, 2, num_directions=2) == ("rows", 2)  # a thread for each direction
     # fewer rows than threads: gates once a step is worth about 100,000 flop (8 * H * H at B = 1: H = 112)
     assert split(1, 111, 4) == ("rows", 1)
     assert split(1, 112, 4) == ("gates", 4)

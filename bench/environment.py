@@ -58,11 +58,16 @@ def driver_version() -> str:
         return "unknown"
 
 
+def cpu_facts(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """What the kernel reports of a core, such as `model name` and `flags`; nothing where it does not."""
+    return dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The model name as the kernel reports it, with family and model number where it has no number that tells it from
     others (Zen 3 and Zen 4 are one family), or the architecture where there is none.
     """
-    facts = dict(re.findall(r"^([\w ]+?)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)) if cpuinfo.exists() else {}
+    facts = cpu_facts(cpuinfo)
     name = facts.get("model name", "").strip()
     numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if key in facts]
     if name and numbers and not re.search(r"\d", name):

@@ -62,8 +62,8 @@ class Stream:
         weights: dtype that the weights are stored as. None for the module's, or of a float32 module on the CPU
             torch.bfloat16 or torch.int8 (a scale for each row of each matrix). All is computed in the module's dtype.
         activations: torch.int8 rounds, beside weights of torch.int8, what they are multiplied by as well (x and h, each
-            row with a scale of its own): several times as fast for large H and B, and less exact. On CPUs with
-            AVX512-VNNI.
+            row with a scale of its own): up to several times as fast for large H and B, and less exact. On
+            CPUs with AVX2 or AVX512-VNNI.
 
     One stream serves one thread at a time; streams of one module may run side by side, and share its packed weights on
     the CPU.

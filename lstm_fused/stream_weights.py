@@ -116,7 +116,7 @@ def check_activations(lstm: RNNBase, dtype: torch.dtype, activations: torch.dtyp
     if activations != torch.int8 or dtype != torch.int8:
         raise ValueError(f"activations: expected None, or torch.int8 with weights of torch.int8; got {activations}")
     if not MULTIPLIES_BYTES:
-        raise ValueError("activations: torch.int8 needs a CPU with AVX512-VNNI, got one without; leave it out")
+        raise ValueError("activations: torch.int8 needs a CPU with AVX2 or AVX512-VNNI, got one without; leave it out")
     layout = layout_of(lstm)
     longest = max(layout[:3])
     if longest > MOST_BYTES:

@@ -15,7 +15,7 @@ from places import ROOT
 import lstm_fused
 from lstm_fused.stream_weights import MULTIPLIES_BYTES
 
-needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX512-VNNI")
+needs_bytes = pytest.mark.skipif(not MULTIPLIES_BYTES, reason="products of bytes need AVX2 or AVX512-VNNI")
 
 # Those of this build.
 INSTRUCTION_SETS = json.loads(Path(lstm_fused.__file__).with_name("_build.json").read_text())["instruction_sets"]

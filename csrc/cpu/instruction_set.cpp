@@ -72,7 +72,8 @@ int64_t l1_bytes() {
 
 bool multiplies_bytes() {
 #if defined(__x86_64__)
-  return instruction_set().vector_bytes == 64 && __builtin_cpu_supports("avx512vnni");
+  const int64_t vector_bytes = instruction_set().vector_bytes;
+  return vector_bytes == 32 || (vector_bytes == 64 && __builtin_cpu_supports("avx512vnni"));
 #else
   return false;
 #endif

@@ -10,7 +10,7 @@ namespace lstm_fused {
 
 // How packed weights are stored. They are computed in the type of x, as which kWide stores them; but for kByteProducts
 // the rows that they multiply are rounded to bytes too, each with a factor of its own. That is for CPUs with
-// AVX512-VNNI.
+// AVX512-VNNI or AVX2 (without AVX-512).
 enum class StreamWeights : int32_t { kWide, kBFloat16, kInt8, kByteProducts };
 
 // Rows of weights in panels: rows of a panel are its lanes, K runs along it. A block is one vector of units, and two

@@ -1,5 +1,6 @@
-// Products of bytes with bytes, four of them and their sum in an instruction (AVX512-VNNI): weights of 8 bit by rows
-// that are rounded to 8 bit, each row with a factor of its own. Sums are exact.
+// Products of bytes with bytes, four of them and their sum in an instruction (AVX512-VNNI) or in three (AVX2): weights
+// of 8 bit by rows that are rounded to 8 bit, each row with a factor of its own. Sums are exact, and so the same in
+// both.
 #pragma once
 
 #include "cpu/isa/product.h"
@@ -57,6 +58,81 @@ __attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(
   return result;
 }
 
+// Lanes of x from 0 on, rounded, as bytes u.
+inline void store_bytes(uint8_t* to, Vec<float> x, int lanes) {
+  const __m512i whole = _mm512_add_epi32(_mm512_maskz_cvtps_epi32(-1, x), _mm512_set1_epi32(128));
+  _mm_mask_storeu_epi8(to, (1u << lanes) - 1, _mm512_maskz_cvtepi32_epi8(-1, whole));
+}
+#elif defined(__AVX2__)
+// Four bytes of a row, in all lanes.
+struct FourBytes {
+  __m256i bytes, magnitude;
+
+  static LSTM_FUSED_INLINE FourBytes at(const uint8_t* p) {
+    int32_t four;
+    std::memcpy(&four, p, sizeof(four));
+    const __m256i bytes = _mm256_set1_epi32(four);
+    return {bytes, _mm256_abs_epi8(bytes)};
+  }
+};
+
+// Rows of bytes as they are. Two products fit 16 bits, as no factor is below -127: the absolute one of a row by the
+// weights with its sign. What a panel begins with is for rows that are shifted.
+template <class E, int R, int V, int fetched_rows>
+inline Accumulators<float, R, V> multiply(const uint8_t* const* rows, int64_t terms, const ByteProducts* panel,
+                                          int64_t /*panel_stride*/, int64_t next_panel, int64_t /*chain*/) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  Ints<float> acc[R][V] = {};
+  for (int64_t k = 0; k < terms; k += kBytesTogether) {
+    panel += kPanelWidth<float>;
+    const auto weights = [&](int v) __attribute__((always_inline)) {
+      const ByteProducts* const place = panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<float>;
+      if (fetched_rows > 0 && v % kTileVectors == 0) __builtin_prefetch(place + fetched_rows * kPanelWidth<E>);
+      return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(place));
+    };
+    const auto add = [&](int r, int v, const FourBytes& x, __m256i w) __attribute__((always_inline)) {
+      const __m256i pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.bytes));
+      acc[r][v] += (Ints<float>)_mm256_madd_epi16(pairs, ones);
+    };
+    if constexpr (R < V) {
+      FourBytes x[R];
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) x[r] = FourBytes::at(rows[r] + k);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const __m256i w = weights(v);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) add(r, v, x[r], w);
+      }
+    } else {
+      __m256i w[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) w[v] = weights(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const FourBytes x = FourBytes::at(rows[r] + k);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) add(r, v, x, w[v]);
+      }
+    }
+  }
+  Accumulators<float, R, V> result;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) result.at[r][v] = _mm256_cvtepi32_ps((__m256i)acc[r][v]);
+  return result;
+}
+
+inline void store_bytes(uint8_t* to, Vec<float> x, int lanes) {
+  const __m256i whole = _mm256_cvtps_epi32(x);
+  const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  const __m128i bytes = _mm_packs_epi16(halves, halves);
+  std::memcpy(to, &bytes, static_cast<size_t>(lanes));
+}
+#endif
+
+#if defined(__AVX2__)
 // The factor of the row: its largest element is 127 times it; NaN if there is a number in it that is not finite.
 inline float quantize(const float* row, int64_t size, uint8_t* to) {
   Vec<float> largest = {}, poison = {};
@@ -74,9 +150,7 @@ inline float quantize(const float* row, int64_t size, uint8_t* to) {
   const float per_step = most > 0 ? 127 / most : 0;
   for (int64_t k = 0; k < size; k += kLanes<float>) {
     const int lanes = valid_lanes<float>(k, size);
-    const __m512i whole = _mm512_maskz_cvtps_epi32(-1, load(row + k, lanes) * per_step);
-    _mm_mask_storeu_epi8(to + k, (1u << lanes) - 1,
-                         _mm512_maskz_cvtepi32_epi8(-1, _mm512_add_epi32(whole, _mm512_set1_epi32(128))));
+    store_bytes(to + k, load(row + k, lanes) * per_step, lanes);
   }
   return most / 127 + nothing;
 }

@@ -235,7 +235,7 @@ void stream(const Stream& stream, int64_t seq_len, const void* x, void* y, const
   if constexpr (std::is_same_v<T, float>) {
     if (stream.weights == StreamWeights::kBFloat16) return run(BFloat16{});
     if (stream.weights == StreamWeights::kInt8) return run(Int8{});
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
     if (stream.weights == StreamWeights::kByteProducts) return run(ByteProducts{});
 #endif
   }

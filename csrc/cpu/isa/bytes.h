@@ -1,4 +1,4 @@
-// Products of bytes with bytes, four of them and their sum in an instruction (AVX512-VNNI) or in three (AVX2): weights
+// Products of bytes with bytes, four of them and their sum in an instruction (AVX512-VNNI) or in four (AVX2): weights
 // of 8 bit by rows that are rounded to 8 bit, each row with a factor of its own. Sums are exact, and so the same in
 // both.
 #pragma once

@@ -26,7 +26,7 @@ LSTM_FUSED_INLINE Vec<T> shuffle(Vec<T> a, Vec<T> b) {
 template <class T>
 constexpr int kNearLanes = kVectorBytes == 32 ? 16 / sizeof(T) : kLanes<T>;
 
-// Of each kNearLanes: a[first], b[first], a[first + 1], b[first + 1], ..., from the middle on if `upper`.
+// Of each kNearLanes, of the lower or the upper half: a lane of a, the same of b, the next of a, ...
 template <class T, bool upper>
 struct Interleaved {
   static constexpr int at(int lane) {

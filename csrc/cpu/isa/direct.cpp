@@ -11,6 +11,11 @@ constexpr int kUnitVectors = kCellRows > 1 ? kCellRows : 4;  // whose cells are 
 template <class T>
 constexpr int kUnits = kUnitVectors * kLanes<T>;
 
+// Of several low tiles of rows, all multiply x before the first one multiplies h_prev: rows of W_ih and W_hh together,
+// often a power of 2 apart, meet in too few sets of the first-level cache to stay there from one tile to the next (B =
+// 8, H = 256, Zen 3: 126 us, then 100).
+constexpr bool kTilesTakeTurns = kDotRows < 4;
+
 // T is the type that is computed in, W the weights'.
 template <class T, class W>
 class Direct {
@@ -71,11 +76,19 @@ class Direct {
 
  private:
   using Chunk = StepRows<T, kStepRows>;
-  // Of N vectors of units: sums of products.
+  // Of N vectors of units: sums of products, and those of a tile's units whose lanes are still apart.
   template <int N>
-  using Sums = T[kStepRows][kNumGates][N * kLanes<T>];
+  struct Sums {
+    T at[kStepRows][kNumGates][N * kLanes<T>];
+    Vec<T> apart[kStepRows * kNumGates * kDotUnits<1>];
+  };
 
   static int64_t zeros_size(const LayerShape& s) { return s.segments.reset != nullptr ? s.hidden_size : 0; }
+
+  // The products that a tile forms before the next one has its turn.
+  struct Turn {
+    bool of_x, of_h;
+  };
 
   // N vectors of units; `lanes` of them are valid where N is 1.
   template <int N>
@@ -83,47 +96,51 @@ class Direct {
     Sums<N> sums;
     constexpr int kMostUnits = kDotUnits<1> < N * kLanes<T> ? kDotUnits<1> : N * kLanes<T>;
     for_dot_units<kMostUnits>(N > 1 ? N * kLanes<T> : lanes, [&](int64_t first, auto units) {
-      for_dot_rows(chunk.count, [&](int64_t n, auto rows) {
-        constexpr int U = units.value < kDotUnits<rows.value> ? units.value : kDotUnits<rows.value>;
-        for_dot_units<U>(units.value, [&](int64_t u, auto columns) {
-          tile<rows.value, columns.value>(chunk, n, unit, first + u, sums);
+      const auto take = [&](Turn turn) {
+        for_dot_rows(chunk.count, [&](int64_t n, auto rows) {
+          constexpr int U = units.value < kDotUnits<rows.value> ? units.value : kDotUnits<rows.value>;
+          for_dot_units<U>(units.value, [&](int64_t u, auto columns) {
+            tile<rows.value, columns.value>(turn, chunk, n, unit, first + u, sums);
+          });
         });
-      });
+      };
+      if (kTilesTakeTurns && layer.projects_input() && chunk.count > kDotRows) {
+        take({.of_x = true, .of_h = false});
+        take({.of_x = false, .of_h = true});
+      } else {
+        take({.of_x = layer.projects_input(), .of_h = true});
+      }
     });
     with_lanes<T>(lanes, [&](auto valid) { cells<N>(chunk, unit, valid.value, sums); });
   }
 
   // Rows n ... n + R - 1 of the chunk, units unit + first ... + U - 1.
   template <int R, int U, int N>
-  __attribute__((noinline)) void tile(const Chunk& chunk, int64_t n, int64_t unit, int64_t first,
-                                      T (*sums)[kNumGates][N]) const {
+  __attribute__((noinline)) void tile(Turn turn, const Chunk& chunk, int64_t n, int64_t unit, int64_t first,
+                                      Sums<N>& sums) const {
     const int64_t row = unit + first, gate = s.hidden_size;
-    Factors<T, W, R> factors[2];
-    int count = 0;
-    const auto add = [&](const void* w, int64_t k_size) -> Factors<T, W, R>& {
-      Factors<T, W, R>& f = factors[count++];
-      for (int g = 0; g < kNumGates; ++g) f.w[g] = static_cast<const W*>(w) + (g * gate + row) * k_size;
-      f.k_size = k_size;
-      return f;
+    Vec<T>* const apart = sums.apart + (n * kDotUnits<1> + first % kDotUnits<1> * R) * kNumGates;
+    DotSums<T, R, U> products;
+    const auto add = [&](const void* w, int64_t k_size, const T* const* rows) __attribute__((always_inline)) {
+      Factors<T, W, R> factors;
+      for (int r = 0; r < R; ++r) factors.a[r] = rows[n + r];
+      for (int g = 0; g < kNumGates; ++g) factors.w[g] = static_cast<const W*>(w) + (g * gate + row) * k_size;
+      factors.k_size = k_size;
+      products.add(factors);
     };
-    if (layer.projects_input()) {
-      Factors<T, W, R>& f = add(p.w_ih, p.input_size);
-      for (int r = 0; r < R; ++r) f.a[r] = chunk.x[n + r];
-    }
-    Factors<T, W, R>& f = add(p.w_hh, s.proj_width);
-    for (int r = 0; r < R; ++r) f.a[r] = chunk.h_prev[n + r];
-    T tile_sums[R * kNumGates * U];
-    dots<R, U>(factors, count, tile_sums);
-    for (int r = 0; r < R; ++r)
-      for (int g = 0; g < kNumGates; ++g)
-        for (int u = 0; u < U; ++u) sums[n + r][g][first + u] = tile_sums[(r * kNumGates + g) * U + u];
+    const bool goes_on = !turn.of_x && layer.projects_input();
+    goes_on ? products.load_from(apart) : products.clear();
+    if (turn.of_x) add(p.w_ih, p.input_size, chunk.x);
+    if (!turn.of_h) return products.store_to(apart);
+    add(p.w_hh, s.proj_width, chunk.h_prev);
+    products.sum([&](int r, int g, int u, T sum) { sums.at[n + r][g][first + u] = sum; });
   }
 
   // N vectors of units of all rows of the chunk.
   template <int N>
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t unit, int lanes, const Sums<N>& sums) const {
     const int count = static_cast<int>(chunk.count) * N;
-    const auto sum = [&](int gate, int n) { return load(sums[n / N][gate] + n % N * kLanes<T>, lanes); };
+    const auto sum = [&](int gate, int n) { return load(sums.at[n / N][gate] + n % N * kLanes<T>, lanes); };
     const auto bias = [&](int gate, int side) { return layer.bias(gate, unit + side * kLanes<T>, lanes); };
     if constexpr (!kMultipliesPairs)
       if (p.variant != nullptr)

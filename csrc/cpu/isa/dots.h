@@ -3,18 +3,20 @@
 // rows of a tile, and an element's sum has the same order whatever the tile.
 #pragma once
 
+#include <bit>
+
 #include "cpu/isa/product.h"
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-// A tile is R rows of A by 4 * U rows of W, R * 4 * U = kDotSums accumulators where it can be.
+// A tile is R rows of A by 4 * U rows of W, R * 4 * U accumulators, at most kDotSums.
 #if defined(__AVX512F__) || LSTM_FUSED_NEON
 constexpr int kDotSums = 16, kDotRows = 4;
 #else
-constexpr int kDotSums = 8, kDotRows = 2;
+constexpr int kDotSums = 12, kDotRows = 3;
 #endif
 template <int R>
-constexpr int kDotUnits = kDotSums / (4 * R);
+constexpr int kDotUnits = std::bit_floor(kDotSums / (4u * R));
 
 // Whether the next tile's W is fetched meanwhile. By itself a core reads as far ahead as it has instructions under way:
 // where those of a cache line are many, as to widen it takes some, that is too near for weights that are not in a
@@ -72,16 +74,29 @@ struct Factors {
   int64_t k_size;
 };
 
-// sums[r][group][u] = sum over the factors of a[r] . (row u of the group).
-template <int R, int U, class T, class W>
-LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T* sums) {
-  Vec<T> acc[R * 4 * U];
+// Of a tile: at (r * 4 + group) * U + u the products a[r] . (row u of the group), whose lanes are still to be summed.
+template <class T, int R, int U>
+struct DotSums {
+  static constexpr int kCount = R * 4 * U;
+  Vec<T> at[kCount];
+
+  LSTM_FUSED_INLINE void clear() {
 #pragma GCC unroll 16
-  for (int n = 0; n < R * 4 * U; ++n) acc[n] = Vec<T>{};
-  for (int n = 0; n < num_factors; ++n) {
-    const Factors<T, W, R>& f = factors[n];
+    for (int n = 0; n < kCount; ++n) at[n] = Vec<T>{};
+  }
+  LSTM_FUSED_INLINE void load_from(const Vec<T>* sums) {
+#pragma GCC unroll 16
+    for (int n = 0; n < kCount; ++n) at[n] = sums[n];
+  }
+  LSTM_FUSED_INLINE void store_to(Vec<T>* sums) const {
+#pragma GCC unroll 16
+    for (int n = 0; n < kCount; ++n) sums[n] = at[n];
+  }
+
+  template <class W>
+  LSTM_FUSED_INLINE void add(const Factors<T, W, R>& f) {
     const int64_t k_size = f.k_size, whole = k_size - k_size % kLanes<T>;
-    const auto add = [&](int64_t k, auto&& load_at) {
+    const auto add_vectors = [&](int64_t k, auto&& load_at) __attribute__((always_inline)) {
       Vec<T> a[R];
       for (int r = 0; r < R; ++r) a[r] = load_at(f.a[r] + k);
 #pragma GCC unroll 4
@@ -91,13 +106,13 @@ LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T*
           const Vec<T> w = load_at(f.w[group] + u * k_size + k);
 #pragma GCC unroll 4
           for (int r = 0; r < R; ++r) {
-            Vec<T>& sum = acc[(r * 4 + group) * U + u];
+            Vec<T>& sum = at[(r * 4 + group) * U + u];
             sum = multiply_add(a[r], w, sum);
           }
         }
     };
-    const auto add_to = [&](int64_t k, int64_t end) {
-      for (; k < end; k += kLanes<T>) add(k, [](const auto* p) { return load(p); });
+    const auto add_to = [&](int64_t k, int64_t end) __attribute__((always_inline)) {
+      for (; k < end; k += kLanes<T>) add_vectors(k, [](const auto* p) { return load(p); });
     };
     if constexpr (kFetchesAhead<T, W, R>) {
       for (int64_t line = 0; line < whole; line += kLine<W>) {
@@ -108,26 +123,30 @@ LSTM_FUSED_INLINE void dots(const Factors<T, W, R>* factors, int num_factors, T*
     } else {
       add_to(0, whole);
     }
-    if (whole < k_size) add(whole, Tail<T>(static_cast<int>(k_size - whole)));
+    if (whole < k_size) add_vectors(whole, Tail<T>(static_cast<int>(k_size - whole)));
   }
-  constexpr int kCount = R * 4 * U;
-  if constexpr (kCount % kLanes<T> == 0) {
-#pragma GCC unroll 8
-    for (int n = 0; n < kCount; n += kLanes<T>) store(sums + n, sum_lanes<T>(acc + n));
-  } else {  // fewer sums than lanes
-    Vec<T> all[kLanes<T>] = {};
-    for (int n = 0; n < kCount; ++n) all[n] = acc[n];
-    const Vec<T> summed = sum_lanes<T>(all);
-    std::memcpy(sums, &summed, kCount * sizeof(T));
-  }
-}
 
-// Covers `count` rows with tiles of kDotRows, 2 and 1: f(first, Constant<R>).
+  // take(r, group, u, sum).
+  template <class Take>
+  LSTM_FUSED_INLINE void sum(Take&& take) const {
+    constexpr int kVectors = (kCount + kLanes<T> - 1) / kLanes<T>;
+    Vec<T> all[kVectors * kLanes<T>] = {};  // of those past the last one nothing remains
+#pragma GCC unroll 16
+    for (int n = 0; n < kCount; ++n) all[n] = at[n];
+    alignas(kVectorBytes) T sums[kVectors * kLanes<T>];
+#pragma GCC unroll 4
+    for (int n = 0; n < kVectors; ++n) store(sums + n * kLanes<T>, sum_lanes<T>(all + n * kLanes<T>));
+#pragma GCC unroll 16
+    for (int n = 0; n < kCount; ++n) take(n / (4 * U), n / U % 4, n % U, sums[n]);
+  }
+};
+
+// Covers `count` rows with tiles of kDotRows, and 2 and 1 at the end: f(first, Constant<R>).
 template <class F>
 LSTM_FUSED_INLINE void for_dot_rows(int64_t count, F&& f) {
   int64_t first = 0;
   for (; first + kDotRows <= count; first += kDotRows) f(first, Constant<kDotRows>{});
-  if (kDotRows > 2 && first + 2 <= count) {
+  if (first + 2 <= count) {
     f(first, Constant<2>{});
     first += 2;
   }
@@ -155,10 +174,12 @@ LSTM_FUSED_INLINE void columns_of_product(int64_t num_rows, RowOf&& a, const W* 
     // Past the last column it is computed again, and dropped.
     for (int group = 0; group < 4; ++group) factors.w[group] = w + (column + min(group * U, count - U)) * k_size;
     factors.k_size = k_size;
-    T sums[R * 4 * U];
-    dots<R, U>(&factors, 1, sums);
-    for (int r = 0; r < R; ++r)
-      for (int64_t n = 0; n < count; ++n) out(row + r)[column + n] = sums[r * 4 * U + n];
+    DotSums<T, R, U> sums;
+    sums.clear();
+    sums.add(factors);
+    sums.sum([&](int r, int group, int u, T sum) {
+      if (group * U + u < count) out(row + r)[column + group * U + u] = sum;
+    });
   };
   for (int64_t column = begin; column < end;) {
     constexpr int kColumns = 4 * kDotUnits<1>;

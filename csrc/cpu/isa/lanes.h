@@ -18,6 +18,18 @@ constexpr int kMostVectors = 2, kAccumulators = 8;
 #endif
 template <class T>
 constexpr int kStepRows = kMostVectors * kLanes<T>;
+// Groups of rows that do, as even as possible in vectors: four of them are two and two, as one alone has few sums.
+template <class T>
+inline int64_t num_groups(int64_t rows) {
+  return num_tiles(rows, kStepRows<T>);
+}
+template <class T>
+inline Range group_of(int64_t rows, int64_t group) {
+  const int64_t vectors = num_tiles(rows, kLanes<T>), groups = num_groups<T>(rows);
+  const auto begin = [&](int64_t n) { return min(rows, n * vectors / groups * kLanes<T>); };
+  return {begin(group), begin(group + 1)};
+}
+
 // At most 8 rows of W: a set of the first-level cache holds 8 lines, and rows of 4 KB meet in one set.
 template <int V>
 constexpr int kWeightRows = kAccumulators / V < 8 ? kAccumulators / V : 8;
@@ -38,8 +50,8 @@ void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, Row
   using T = Wide<E>;
   using W = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
   constexpr bool kWidens = !std::is_same_v<T, W> && kTerms<E> == 1;
-  constexpr int R = kWeightRows<V> < kMost ? kWeightRows<V> : kMost, kWidth = V * kLanes<E>;
-  for (int64_t first = 0; first < count; first += R) {
+  const auto tile = [&](int64_t first, auto weight_rows) __attribute__((always_inline)) {
+    constexpr int R = weight_rows.value, kWidth = V * kLanes<E>;
     // To be R, the last ones take along some of those before them, or one several times, and drop the results.
     const int64_t begin = first + R <= count || count < R ? first : count - R;
     for (int64_t k = 0; k < k_size; k += kTogether) {
@@ -65,6 +77,17 @@ void multiply_rows(int64_t count, int64_t k_size, const E* panel, bool adds, Row
           store(to, adds || k > 0 ? load(to) + acc.at[r][v] : acc.at[r][v]);
         }
       }
+    }
+  };
+  // As even as possible: 32 rows in tiles of 6 become 6, 6, 5, 5, 5 and 5.
+  constexpr int kHigh = kWeightRows<V> < kMost ? kWeightRows<V> : kMost, kLow = kMost / ((kMost + kHigh - 1) / kHigh);
+  for (int64_t first = 0; first < count;) {
+    if (kLow < kHigh && (count - first) % kLow == 0) {
+      tile(first, Constant<kLow>{});
+      first += kLow;
+    } else {
+      tile(first, Constant<kHigh>{});
+      first += kHigh;
     }
   }
 }

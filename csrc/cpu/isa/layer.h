@@ -9,10 +9,6 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-struct Range {
-  int64_t begin, end;
-};
-
 // A part of a step, complete before the next one begins. Threads that split the gates share its blocks, or where it
 // wants whole rows, the rows.
 template <class Kernel>

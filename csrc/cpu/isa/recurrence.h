@@ -121,12 +121,21 @@ struct Recurrence {
   template <int kRows, class F>
   void for_rows(int64_t step, Range of_batch, F&& f) const {
     StepRows<T, kRows> rows;
-    rows.t = clock.time(step);
-    for (int64_t b = of_batch.begin; b < of_batch.end;) {
-      for (rows.count = 0; b < of_batch.end && rows.count < kRows; ++b)
-        if (rows.t < clock.length(b)) add(rows, b);
+    while (of_batch.begin < of_batch.end) {
+      of_batch.begin = take_rows(step, of_batch, rows);
       if (rows.count > 0) f(rows);
     }
+  }
+
+  // The first of them, and where the next ones begin.
+  template <int kRows>
+  int64_t take_rows(int64_t step, Range of_batch, StepRows<T, kRows>& rows) const {
+    rows.t = clock.time(step);
+    rows.count = 0;
+    int64_t b = of_batch.begin;
+    for (; b < of_batch.end && rows.count < kRows; ++b)
+      if (rows.t < clock.length(b)) add(rows, b);
+    return b;
   }
 
   // b_ih + b_hh of a vector of units.

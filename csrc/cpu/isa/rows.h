@@ -7,6 +7,10 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
+struct Range {
+  int64_t begin, end;
+};
+
 constexpr int kChunk = 64;  // rows that share one pass over the weights; bounds the arrays on the stack
 
 // Shares a layer between the threads: every direction's `total` (rows or blocks of columns) is cut into as many even

@@ -35,20 +35,21 @@ int64_t lanes_workspace(const ProductParams<T>& p) {
   return kStepRows<T> * num_tiles(p.terms, kTerms<Operand<T>>);
 }
 
-// Columns [begin, end) of rows [first, first + count), which fill V vectors.
+// These columns of these rows, which fill V vectors.
 template <int V, class T, class B>
-void columns_of_lanes(const ProductParams<T>& p, const ProductFactor& f, const B* b, int64_t first, int64_t count,
-                      int64_t begin, int64_t end, Operand<T>* panel) {
+void columns_of_lanes(const ProductParams<T>& p, const ProductFactor& f, const B* b, Range rows, Range of_columns,
+                      Operand<T>* panel) {
+  const int64_t count = rows.end - rows.begin;
   with_factor_type<T>(p.a, p.a_type, [&](const auto* a) {
-    pack_lanes<V>(count, p.terms, panel, [&](int64_t n) { return a + (first + n) * p.terms; });
+    pack_lanes<V>(count, p.terms, panel, [&](int64_t n) { return a + (rows.begin + n) * p.terms; });
   });
-  for (int64_t column = begin; column < end; column += kLanes<T>) {
+  for (int64_t column = of_columns.begin; column < of_columns.end; column += kLanes<T>) {
     alignas(kVectorBytes) T sums[kLanes<T>][V * kLanes<T>];
     const int columns = valid_lanes<T>(column, f.columns);
     multiply_rows<V, kLanes<T>, kGateChain>(
         columns, p.terms, panel, false, [&](int64_t i) { return b + (column + i) * p.terms; },
         [&](int64_t i) { return sums[i]; });
-    T* const y = static_cast<T*>(f.y) + first * f.columns + column;
+    T* const y = static_cast<T*>(f.y) + rows.begin * f.columns + column;
     for_rows_of_lanes<T>(sums[0], V * kLanes<T>, columns, count,
                          [&](int64_t n, Vec<T> row) { store(y + n * f.columns, row, columns); });
   }
@@ -60,11 +61,12 @@ void product_of_lanes(const ProductParams<T>& p, const ProductFactor& f, T* work
   const int64_t blocks = num_tiles(f.columns, kLanes<T>), share = num_tiles(blocks, parallel.num_threads);
   parallel(num_tiles(blocks, share), [&](int64_t task) {
     const auto panel = reinterpret_cast<Operand<T>*>(workspace + task * lanes_workspace(p));
-    const int64_t begin = task * share * kLanes<T>, end = min(f.columns, begin + share * kLanes<T>);
-    for (int64_t first = 0; first < p.rows; first += kStepRows<T>) {
-      const int64_t count = min(kStepRows<T>, p.rows - first);
-      with_rows<kMostVectors>(num_tiles(count, kLanes<T>), [&](auto vectors) {
-        columns_of_lanes<vectors.value>(p, f, static_cast<const B*>(f.b), first, count, begin, end, panel);
+    const int64_t begin = task * share * kLanes<T>;
+    const Range columns = {begin, min(f.columns, begin + share * kLanes<T>)};
+    for (int64_t group = 0; group < num_groups<T>(p.rows); ++group) {
+      const Range rows = group_of<T>(p.rows, group);
+      with_rows<kMostVectors>(num_tiles(rows.end - rows.begin, kLanes<T>), [&](auto vectors) {
+        columns_of_lanes<vectors.value>(p, f, static_cast<const B*>(f.b), rows, columns, panel);
       });
     }
   });

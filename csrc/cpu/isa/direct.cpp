@@ -141,7 +141,11 @@ class Direct {
   LSTM_FUSED_INLINE void cells(const Chunk& chunk, int64_t unit, int lanes, const Sums<N>& sums) const {
     const int count = static_cast<int>(chunk.count) * N;
     const auto sum = [&](int gate, int n) { return load(sums.at[n / N][gate] + n % N * kLanes<T>, lanes); };
-    const auto bias = [&](int gate, int side) { return layer.bias(gate, unit + side * kLanes<T>, lanes); };
+    Vec<T> biases[kNumGates][N];
+    for (int gate = 0; gate < kNumGates; ++gate)
+      for (int side = 0; side < N; ++side)
+        biases[gate][side] = layer.bias(gate, unit + side * kLanes<T>, lanes);
+    const auto bias = [&](int gate, int side) { return biases[gate][side]; };
     if constexpr (!kMultipliesPairs)
       if (p.variant != nullptr)
         return layer.template update_variant<N>(chunk, 0, count, unit, lanes, hidden, sum, bias);

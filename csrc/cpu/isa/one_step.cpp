@@ -153,7 +153,10 @@ class OneStep {
   }
 
   // Of `sums` (gates, kLanes units, `width`), rows of the batch in its columns.
-  __attribute__((noinline)) void cells(const Group<T>& rows, int64_t unit, int units, const T* sums, int64_t width) const {
+  __attribute__((noinline)) void cells(const Group<T>& rows, int64_t unit, int units, const T* sums,
+                                       int64_t width) const {
+    Vec<T> bias[kNumGates];
+    for (int gate = 0; gate < kNumGates; ++gate) bias[gate] = layer.bias(gate, unit, units);
     for (int64_t first = 0; first < rows.count; first += kLanes<T>) {
       Vec<T> of_rows[kNumGates][kLanes<T>] = {};
       for (int gate = 0; gate < kNumGates; ++gate) {
@@ -163,8 +166,7 @@ class OneStep {
       with_lanes<T>(units, [&](auto lanes) {
         layer.template update<1>(
             rows, first, static_cast<int>(min(kLanes<T>, rows.count - first)), unit, lanes.value, hidden(),
-            [&](int gate, int n) { return of_rows[gate][n]; },
-            [&](int gate, int) { return layer.bias(gate, unit, lanes.value); });
+            [&](int gate, int n) { return of_rows[gate][n]; }, [&](int gate, int) { return bias[gate]; });
       });
     }
   }

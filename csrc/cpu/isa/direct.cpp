@@ -67,7 +67,7 @@ class Direct {
   void project(int64_t step, Range rows, Range columns) const {
     layer.template for_rows<kStepRows>(step, rows, [&](const Chunk& chunk) {
       const auto hidden_row = [&](int64_t n) { return hidden + chunk.row[n] * s.hidden_size; };
-      const auto output_row = [&](int64_t n) { return layer.output(chunk.t, chunk.row[n]); };
+      const auto output_row = [&](int64_t n) { return chunk.output[n]; };
       columns_of_product<T>(chunk.count, hidden_row, static_cast<const W*>(p.w_hr), s.hidden_size, columns.begin,
                             columns.end, output_row);
       layer.after_projection(chunk, columns.begin, columns.end);

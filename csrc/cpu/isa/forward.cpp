@@ -134,7 +134,7 @@ class Forward {
     const int64_t unit = block * kLanes<T>;
     for (int r = 0; r < R && layer.uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
-        __builtin_prefetch(layer.gates(chunk.t, chunk.row[first + r]) + gate * s.hidden_size + unit);
+        __builtin_prefetch(chunk.gates[first + r] + gate * s.hidden_size + unit);
     Vec<T> sums[R * N][kNumGates];
     const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
     const Panels<E> state = {gates_panel(block, 0), layout.gates_panel};
@@ -182,7 +182,7 @@ class Forward {
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
         with_lanes<T>(valid_lanes<T>(begin, s.proj_width), [&](auto lanes) {
-          layer.store_h(chunk.t, chunk.row[first + r], begin, acc.at[r][v], lanes.value);
+          layer.store_h(chunk, first + r, begin, acc.at[r][v], lanes.value);
         });
       }
   }

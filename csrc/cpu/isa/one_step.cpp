@@ -181,7 +181,7 @@ class OneStep {
           [&](int64_t i) { return sums[i]; });
     });
     for_rows_of_lanes<T>(sums[0], V * kLanes<T>, columns, rows.count, [&](int64_t n, Vec<T> of_row) {
-      store(layer.output(rows.t, rows.row[n]) + begin, of_row, columns);
+      store(rows.output[n] + begin, of_row, columns);
     });
   }
 

@@ -9,7 +9,7 @@
 
 namespace lstm_fused::LSTM_FUSED_ISA {
 
-// The rows that take part in a step, at most kRows of them, and the state each of them starts it from.
+// The rows that take part in a step, at most kRows of them, what each of them starts it from, and where it leaves it.
 template <class T, int kRows>
 struct StepRows {
   int64_t t, count;
@@ -17,6 +17,10 @@ struct StepRows {
   const Operand<T>* x[kRows];  // where the kernel projects the input
   const Operand<T>* h_prev[kRows];
   const T* c_prev[kRows];
+  T* gates[kRows];  // null where they have no place
+  T* cells[kRows];
+  Kept<T>* output[kRows];
+  Kept<T>* factor[kRows];        // h once more, as the next step multiplies it; null where that is `output`
   VariantRow<T> variant[kRows];  // of a variant
 };
 
@@ -87,12 +91,12 @@ struct Recurrence {
     if constexpr (!kMultipliesPairs)
       with_rounded([&](auto* output, auto* to_gates, auto* to_cells) {
         for (int64_t n = 0; n < rows.count; ++n) {
-          const int64_t b = rows.row[n], row = row_of(s, rows.t, b);
+          const int64_t row = row_of(s, rows.t, rows.row[n]);
           for (int gate = 0; gate < kNumGates && to_gates != nullptr; ++gate)
-            round(gates(rows.t, b) + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
+            round(rows.gates[n] + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
           if (to_cells != nullptr)
-            round(cells(rows.t, b) + begin, size, to_cells + row * p.rounded.cells_stride + begin);
-          if (!s.has_projection) round(this->output(rows.t, b) + begin, size, output + row * s.output_stride + begin);
+            round(rows.cells[n] + begin, size, to_cells + row * p.rounded.cells_stride + begin);
+          if (!s.has_projection) round(rows.output[n] + begin, size, output + row * s.output_stride + begin);
         }
       });
   }
@@ -103,8 +107,8 @@ struct Recurrence {
     if constexpr (!kMultipliesPairs) {
       with_rounded([&](auto* output, auto*, auto*) {
         for (int64_t n = 0; n < rows.count; ++n) {
-          const int64_t b = rows.row[n];
-          round(this->output(rows.t, b) + begin, end - begin, output + row_of(s, rows.t, b) * s.output_stride + begin);
+          const int64_t row = row_of(s, rows.t, rows.row[n]);
+          round(rows.output[n] + begin, end - begin, output + row * s.output_stride + begin);
         }
       });
       for (int64_t n = 0; n < rows.count && is_variant(); ++n) {
@@ -171,7 +175,7 @@ struct Recurrence {
       }
       const auto pre = [&](int gate) {
         return V::each([&](int n) {
-          const T* const of_x = projects_input() ? nullptr : gates(rows.t, at[n].row->b);
+          const T* const of_x = rows.gates[first + (cell + n) / kSides];
           return gate_sum(sum(gate, cell + n), of_x, gate * s.hidden_size + at[n].unit, bias(gate, (cell + n) % kSides),
                           lanes);
         });
@@ -203,34 +207,30 @@ struct Recurrence {
     const auto open = [&](int cell, auto together) __attribute__((always_inline)) {
       constexpr int N = together.value;
       using V = Vectors<T, N>;
-      const T* c_in[N];
-      T *of_gates[N], *c_out[N];
-      for (int n = 0; n < N; ++n) {
-        const int64_t b = rows.row[row(cell + n)];
-        c_in[n] = rows.c_prev[row(cell + n)] + begin(cell + n);
-        of_gates[n] = uses_gates() ? gates(rows.t, b) + begin(cell + n) : nullptr;
-        c_out[n] = cells(rows.t, b) + begin(cell + n);
-      }
       const auto pre = [&](int gate) {
         return V::each([&](int n) {
-          return gate_sum(sum(gate, cell + n), of_gates[n], gate * width, bias(gate, (cell + n) % kSides), lanes);
+          return gate_sum(sum(gate, cell + n), rows.gates[row(cell + n)], gate * width + begin(cell + n),
+                          bias(gate, (cell + n) % kSides), lanes);
         });
       };
       const Gates<V> active = activate<CellMath<T, N>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-      const V c = next_cell(active, V::each([&](int n) { return load(c_in[n], lanes); }));
+      const V c = next_cell(
+          active, V::each([&](int n) { return load(rows.c_prev[row(cell + n)] + begin(cell + n), lanes); }));
       for (int n = 0; n < N; ++n) {
-        store(c_out[n], c.at[n], lanes);
-        [[maybe_unused]] Kept<T>* kept;
+        store(rows.cells[row(cell + n)] + begin(cell + n), c.at[n], lanes);
+        [[maybe_unused]] int64_t place;
         if constexpr (kMultipliesPairs) {
-          const int64_t place = row_of(s, rows.t, rows.row[row(cell + n)]);
-          kept = static_cast<Kept<T>*>(p.rounded.gates) + place * kNumGates * width + begin(cell + n);
+          place = row_of(s, rows.t, rows.row[row(cell + n)]);
           if (p.rounded.cells != nullptr)
             store(static_cast<Kept<T>*>(p.rounded.cells) + place * p.rounded.cells_stride + begin(cell + n), c.at[n],
                   lanes);
-        } else {
-          kept = of_gates[n];
         }
         if (!p.keep_gates) continue;
+        Kept<T>* kept;
+        if constexpr (kMultipliesPairs)
+          kept = static_cast<Kept<T>*>(p.rounded.gates) + place * kNumGates * width + begin(cell + n);
+        else
+          kept = rows.gates[row(cell + n)] + begin(cell + n);
         store(kept, active.i.at[n], lanes);
         store(kept + width, active.f.at[n], lanes);
         store(kept + 2 * width, active.g.at[n], lanes);
@@ -242,18 +242,18 @@ struct Recurrence {
       constexpr int N = std::remove_cvref_t<decltype(opened)>::kCount;
       const Vectors<T, N> h = opened.hidden();
       for (int n = 0; n < N; ++n) {
-        const int64_t b = rows.row[row(cell + n)];
         if (s.has_projection)
-          store(hidden + b * width + begin(cell + n), h.at[n], lanes);
+          store(hidden + rows.row[row(cell + n)] * width + begin(cell + n), h.at[n], lanes);
         else
-          store_h(rows.t, b, begin(cell + n), h.at[n], lanes);
+          store_h(rows, row(cell + n), begin(cell + n), h.at[n], lanes);
       }
     });
   }
 
-  LSTM_FUSED_INLINE void store_h(int64_t t, int64_t b, int64_t begin, Vec<T> h, int lanes) const {
-    store(output(t, b) + begin, h, lanes);
-    if (state.size() > 0) store(factor(t, b) + begin, h, lanes);
+  template <int kRows>
+  LSTM_FUSED_INLINE static void store_h(const StepRows<T, kRows>& rows, int64_t n, int64_t begin, Vec<T> h, int lanes) {
+    store(rows.output[n] + begin, h, lanes);
+    if (rows.factor[n] != nullptr) store(rows.factor[n] + begin, h, lanes);
   }
 
   void finish(int64_t b) const {
@@ -312,6 +312,10 @@ struct Recurrence {
     rows.c_prev[n] = before == Before::kInitial ? p.c_0 + b * s.hidden_size
                      : before == Before::kStep  ? cells(previous, b)
                                                 : zeros;
+    rows.gates[n] = uses_gates() ? gates(rows.t, b) : nullptr;
+    rows.cells[n] = cells(rows.t, b);
+    rows.output[n] = output(rows.t, b);
+    rows.factor[n] = state.size() > 0 ? factor(rows.t, b) : nullptr;
     if constexpr (kTerms<E> > 1) {
       const auto at = [](const void* rows, int64_t n) {
         return reinterpret_cast<const E*>(static_cast<const BFloat16*>(rows) + n);

@@ -23,12 +23,12 @@ class CpuEngine:
         width, cells = whole_panels(layout, layout.width), whole_panels(layout, layout.hidden_size)
         states = [(layout.num_layers, batch, width), (layout.num_layers, batch, cells)]
         scratch = [(2, rows, width), (rows, 4 * cells), (batch, cells)]
-        longest = whole(max(layout.input_size, width, cells), stream_weights.BYTES_TOGETHER)
+        row_bytes = 8 + 2 * whole(max(layout.input_size, width, cells), 8)  # csrc/cpu/isa/bytes.h
         of_bytes = batch + rows if activations else 0
         with torch.device("cpu"), torch.inference_mode(False):  # wherever it is made
             self._memory = [torch.zeros(shape, dtype=layout.dtype) for shape in (*states, *scratch)]
             self._memory += [
-                torch.zeros(of_bytes, longest, dtype=torch.uint8),
+                torch.zeros(of_bytes, row_bytes, dtype=torch.uint8),
                 torch.zeros(of_bytes, dtype=layout.dtype),
             ]
             h, c = self._memory[:2]

@@ -38,7 +38,7 @@ struct Stream {
   void* gates;    // (rows, 4H'): x W_ih^T
   void* hidden;   // (B, H') with projection: o tanh(c)
   // Of kByteProducts: rows as bytes, and what each is multiplied by: h or o tanh(c) of the batch, then x.
-  uint8_t* bytes;  // (B + rows, bytes_stride), the stride being the longest row, I, P or H, in whole fours
+  uint8_t* bytes;  // (B + rows, bytes_stride), the stride being that of the longest row, of I, P or H elements
   void* factors;   // (B + rows,)
   int64_t bytes_stride;
 

@@ -47,10 +47,10 @@ Split split_layer(const Problem& problem, const CpuFacts& cpu) {
 }
 
 // A single step of rows that fill vectors has a kernel of its own, which takes a vector of rows at a time. Time of it
-// over that of dot products, one thread of an AMD EPYC, H = 64 to 512, by B: AVX-512, of 16 lanes, 12 1.2, 14 1.1, 16
-// 1.0, 24 1.2, 28 1.0, 32 0.9, 40 1.1; AVX2, of 8, 8 1.1, 10 1.1, 12 1.0, 16 0.8, 20 0.8, 24 0.7, 28 0.9, 32 0.8;
-// float64 with AVX2, of 4, 5 1.2, 8 0.9, 12 0.8. Weights that no cache holds are read faster by it (H = 1024, AVX-512:
-// 10 0.95, 16 0.74, 24 0.85).
+// over that of dot products, one thread of an AMD EPYC, H = 64 to 512, by B: AVX-512 (Zen 4), of 16 lanes, 12 1.2, 14
+// 1.1, 16 1.0, 24 1.2, 28 1.0, 32 0.9, 40 1.1; AVX2 (Zen 3), of 8, 8 1.1, 10 1.2, 12 1.0 to 1.1, 14 1.0, 16 0.85, 20
+// 0.95, 24 0.85, 32 0.8; float64 with AVX2, of 4, 8 0.95, 10 1.1, 12 0.95, 16 0.95; bfloat16 with AVX2, 14 1.1, 16 1.0,
+// 24 0.9. Weights that no cache holds are read faster by it (H = 1024, AVX-512: 10 0.95, 16 0.74, 24 0.85).
 bool fills_vectors(const Problem& problem, const CpuFacts& cpu) {
   const int64_t lanes = cpu.vector_bytes / element_bytes(problem), rows = problem.batch;
   if (cpu.vector_bytes < 64) return 2 * rows >= std::max<int64_t>(16, (is_half(problem) ? 4 : 3) * lanes);

@@ -14,13 +14,15 @@ from numerics import assert_accurate, fused
 import lstm_fused
 from lstm_fused import _plan
 
-# T, B, I, H: rows in tiles of 4, 2 and 1 and beyond the 16 that share a weight; units and widths of x and h below, at
+# T, B, I, H: rows in tiles of 4 or 3, 2 and 1 and beyond the 16 that share a weight; units and widths of x and h below, at
 # and past whole vectors and pairs of them.
 SIZES = [
     (1, 1, 1, 2),
     (1, 1, 33, 64),
     (1, 2, 16, 15),
     (1, 3, 5, 33),
+    (1, 4, 16, 31),  # of several tiles of rows, with x in the recurrence
+    (1, 11, 35, 43),
     (1, 7, 8, 40),
     (2, 18, 20, 190),
     (3, 15, 3, 230),  # W_ih by panels

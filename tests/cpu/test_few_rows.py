@@ -14,8 +14,8 @@ from numerics import assert_accurate, fused
 import lstm_fused
 from lstm_fused import _plan
 
-# T, B, I, H: rows in tiles of 4 or 3, 2 and 1 and beyond the 16 that share a weight; units and widths of x and h below, at
-# and past whole vectors and pairs of them.
+# T, B, I, H: rows in tiles of 4 or 3, 2 and 1 and beyond the 16 that share a weight; units and widths of x and h below,
+# at and past whole vectors and pairs of them.
 SIZES = [
     (1, 1, 1, 2),
     (1, 1, 33, 64),

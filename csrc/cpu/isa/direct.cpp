@@ -143,8 +143,7 @@ class Direct {
     const auto sum = [&](int gate, int n) { return load(sums.at[n / N][gate] + n % N * kLanes<T>, lanes); };
     Vec<T> biases[kNumGates][N];
     for (int gate = 0; gate < kNumGates; ++gate)
-      for (int side = 0; side < N; ++side)
-        biases[gate][side] = layer.bias(gate, unit + side * kLanes<T>, lanes);
+      for (int side = 0; side < N; ++side) biases[gate][side] = layer.bias(gate, unit + side * kLanes<T>, lanes);
     const auto bias = [&](int gate, int side) { return biases[gate][side]; };
     if constexpr (!kMultipliesPairs)
       if (p.variant != nullptr)

@@ -181,9 +181,8 @@ class Forward {
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t begin = block * kPanelWidth<T> + v * kLanes<T>;
-        with_lanes<T>(valid_lanes<T>(begin, s.proj_width), [&](auto lanes) {
-          layer.store_h(chunk, first + r, begin, acc.at[r][v], lanes.value);
-        });
+        with_lanes<T>(valid_lanes<T>(begin, s.proj_width),
+                      [&](auto lanes) { layer.store_h(chunk, first + r, begin, acc.at[r][v], lanes.value); });
       }
   }
 

@@ -180,9 +180,8 @@ class OneStep {
           columns, s.hidden_size, panel, false, [&](int64_t i) { return w + (begin + i) * s.hidden_size; },
           [&](int64_t i) { return sums[i]; });
     });
-    for_rows_of_lanes<T>(sums[0], V * kLanes<T>, columns, rows.count, [&](int64_t n, Vec<T> of_row) {
-      store(rows.output[n] + begin, of_row, columns);
-    });
+    for_rows_of_lanes<T>(sums[0], V * kLanes<T>, columns, rows.count,
+                         [&](int64_t n, Vec<T> of_row) { store(rows.output[n] + begin, of_row, columns); });
   }
 
   const LayerShape& s;

@@ -94,8 +94,7 @@ struct Recurrence {
           const int64_t row = row_of(s, rows.t, rows.row[n]);
           for (int gate = 0; gate < kNumGates && to_gates != nullptr; ++gate)
             round(rows.gates[n] + gate * width + begin, size, to_gates + (row * kNumGates + gate) * width + begin);
-          if (to_cells != nullptr)
-            round(rows.cells[n] + begin, size, to_cells + row * p.rounded.cells_stride + begin);
+          if (to_cells != nullptr) round(rows.cells[n] + begin, size, to_cells + row * p.rounded.cells_stride + begin);
           if (!s.has_projection) round(rows.output[n] + begin, size, output + row * s.output_stride + begin);
         }
       });
@@ -214,8 +213,8 @@ struct Recurrence {
         });
       };
       const Gates<V> active = activate<CellMath<T, N>>(Gates<V>{pre(0), pre(1), pre(2), pre(3)});
-      const V c = next_cell(
-          active, V::each([&](int n) { return load(rows.c_prev[row(cell + n)] + begin(cell + n), lanes); }));
+      const V c =
+          next_cell(active, V::each([&](int n) { return load(rows.c_prev[row(cell + n)] + begin(cell + n), lanes); }));
       for (int n = 0; n < N; ++n) {
         store(rows.cells[row(cell + n)] + begin(cell + n), c.at[n], lanes);
         [[maybe_unused]] int64_t place;

@@ -19,11 +19,9 @@ constexpr float kLeastRow = 1e-35f;  // rows of smaller numbers count as zero: 1
 // Rows of bytes u that stand for u - 128 (product.h's multiply, of these weights). A fetched row is kPanelWidth<E>
 // elements, as kFarRows counts them: four of this panel's.
 template <class E, int R, int V, int fetched_rows>
-__attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(const uint8_t* const* rows,
-                                                                                int64_t terms,
-                                                                                const ByteProducts* panel,
-                                                                                int64_t /*panel_stride*/,
-                                                                                int64_t next_panel, int64_t /*chain*/) {
+__attribute__((target("avx512vnni"))) inline Accumulators<float, R, V> multiply(
+    const uint8_t* const* rows, int64_t terms, const ByteProducts* panel, int64_t /*panel_stride*/, int64_t next_panel,
+    int64_t /*chain*/, Spread* = nullptr) {
   // Unrolled early, and not of __m512i: else GCC keeps the sums in memory, and takes up to 2.4 times as long.
   Ints<float> acc[R][V];
   const ByteProducts* at[V];
@@ -99,7 +97,8 @@ LSTM_FUSED_INLINE __m256i four_bytes(const uint8_t* p) {
 // that are shifted.
 template <class E, int R, int V, int fetched_rows>
 inline Accumulators<float, R, V> multiply(const uint8_t* const* rows, int64_t terms, const ByteProducts* panel,
-                                          int64_t /*panel_stride*/, int64_t next_panel, int64_t /*chain*/) {
+                                          int64_t /*panel_stride*/, int64_t next_panel, int64_t /*chain*/,
+                                          Spread* = nullptr) {
   const __m256i ones = _mm256_set1_epi16(1);
   Ints<float> acc[R][V];
 #pragma GCC unroll 16

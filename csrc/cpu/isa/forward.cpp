@@ -107,9 +107,15 @@ class Forward {
 
   // Every other step goes backwards: what was read last is still in a cache.
   void gates_of(int64_t step, const Chunk& chunk, Range blocks) const {
-    for_tiles<kNumGates>(chunk.count, blocks, s.hidden_size / kLanes<T>, /*backwards=*/step % 2 != 0,
+    const bool backwards = step % 2 != 0;
+    for_tiles<kNumGates>(chunk.count, blocks, s.hidden_size / kLanes<T>, backwards,
                          [&](int64_t first, auto rows, int64_t block, auto width) {
-                           gates_tile<rows.value, width.value>(chunk, first, block);
+                           const int64_t next = backwards ? block - 1 : block + 1;
+                           const bool is_last = next < blocks.begin || next >= blocks.end;
+                           gates_tile<rows.value, width.value>(
+                               chunk, first, block,
+                               spread_over_tiles<rows.value>(gates_panel(is_last ? block : next, 0),
+                                                             kPanelsPerBlock * layout.gates_panel, first, chunk.count));
                          });
   }
 
@@ -130,7 +136,7 @@ class Forward {
 
   // Rows first ... first + R - 1 of the chunk, N blocks; whole ones where they are several.
   template <int R, int N>
-  __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block) const {
+  __attribute__((noinline)) void gates_tile(const Chunk& chunk, int64_t first, int64_t block, Spread spread) const {
     const int64_t unit = block * kLanes<T>;
     for (int r = 0; r < R && layer.uses_gates(); ++r)  // they come from afar: fetch them while the product runs
       for (int gate = 0; gate < kNumGates; ++gate)
@@ -138,13 +144,14 @@ class Forward {
     Vec<T> sums[R * N][kNumGates];
     const auto sum = [&](int r, int v) -> Vec<T>& { return sums[r * N + v / kNumGates][v % kNumGates]; };
     const Panels<E> state = {gates_panel(block, 0), layout.gates_panel};
-    multiply_panels<R, N * kNumGates>(chunk.h_prev + first, s.proj_width, state, kGateChain,
-                                      [&](int r, int v, Vec<T> product) { sum(r, v) = product; });
+    multiply_panels<R, N * kNumGates, kSpreads<R>>(
+        chunk.h_prev + first, s.proj_width, state, kGateChain,
+        [&](int r, int v, Vec<T> product) { sum(r, v) = product; }, &spread);
     // A sum of its own: in one of all I + P terms, each would be rounded to the size of both.
     if (layer.projects_input())
-      multiply_panels<R, N * kNumGates>(chunk.x + first, p.input_size,
-                                        Panels<E>{state.begin + layout.input_panel, state.distance}, kGateChain,
-                                        [&](int r, int v, Vec<T> product) { sum(r, v) += product; });
+      multiply_panels<R, N * kNumGates, kSpreads<R>>(
+          chunk.x + first, p.input_size, Panels<E>{state.begin + layout.input_panel, state.distance}, kGateChain,
+          [&](int r, int v, Vec<T> product) { sum(r, v) += product; }, &spread);
     layer.is_variant() ? variant_cells<N>(chunk, first, R * N, block, sums)
                        : cells<N>(chunk, first, R * N, block, sums);
   }

@@ -53,17 +53,27 @@ LSTM_FUSED_INLINE void for_tiles(int64_t count, Range blocks, int64_t whole, boo
     });
 }
 
+// Whether tiles of R rows fetch the panels of the next ones meanwhile. (AVX2; other sets have not been timed.)
+template <int R>
+constexpr bool kSpreads = kVectorBytes == 32 && R > kWideRows;
+
+// Of `elements` at `next`, read by rows of a line each, what a tile of R rows fetches, from `first` on among `count`.
+template <int R, class E>
+Spread spread_over_tiles(const E* next, int64_t elements, int64_t first, int64_t count) {
+  return {reinterpret_cast<const char*>(next + elements * first / count), 64 * R / count + 1};
+}
+
 // take(r, v, sum) of R rows times the first V vectors of the panels: of all at once for few rows, else of one panel
 // after the other.
-template <int R, int V, class E, class W, class Take>
+template <int R, int V, bool spreads = false, class E, class W, class Take>
 LSTM_FUSED_INLINE void multiply_panels(const E* const* rows, int64_t terms, const Panels<W>& panels, int64_t chain,
-                                       Take&& take) {
+                                       Take&& take, Spread* spread = nullptr) {
   constexpr int kTogether = R <= kWideRows ? V : kTileVectors;
-  constexpr int kFetchedRows = R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows<E, W>;
+  constexpr int kFetchedRows = spreads ? kSpread : R == 1 ? 0 : R <= kWideRows ? kPrefetchRows : kFarRows<E, W>;
   for (int begin = 0; begin < V; begin += kTogether) {
     const W* const panel = panels.from(begin / kTileVectors).begin;
     const auto acc =
-        multiply<E, R, kTogether, kFetchedRows>(rows, terms, panel, kPanelWidth<E>, panels.distance, chain);
+        multiply<E, R, kTogether, kFetchedRows>(rows, terms, panel, kPanelWidth<E>, panels.distance, chain, spread);
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < kTogether; ++v) take(r, begin + v, acc.at[r][v]);
   }

@@ -109,19 +109,35 @@ LSTM_FUSED_INLINE void fetch_element(const W* place, int64_t distance) {
   if constexpr (kTerms<E> > 1 && !std::is_same_v<W, E>) __builtin_prefetch(place + distance);
 }
 
+// Fetches what comes next from the third-level cache into the second, `step` bytes on for each row of a panel, while a
+// product runs: where it would begin with reading a panel as fast as it multiplies, a cache that is shared does not
+// always keep up.
+struct Spread {
+  const char* place;
+  int64_t step;
+
+  LSTM_FUSED_INLINE void fetch() {
+    __builtin_prefetch(place, 0, 2);
+    place += step;
+  }
+};
+constexpr int kSpread = -1;  // as `fetched_rows`
+
 // A panel that is part of a matrix, whose type it has, has the distance between its rows, or between pairs of them.
 // More vectors than a panel's are those of the panels that follow, `next_panel` apart. A running sum has `chain`
-// elements. Fetching `fetched_rows` ahead, or 0, is for what comes from afar, or where the rows give it time. Where an
-// element of A is a pair, k counts pairs, and of an odd last one the second term, zero in the panel, is not read.
+// elements. Fetching `fetched_rows` ahead, or 0, is for what comes from afar, or where the rows give it time; kSpread:
+// as `spread` says, which goes on. Where an element of A is a pair, k counts pairs, and of an odd last one the second
+// term, zero in the panel, is not read.
 template <class E, int R, int V = kTileVectors, int fetched_rows = kPrefetchRows, class A, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int64_t terms, const W* panel,
-                                                                int64_t panel_stride, int64_t next_panel,
-                                                                int64_t chain) {
+                                                                int64_t panel_stride, int64_t next_panel, int64_t chain,
+                                                                Spread* spread = nullptr) {
   using T = Wide<E>;
   const auto place = [&](int v) { return panel + v / kTileVectors * next_panel + v % kTileVectors * kLanes<E>; };
   constexpr int kAhead = fetched_rows * (std::is_same_v<W, E> ? 1 : kTerms<E>);
   const int64_t k_size = terms / kTerms<E>;
   Accumulators<T, R, V> result;
+  [[maybe_unused]] Spread fetched = fetched_rows == kSpread ? *spread : Spread{};
   int64_t k = 0;
   do {
     const bool first = k == 0;
@@ -130,6 +146,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
     const auto weights = [&](int j, int v) __attribute__((always_inline)) {
+      if (fetched_rows == kSpread && v == 0) fetched.fetch();
       if (fetched_rows > 0 && v % kFetchedVectors == 0)
         fetch_element<E>(place(v) + (j + kAhead) * panel_stride, panel_stride / kTerms<E>);
       return load_element<E>(place(v) + j * panel_stride, panel_stride / kTerms<E>);
@@ -181,6 +198,7 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) result.at[r][v] = first ? acc[r][v] : result.at[r][v] + acc[r][v];
   } while (k < k_size);
+  if constexpr (fetched_rows == kSpread) *spread = fetched;
   if constexpr (kTerms<E> > 1)
     if (terms % kTerms<E> != 0)
       for (int r = 0; r < R; ++r)
@@ -193,8 +211,10 @@ LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply_elements(const A& a, int6
 template <class E, int R, int V = kTileVectors, int fetched_rows = kPrefetchRows, class W>
 LSTM_FUSED_INLINE Accumulators<Wide<E>, R, V> multiply(const E* const* a, int64_t terms, const W* panel,
                                                        int64_t panel_stride = V * kLanes<E>,
-                                                       int64_t next_panel = kPanelWidth<E>, int64_t chain = kChain) {
-  return multiply_elements<E, R, V, fetched_rows>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, chain);
+                                                       int64_t next_panel = kPanelWidth<E>, int64_t chain = kChain,
+                                                       Spread* spread = nullptr) {
+  return multiply_elements<E, R, V, fetched_rows>(RowsApart<E, R>(a), terms, panel, panel_stride, next_panel, chain,
+                                                  spread);
 }
 
 template <int N>

@@ -60,6 +60,7 @@ constexpr bool kSpreads = kVectorBytes == 32 && R > kWideRows;
 // Of `elements` at `next`, read by rows of a line each, what a tile of R rows fetches, from `first` on among `count`.
 template <int R, class E>
 Spread spread_over_tiles(const E* next, int64_t elements, int64_t first, int64_t count) {
+  if constexpr (!kSpreads<R>) return {};
   return {reinterpret_cast<const char*>(next + elements * first / count), 64 * R / count + 1};
 }
 

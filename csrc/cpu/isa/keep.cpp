@@ -1,5 +1,5 @@
-// Element by element: what lies between a stack of a half type and the float that it is computed in, and what is made
-// anew.
+// Element by element: what lies between a stack of a half type and the float that it is computed in, what is made anew,
+// and sums over rows.
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/rows.h"
 #include "cpu/isa/vector_math.h"
@@ -64,6 +64,34 @@ void activate_gates(const ActivateParams<T>& p, const Parallel& parallel) {
   });
 }
 
+// Some lines of a row together, then of the next one.
+template <class T>
+void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
+  constexpr int kTogether = 8;
+  constexpr int64_t kWidth = kTogether * kLanes<T>;
+  Team{parallel, 1}.each(num_tiles(p.width, kWidth), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+    with_type<T>(p.x, p.x_type, [&](const auto* x) {
+      const auto sum_columns = [&](int64_t n, auto vectors, auto lanes) {
+        constexpr int V = vectors.value;
+        Vec<T> totals[V] = {};
+        for (int v = 0; v < V && p.adds; ++v) totals[v] = load(p.y + n + v * kLanes<T>, lanes.value);
+        for (int64_t row = 0; row < p.num_rows;) {
+          Vec<T> sums[V] = {};
+          for (const int64_t last = min(p.num_rows, row + kChain); row < last; ++row)
+            for (int v = 0; v < V; ++v) sums[v] += load(x + row * p.width + n + v * kLanes<T>, lanes.value);
+          for (int v = 0; v < V; ++v) totals[v] += sums[v];
+        }
+        for (int v = 0; v < V; ++v) store(p.y + n + v * kLanes<T>, totals[v], lanes.value);
+      };
+      const int64_t last = min(p.width, end * kWidth);
+      int64_t n = begin * kWidth;
+      for (; n + kWidth <= last; n += kWidth) sum_columns(n, Constant<kTogether>{}, Constant<kLanes<T>>{});
+      for (; n < last; n += kLanes<T>)
+        with_lanes<T>(valid_lanes<T>(n, last), [&](auto lanes) { sum_columns(n, Constant<1>{}, lanes); });
+    });
+  });
+}
+
 #if !LSTM_FUSED_PAIRS
 template void widen(const WidenParams<float>&, const Parallel&);
 template void widen(const WidenParams<double>&, const Parallel&);
@@ -71,6 +99,8 @@ template void hidden(const HiddenParams<float>&, const Parallel&);
 template void hidden(const HiddenParams<double>&, const Parallel&);
 template void activate_gates(const ActivateParams<float>&, const Parallel&);
 template void activate_gates(const ActivateParams<double>&, const Parallel&);
+template void sum_rows(const RowSumParams<float>&, const Parallel&);
+template void sum_rows(const RowSumParams<double>&, const Parallel&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -158,24 +158,38 @@ class Product {
 
   // Tile by tile, a tile's rows side by side.
   void pack_rows(const Block& block) const {
-    for_row_tiles(block.rows, [&](int64_t first, auto rows) {
-      constexpr int R = rows.value;
-      E* to = packed_tile(block, first);
-      const int64_t row = block.row + first;
-      with_factor_type<T>(p.a, p.a_type, [&](const auto* a) {
-        if (!p.a_transposed)
-          return pack_rows_as_columns<E, num_vectors<R>>(rows, block.terms, to, R,
-                                                         [&](int r) { return a + (row + r) * p.terms + block.term; });
-        const auto* from = a + block.term * p.rows + row;
-        for (int64_t k = 0; k < block.terms; k += kTerms<E>, to += R, from += kTerms<E> * p.rows)
+    with_factor_type<T>(p.a, p.a_type, [&](const auto* a) {
+      if (p.a_transposed) return pack_rows_from_columns(block, a + block.term * p.rows + block.row);
+      for_row_tiles(block.rows, [&](int64_t first, auto rows) {
+        constexpr int R = rows.value;
+        pack_rows_as_columns<E, num_vectors<R>>(rows, block.terms, packed_tile(block, first), R, [&](int r) {
+          return a + (block.row + first + r) * p.terms + block.term;
+        });
+      });
+    });
+  }
+
+  // The same of a (terms, rows): some terms of all tiles, then the next ones. A line of it is part of several tiles,
+  // and those of more terms, where they are pages apart, would have the same place in a cache.
+  template <class A>
+  void pack_rows_from_columns(const Block& block, const A* a) const {
+    constexpr int64_t kTogether = 8;
+    for (int64_t begin = 0; begin < block.terms; begin += kTogether)
+      for_row_tiles(block.rows, [&](int64_t first, auto rows) {
+        constexpr int R = rows.value;
+        const int64_t end = min(block.terms, begin + kTogether);
+        const A* from = a + begin * p.rows + first;
+        E* to = packed_tile(block, first) + begin / kTerms<E> * R;
+        for (int64_t k = begin; k < end; k += kTerms<E>, to += R, from += kTerms<E> * p.rows) {
+          __builtin_prefetch(from + kTogether * p.rows);
           if constexpr (kTerms<E> == 1) {
-            for (int r = 0; r < R; ++r) to[r] = from[r];
+            std::memcpy(to, from, R * sizeof(E));
           } else {
             const Vec<T> pairs = pairs_of(from, k + 1 < block.terms ? from + p.rows : nullptr, R);
             std::memcpy(to, &pairs, R * sizeof(E));
           }
+        }
       });
-    });
   }
   E* packed_tile(const Block& block, int64_t first) const { return packed_rows + first * num_elements<T>(block.terms); }
 
@@ -314,33 +328,11 @@ void product(const ProductParams<T>& p, T* workspace, const Parallel& parallel) 
   });
 }
 
-template <class T>
-void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
-  Team{parallel, 1}.each(num_tiles(p.width, kLanes<T>), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
-    with_type<T>(p.x, p.x_type, [&](const auto* x) {
-      for (int64_t n = begin * kLanes<T>; n < min(p.width, end * kLanes<T>); n += kLanes<T>)
-        with_lanes<T>(valid_lanes<T>(n, p.width), [&](auto lanes) {
-          Vec<T> total = {};
-          if (p.adds) total = load(p.y + n, lanes.value);
-          for (int64_t row = 0; row < p.num_rows;) {
-            Vec<T> sum = {};
-            for (const int64_t last = min(p.num_rows, row + kChain); row < last; ++row)
-              sum += load(x + row * p.width + n, lanes.value);
-            total += sum;
-          }
-          store(p.y + n, total, lanes.value);
-        });
-    });
-  });
-}
-
 template int64_t product_workspace(const ProductParams<float>&, int64_t);
 template void product(const ProductParams<float>&, float*, const Parallel&);
 #if !LSTM_FUSED_PAIRS
 template int64_t product_workspace(const ProductParams<double>&, int64_t);
 template void product(const ProductParams<double>&, double*, const Parallel&);
-template void sum_rows(const RowSumParams<float>&, const Parallel&);
-template void sum_rows(const RowSumParams<double>&, const Parallel&);
 #endif
 
 }  // namespace lstm_fused::LSTM_FUSED_ISA

@@ -69,7 +69,7 @@ template <class T>
 void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
   constexpr int kTogether = 8;
   constexpr int64_t kWidth = kTogether * kLanes<T>;
-  Team{parallel, 1}.each(num_tiles(p.width, kWidth), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
+  Team{parallel, 1}.each(num_tiles(p.width, kLanes<T>), INT64_MAX, [&](int64_t, int64_t begin, int64_t end) {
     with_type<T>(p.x, p.x_type, [&](const auto* x) {
       const auto sum_columns = [&](int64_t n, auto vectors, auto lanes) {
         constexpr int V = vectors.value;
@@ -83,8 +83,8 @@ void sum_rows(const RowSumParams<T>& p, const Parallel& parallel) {
         }
         for (int v = 0; v < V; ++v) store(p.y + n + v * kLanes<T>, totals[v], lanes.value);
       };
-      const int64_t last = min(p.width, end * kWidth);
-      int64_t n = begin * kWidth;
+      const int64_t last = min(p.width, end * kLanes<T>);
+      int64_t n = begin * kLanes<T>;
       for (; n + kWidth <= last; n += kWidth) sum_columns(n, Constant<kTogether>{}, Constant<kLanes<T>>{});
       for (; n < last; n += kLanes<T>)
         with_lanes<T>(valid_lanes<T>(n, last), [&](auto lanes) { sum_columns(n, Constant<1>{}, lanes); });
